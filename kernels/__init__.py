@@ -1,0 +1,1 @@
+"""Kernels of the LED step. Imports torch and triton only, nothing of SGLang."""

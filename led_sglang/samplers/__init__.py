@@ -1,0 +1,1 @@
+"""Sampling methods: a registry and one file per method."""
