@@ -1,1 +1,45 @@
-"""Kernels of the LED step. Imports torch and triton only, nothing of SGLang."""
+"""Kernels of the LED step. Imports torch and triton only, nothing of SGLang.
+
+A step is ``final_posterior`` (SPEC 2, steps 1 and 2), noise for the candidates it names, then
+``led_step`` (steps 3 to 7). ``led_reference`` is the float64 oracle for both.
+"""
+
+from .dispatch import final_posterior, led_step
+from .noise import (
+    gumbel_from_hash,
+    hash32,
+    mix_noise,
+    seeded_noise,
+    uniform_from_hash,
+    unseeded_noise,
+)
+from .reference import LedReference, led_reference
+from .types import (
+    FinalPosterior,
+    Gate,
+    LedLimits,
+    LedResult,
+    LedRows,
+    LmHeadShard,
+    StepNoise,
+)
+
+__all__ = [
+    "FinalPosterior",
+    "Gate",
+    "LedLimits",
+    "LedReference",
+    "LedResult",
+    "LedRows",
+    "LmHeadShard",
+    "StepNoise",
+    "final_posterior",
+    "gumbel_from_hash",
+    "hash32",
+    "led_reference",
+    "led_step",
+    "mix_noise",
+    "seeded_noise",
+    "uniform_from_hash",
+    "unseeded_noise",
+]

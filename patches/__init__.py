@@ -1,0 +1,98 @@
+"""The only code that touches SGLang internals.
+
+`touched.py` lists every symbol; the other files hold the hooks by what they are for: launch
+(`server_args`), captured layers (`capture`), per-row state (`batch_state`), the sampling step
+(`sampling`, `lm_head`), requests (`requests`), statistics (`statistics`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from led_sglang.patches import hooks
+from led_sglang.patches.touched import LAUNCH, SERVING, TOUCHED, Symbol, complaint, missing
+
+from led_sglang.settings import ENVIRONMENT_VARIABLE, LaunchRefused
+
+__all__ = ["TOUCHED", "Symbol", "check_symbols", "enable", "install", "verify"]
+
+logger = logging.getLogger(__name__)
+
+# Set by the launching process once LED is wanted; its children install every hook at start.
+_ENABLED_VARIABLE = "LED_SGLANG_ENABLED"
+
+
+def check_symbols() -> None:
+    """Compare every touched symbol and signature with the installed SGLang.
+
+    Raises:
+        LaunchRefused: names the SGLang version, each symbol and what changed.
+    """
+    problems = missing(TOUCHED)
+    if problems:
+        raise LaunchRefused(complaint(problems))
+
+
+def install() -> None:
+    """Install the launch hooks and, in the children of a launch that wants LED, all of them.
+
+    Raises:
+        SystemExit: LED is asked for, but this SGLang cannot carry it.
+    """
+    enabled = os.environ.get(_ENABLED_VARIABLE) == "1"
+    problems = missing(LAUNCH)
+    if problems:
+        if enabled or _asked_for_on_the_command_line():
+            raise SystemExit(complaint(problems))
+        logger.warning("LED stays off: %s", complaint(problems))
+        return
+    from led_sglang.patches import server_args
+
+    server_args.register()
+    hooks.apply(LAUNCH)
+    if enabled:
+        try:
+            enable()
+        except LaunchRefused as error:
+            raise SystemExit(str(error)) from None
+
+
+def enable() -> None:
+    """Check all symbols and apply all hooks, in this process and in the ones it starts.
+
+    Raises:
+        LaunchRefused: a symbol has moved, or SGLang did not apply a hook.
+    """
+    check_symbols()
+    # importing a module declares its hooks
+    from led_sglang.patches import (  # noqa: F401
+        batch_state,
+        capture,
+        requests,
+        sampling,
+        statistics,
+    )
+
+    hooks.apply(SERVING)
+    verify()
+    os.environ[_ENABLED_VARIABLE] = "1"
+
+
+def verify() -> None:
+    """Check that every touched symbol is in place and every hook applied.
+
+    Raises:
+        LaunchRefused: names the SGLang version and each symbol concerned.
+    """
+    problems = missing(TOUCHED) + hooks.unapplied()
+    if problems:
+        raise LaunchRefused(complaint(problems))
+
+
+def _asked_for_on_the_command_line() -> bool:
+    flags = ("--sampler", "--led-", "--sampling-backend=led")
+    return bool(os.environ.get(ENVIRONMENT_VARIABLE)) or any(
+        argument == "led" or argument.startswith(flags) for argument in sys.argv
+    )

@@ -1,0 +1,94 @@
+"""Randomness of a step (SPEC 3): hashed for seeded rows, drawn in a fixed shape for others."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .types import StepNoise
+
+_MASK = 0xFFFFFFFF
+
+# Column hashed for the gate ("LEDG" in ASCII): far above any vocabulary, so it never meets a pick.
+GATE_COLUMN = 0x4C454447
+
+
+def _rotate_left(x: Tensor, bits: int) -> Tensor:
+    return ((x << bits) | (x >> (32 - bits))) & _MASK
+
+
+def _mix_block(h: Tensor | int, block: Tensor) -> Tensor:
+    # int64 products wrap modulo 2**64, which leaves their low 32 bits right.
+    k = (block * 0xCC9E2D51) & _MASK
+    k = (_rotate_left(k, 15) * 0x1B873593) & _MASK
+    return (_rotate_left(h ^ k, 13) * 5 + 0xE6546B64) & _MASK
+
+
+def hash32(seed: Tensor, position: Tensor, column: Tensor) -> Tensor:
+    """MurmurHash3 (32 bit, hash seed 0) of the 16 bytes seed (8), position (4), column (4).
+
+    Bit-identical to SGLang's ``murmur_hash32`` (kernels/ops/sampling/murmur_hash.py), but in plain
+    torch, so it runs on any device.
+
+    seed, position, column: int64, broadcast against each other; position and column are taken
+        modulo 2**32, seed as two's complement.
+    Returns int64 holding values in [0, 2**32).
+    """
+    h = _mix_block(0, seed & _MASK)
+    h = _mix_block(h, (seed >> 32) & _MASK)
+    h = _mix_block(h, position & _MASK)
+    h = _mix_block(h, column & _MASK)
+    h = h ^ 16
+    h = ((h ^ (h >> 16)) * 0x85EBCA6B) & _MASK
+    h = ((h ^ (h >> 13)) * 0xC2B2AE35) & _MASK
+    return h ^ (h >> 16)
+
+
+def gumbel_from_hash(h: Tensor) -> Tensor:
+    """Gumbel(0, 1) noise, float64 and finite, as SGLang's ``multinomial_with_seed`` makes it.
+
+    h: int64 values in [0, 2**32), any shape.
+    """
+    x = h.to(torch.float64) / _MASK
+    exponential = -x.log().clamp(min=torch.finfo(torch.float64).min, max=-(2.0**-32))
+    return -exponential.log()
+
+
+def uniform_from_hash(h: Tensor) -> Tensor:
+    """Uniform float64 in [0, 1) from int64 values in [0, 2**32), any shape."""
+    return h.to(torch.float64) / 2.0**32
+
+
+def seeded_noise(seed: Tensor, position: Tensor, candidate_ids: Tensor) -> StepNoise:
+    """Noise that depends on (seed, position, vocabulary id) only, not on the batch (SPEC 3).
+
+    seed, position: [B] int64. candidate_ids: [B, K] int64 vocabulary ids.
+    """
+    salt = torch.full_like(seed, GATE_COLUMN)
+    pick = hash32(seed[:, None], position[:, None], candidate_ids)
+    return StepNoise(
+        gate=uniform_from_hash(hash32(seed, position, salt)), pick=gumbel_from_hash(pick)
+    )
+
+
+def unseeded_noise(
+    batch: int, candidates: int, generator: torch.Generator | None, device: torch.device | str
+) -> StepNoise:
+    """Noise from a generator: one draw of [B, K + 1] whatever the gates will say.
+
+    generator: on ``device``; None is the device's default one.
+    """
+    draws = torch.rand(
+        batch, candidates + 1, dtype=torch.float64, generator=generator, device=device
+    )
+    # torch.rand can return 0, never 1: its smallest step keeps the Gumbel finite.
+    pick = -(-draws[:, 1:].clamp(min=2.0**-53).log()).log()
+    return StepNoise(gate=draws[:, 0], pick=pick)
+
+
+def mix_noise(seeded_mask: Tensor, seeded: StepNoise, unseeded: StepNoise) -> StepNoise:
+    """Row by row, ``seeded`` where ``seeded_mask`` [B] bool, else ``unseeded``."""
+    return StepNoise(
+        gate=torch.where(seeded_mask, seeded.gate, unseeded.gate),
+        pick=torch.where(seeded_mask[:, None], seeded.pick, unseeded.pick),
+    )

@@ -1,0 +1,129 @@
+"""Step 3 in plain torch: exact logsumexp over the vocabulary, streamed, and candidate logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from .types import LmHeadShard
+
+# Elements of the largest temporary that is not a slice of the weight: 64 MB of float64.
+_TEMPORARY_ELEMENTS = 2**23
+
+
+def latent_partials(
+    latent_rows: Tensor,
+    temperature: Tensor,
+    candidate_ids: Tensor,
+    head: LmHeadShard,
+    *,
+    chunk: int = 4096,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """This shard's share of step 3: (max [M], sumexp [M], candidate logits [M, K]), fp32.
+
+    With z the shard's logits of a row: max over z / T, sum of exp(z / T - max), and z / T of the
+    candidates this shard owns (0 for the others). A shard without columns gives (-inf, 0, 0).
+
+    latent_rows: [M, H], any float dtype. temperature: [M] f32, > 0. candidate_ids: [M, K] int64
+    vocabulary ids. chunk: columns of the weight handled at once, so the largest temporaries are
+    [M, chunk] and [chunk, H]; with ``head.project`` rows are taken in chunks instead.
+    """
+    m, k = candidate_ids.shape
+    if m == 0 or head.valid == 0:
+        nothing = torch.full_like(temperature, -torch.inf)
+        return nothing, torch.zeros_like(temperature), temperature.new_zeros(m, k)
+    if head.project is not None:
+        step = max(1, _TEMPORARY_ELEMENTS // head.valid)
+        parts = []
+        for start in range(0, m, step):
+            part = slice(start, start + step)
+            z = _shape_logits(head.project(latent_rows[part])[:, : head.valid].float(), head)
+            candidates = z.gather(1, _local_ids(candidate_ids[part], head))
+            parts.append((*_fold_columns(iter([z]), temperature[part]), candidates))
+        peak, total, logits = (torch.cat(column) for column in zip(*parts, strict=True))
+    else:
+        peak, total = _fold_columns(_weight_logits(latent_rows, head, chunk), temperature)
+        logits = _candidate_logits(latent_rows, candidate_ids, head)
+    local = candidate_ids - head.vocab_start
+    owned = (local >= 0) & (local < head.valid)
+    return peak, total, torch.where(owned, logits / temperature[:, None], 0.0).float()
+
+
+def merge_partials(gathered: Tensor) -> tuple[Tensor, Tensor]:
+    """Fold ranks, in rank order: (logsumexp [M] float64, candidate logits [M, K] fp32).
+
+    gathered: [R, M, K + 2] fp32, each row (max, sumexp, K candidate logits) from
+    ``latent_partials``. A row that no rank projected has logsumexp -inf.
+    """
+    peak, total, logits = gathered[0, :, 0].double(), gathered[0, :, 1].double(), gathered[0, :, 2:]
+    for rank in gathered[1:]:
+        rank_peak = rank[:, 0].double()
+        top = peak.maximum(rank_peak)
+        total = total * _scale(peak, top, 1.0) + rank[:, 1].double() * _scale(rank_peak, top, 1.0)
+        peak, logits = top, logits + rank[:, 2:]
+    return torch.where(total > 0.0, peak + total.log(), -torch.inf), logits
+
+
+def _scale(peak: Tensor, top: Tensor, temperature: Tensor | float) -> Tensor:
+    """exp((peak - top) / T), and 0 where nothing has been seen yet (peak = -inf)."""
+    return torch.where(peak == -torch.inf, 0.0, ((peak - top) / temperature).exp())
+
+
+def _fold_columns(chunks: Iterator[Tensor], temperature: Tensor) -> tuple[Tensor, Tensor]:
+    """Online (max, sumexp) [M] of z / T over the chunks of z [M, columns], overwritten."""
+    peak = torch.full_like(temperature, -torch.inf)
+    total = torch.zeros_like(temperature)
+    for z in chunks:
+        # The maximum is taken before the division: z - max is exact where it matters.
+        top = peak.maximum(z.amax(1))
+        shift = torch.where(top == -torch.inf, 0.0, top)[:, None]
+        part = z.sub_(shift).div_(temperature[:, None]).exp_().sum(1)
+        total = total * _scale(peak, top, temperature) + part
+        peak = top
+    return peak / temperature, total
+
+
+def _weight_logits(latent_rows: Tensor, head: LmHeadShard, chunk: int) -> Iterator[Tensor]:
+    """z [M, <= chunk] fp32, shard columns in order."""
+    assert head.weight is not None
+    for start in range(0, head.valid, chunk):
+        weight = head.weight[start : min(start + chunk, head.valid)]
+        yield _shape_logits(_matmul_fp32(latent_rows, weight), head)
+
+
+def _matmul_fp32(x: Tensor, weight: Tensor) -> Tensor:
+    """x weight^T, accumulated and returned in fp32. Tensor cores take half types as they are; a CPU
+    gets them upcast."""
+    halves = (torch.bfloat16, torch.float16)
+    if x.is_cuda and x.dtype == weight.dtype and x.dtype in halves:
+        return torch.mm(x, weight.t(), out_dtype=torch.float32)
+    return x.float() @ weight.float().t()
+
+
+def _shape_logits(z: Tensor, head: LmHeadShard) -> Tensor:
+    if head.logit_scale is not None:
+        z = z * head.logit_scale
+    if head.softcap is not None:
+        z = head.softcap * torch.tanh(z / head.softcap)
+    return z
+
+
+def _local_ids(candidate_ids: Tensor, head: LmHeadShard) -> Tensor:
+    """Columns of this shard; ids that live elsewhere are clamped to some valid column."""
+    return (candidate_ids - head.vocab_start).clamp(0, head.valid - 1)
+
+
+def _candidate_logits(latent_rows: Tensor, candidate_ids: Tensor, head: LmHeadShard) -> Tensor:
+    """z [M, K] by one dot product per candidate, over gathered rows of the weight. K is small, so
+    float64 is affordable: z / T is then rounded only once, however far below the maximum it is."""
+    assert head.weight is not None
+    k = candidate_ids.shape[1]
+    step = max(1, _TEMPORARY_ELEMENTS // (k * latent_rows.shape[1]))
+    parts = []
+    for start in range(0, len(latent_rows), step):
+        part = slice(start, start + step)
+        weight = head.weight[_local_ids(candidate_ids[part], head)].double()
+        parts.append(torch.bmm(weight, latent_rows[part].double()[:, :, None])[:, :, 0])
+    return _shape_logits(torch.cat(parts), head)

@@ -1,0 +1,116 @@
+"""What goes into and comes out of one LED step: plain records of tensors, no behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from torch import Tensor
+
+
+class Gate(IntEnum):
+    """How a row decides between exploiting and exploring (SPEC 2, step 6 and "Variants")."""
+
+    CONFIDENCE = 0
+    ALWAYS = 1
+    NEVER = 2
+    ENTROPY = 3
+    RATE = 4
+
+
+@dataclass(frozen=True)
+class LmHeadShard:
+    """This rank's part of the LM head.
+
+    Logits are z = h W^T, then z * logit_scale, then softcap * tanh(z / softcap): SGLang's order.
+
+    weight: [rows >= valid, H], any float dtype; None when ``project`` is given.
+    vocab_start: vocabulary id of the first column of this shard.
+    valid: columns of this shard that are real vocabulary; padded ones beyond are never read.
+    project: [M, H] -> [M, >= valid] logits before scale and softcap, for heads that have no
+        plain weight (quantised, LoRA). It sees row chunks, as many as there are rows to
+        project, so it must not communicate with other ranks.
+    """
+
+    weight: Tensor | None
+    vocab_start: int
+    valid: int
+    logit_scale: float | None = None
+    softcap: float | None = None
+    project: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        assert (self.weight is None) != (self.project is None), (
+            "LmHeadShard needs exactly one of weight and project"
+        )
+        assert self.weight is None or self.weight.shape[0] >= self.valid, (
+            f"weight has {self.weight.shape[0]} rows, fewer than the {self.valid} valid columns"
+        )
+
+
+@dataclass(frozen=True)
+class LedRows:
+    """What each request of the batch asked for; every field is [B], on the device."""
+
+    temperature: Tensor  # f32, > 0 (greedy rows: 1)
+    greedy: Tensor  # bool
+    depth: Tensor  # int64, 1 .. LedLimits.depth
+    candidates: Tensor  # int64, 1 .. LedLimits.candidates
+    candidate_top_p: Tensor  # f32, (0, 1]
+    floor: Tensor  # f32, >= 0
+    final_norm: Tensor  # bool
+    normalize_layers: Tensor  # bool
+    release_layers: Tensor  # bool: h^{L-2}.. instead of h^{L-1}..
+    gate: Tensor  # int64, a Gate
+    gate_value: Tensor  # f32: nats for ENTROPY, a probability for RATE
+    random_gate: Tensor  # bool: a greedy row still draws its gate (preset `release`)
+    owns: Tensor  # bool: LED picks this row's token
+    thinks: Tensor  # bool: only such rows may explore
+    projects: Tensor  # bool: project the latents even when exploiting (log q, trace)
+
+
+@dataclass(frozen=True)
+class LedLimits:
+    """Batch-wide sizes the host knows without asking the device; they fix every shape."""
+
+    candidates: int  # the largest of LedRows.candidates
+    depth: int  # the largest of LedRows.depth
+    final_norm: bool  # any of LedRows.final_norm
+    entropy: bool  # H(p^L) wanted: needed for any row with Gate.ENTROPY
+
+
+@dataclass(frozen=True)
+class FinalPosterior:
+    """Steps 1 and 2. K = LedLimits.candidates, at most V."""
+
+    ids: Tensor  # [B, K] int64, descending final logit, ties to the lowest id
+    logprobs: Tensor  # [B, K] f32, log p^L(x_i) over all of V; -inf: this slot is no candidate
+    p1: Tensor  # [B] f32, max_v p^L(v); 1 if every logit is -inf
+    entropy: Tensor  # [B] f32, H(p^L) in nats if LedLimits.entropy, else zeros
+
+
+@dataclass(frozen=True)
+class StepNoise:
+    """The randomness of one step (SPEC 3)."""
+
+    gate: Tensor  # [B] float64, uniform in [0, 1)
+    pick: Tensor  # [B, K] float64, Gumbel(0, 1)
+
+
+@dataclass(frozen=True)
+class LedResult:
+    """What one step decided, and why. D = LedLimits.depth."""
+
+    token_ids: Tensor  # [B] int64; a valid id, but meaningless, where the row is not owned
+    explored: Tensor  # [B] bool
+    depth: Tensor  # [B] int64, L - l* + 1: 1 is the final layer; 1 for exploit
+    p1: Tensor  # [B] f32
+    entropy: Tensor  # [B] f32
+    candidate_ids: Tensor  # [B, K] int64
+    layer_probs: Tensor  # [B, D, K] f32, p^l(x_i) after floor and normalisation, 0 = final layer;
+    # zeros for latent layers not projected and for slots that are no candidates
+    behaviour_probs: Tensor  # [B, K] f32, q over candidates; zeros where q is not known because
+    # a row that could have explored did not and was not projected
+    behaviour_logprob: Tensor  # [B] f32, log q(token); -inf where q is not known
+    projected_rows: int | None  # latent rows sent through the LM head; None if only the GPU knows

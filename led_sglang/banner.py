@@ -1,0 +1,79 @@
+"""What a launch says about itself before it serves."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+
+from led_sglang._version import __version__
+from led_sglang.presets import Preset
+from led_sglang.settings import ServerSettings
+
+_SHOWN = ("sglang", "torch", "transformers")
+
+
+def versions() -> str:
+    """Versions of this package and of what it stands on, on one line."""
+    parts = [f"led-sglang {__version__}"]
+    for name in _SHOWN:
+        try:
+            parts.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            parts.append(f"{name} not installed")
+    return ", ".join(parts)
+
+
+def banner(
+    settings: ServerSettings, preset: Preset, notices: Sequence[str], hooks: tuple[int, int]
+) -> str:
+    """The start banner.
+
+    Args:
+        settings: the resolved settings.
+        preset: the family preset they started from.
+        notices: one line each.
+        hooks: applied, declared.
+    """
+    sampling = ", ".join(f"{key} {value}" for key, value in preset.sampling.items())
+    lines = [
+        versions(),
+        f"hooks       {hooks[0]}/{hooks[1]} applied",
+        f"sampler     {settings.sampler} by default; a request may choose "
+        + ", ".join(settings.enabled),
+    ]
+    if settings.uses_led:
+        lines += [
+            f"preset      {preset.name} (recommended sampling: {sampling or 'none published'})",
+            f"led         depth {settings.depth}, candidates {settings.candidates}, "
+            f"layers {settings.layers}",
+            f"captured    {_captured(settings)}",
+            f"think phase {_think_phase(settings)}",
+        ]
+    lines += [f"note        {notice}" for notice in notices]
+    width = max(len(line) for line in lines)
+    rule = "-" * min(width, 100)
+    return "\n".join([rule, *lines, rule])
+
+
+def _captured(settings: ServerSettings) -> str:
+    if not settings.captured:
+        return "no layer (depth 1)"
+    last, first = settings.captured[0], settings.captured[-1]
+    return f"h^{first} .. h^{last} of {settings.num_layers} layers"
+
+
+def _think_phase(settings: ServerSettings) -> str:
+    if not settings.has_delimiters:
+        return "off: every token may explore (--led-think-only false)"
+    return (
+        f"from {settings.think_start!r} {list(settings.think_start_ids)} "
+        f"to {settings.think_end!r} {list(settings.think_end_ids)}"
+    )
+
+
+def print_banner(
+    settings: ServerSettings, preset: Preset, notices: Sequence[str], hooks: tuple[int, int]
+) -> None:
+    """Print the banner to standard error, where SGLang's own log goes."""
+    print(banner(settings, preset, notices, hooks), file=sys.stderr, flush=True)

@@ -1,0 +1,173 @@
+"""Command line: `led-sglang serve` and `led-sglang doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from led_sglang._version import __version__
+from led_sglang.cpu_platform import PLATFORM_NAME, thread_binding
+from led_sglang.settings import ENVIRONMENT_VARIABLE, LaunchRefused
+
+_SERVE_HELP = """\
+usage: led-sglang serve [MODEL] [--sampler led|regular] [--enable-samplers led,regular]
+                        [--led-depth D] [--led-candidates K] [--led-layers paper|release]
+                        [--led-think-only true|false]
+                        [--led-think-start TEXT --led-think-end TEXT]
+                        [any flag of `sglang serve`, --config FILE.yaml included]
+
+Serve a model over SGLang's OpenAI-compatible API with Latent Exploration Decoding.
+Without a model, a tiny bundled one is served. Without an accelerator, or with --device cpu,
+the server runs on native PyTorch.
+
+  --sampler NAME            method of requests that name none (default: led)
+  --enable-samplers A,B     methods a request may choose; regular always may
+  --led-depth D             exploration depth d, and the deepest a request may ask for
+                            (default: the model family's preset, 8)
+  --led-candidates K        candidates k, 1..64 (default: the preset's, 8)
+  --led-layers PRESET       latent layers: paper (default) or release
+  --led-think-only BOOL     explore only while the model thinks (default: true)
+  --led-think-start TEXT    delimiters of the think phase, where the preset's are not the
+  --led-think-end TEXT      model's own
+  --help-sglang             show SGLang's own flags too
+
+Example:
+  led-sglang serve Qwen/Qwen3-4B-Thinking-2507 --port 30000
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the `led-sglang` command.
+
+    Returns:
+        The exit status: 0, or 2 when a launch is refused.
+    """
+    parser = argparse.ArgumentParser(
+        prog="led-sglang",
+        description="Latent Exploration Decoding (arXiv 2602.01698) for a stock SGLang server.",
+    )
+    parser.add_argument("--version", action="version", version=f"led-sglang {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("serve", add_help=False, help="serve a model with LED")
+    commands.add_parser("doctor", help="check that the installed SGLang is one LED can run on")
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["serve"]:  # its flags are SGLang's: no second parser for them here
+        return serve(arguments[1:])
+    parser.parse_args(arguments)
+    return doctor()
+
+
+def serve(argv: list[str]) -> int:
+    """Launch the server; blocks until it ends."""
+    if "-h" in argv or "--help" in argv:
+        print(_SERVE_HELP)
+        return 0
+    if "--help-sglang" in argv:
+        argv = ["--help"]
+    try:
+        _launch(argv)
+    except LaunchRefused as error:
+        print(f"led-sglang: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def doctor() -> int:
+    """Print every SGLang symbol LED touches and whether it is as expected."""
+    from led_sglang.banner import versions
+    from led_sglang.patches.touched import TOUCHED, problem
+
+    print(versions())
+    failures = 0
+    for symbol in TOUCHED:
+        what = problem(symbol)
+        failures += what is not None
+        print(f"{'ok  ' if what is None else 'FAIL'} {symbol.path.removeprefix('sglang.srt.')}")
+        print(f"       {symbol.why}" + (f": {what}" if what else ""))
+    print(f"{len(TOUCHED) - failures}/{len(TOUCHED)} symbols as expected")
+    return 0 if failures == 0 else 2
+
+
+def _launch(argv: list[str]) -> None:
+    if argv and not argv[0].startswith("-"):  # `led-sglang serve MODEL`, as in `sglang serve MODEL`
+        argv = ["--model-path", *argv]
+    argv = _with_model(argv)
+    argv = _with_platform(argv)
+    # The default of this command; a flag or a --config file still decides.
+    os.environ.setdefault(ENVIRONMENT_VARIABLE, '{"sampler": "led"}')
+
+    # Before SGLang's plugin loader, which would swallow what this raises.
+    from led_sglang.patches import check_symbols
+
+    check_symbols()
+    from sglang.launch_server import run_server
+    from sglang.srt.plugins import load_plugins
+    from sglang.srt.server_args import prepare_server_args
+    from sglang.srt.utils import kill_process_tree
+
+    load_plugins()
+    try:
+        run_server(prepare_server_args(argv))
+    finally:
+        kill_process_tree(os.getpid(), include_parent=False)
+
+
+def _value(argv: list[str], *flags: str) -> str | None:
+    """The value of a flag on the command line or in the --config file, or None."""
+    for position, argument in enumerate(argv):
+        name, equals, value = argument.partition("=")
+        if name in flags:
+            return value if equals else next(iter(argv[position + 1 : position + 2]), "")
+    config = None if "--config" in flags else _value(argv, "--config")
+    if config and Path(config).is_file():
+        import yaml
+
+        keys = {flag.lstrip("-").replace("-", "_") for flag in flags}
+        content = yaml.safe_load(Path(config).read_text()) or {}
+        for key, value in content.items() if isinstance(content, dict) else ():
+            if str(key).replace("-", "_") in keys:
+                return str(value)
+    return None
+
+
+def _with_model(argv: list[str]) -> list[str]:
+    if _value(argv, "--model-path", "--model") is not None or "--help" in argv:
+        return argv
+    from led_sglang.default_model import ensure_default_model
+
+    path = ensure_default_model()
+    print(
+        "led-sglang: no --model-path given: serving the bundled model, a tiny Qwen3 with RANDOM "
+        f"weights that shows the machinery, not answers ({path})",
+        file=sys.stderr,
+        flush=True,
+    )
+    return [*argv, "--model-path", str(path)]
+
+
+def _with_platform(argv: list[str]) -> list[str]:
+    """Choose the CPU platform where no accelerator is found or --device cpu says so."""
+    device = _value(argv, "--device")
+    chosen = os.environ.get("SGLANG_PLATFORM")
+    if chosen not in (None, PLATFORM_NAME) or (device != "cpu" and _has_accelerator()):
+        return argv
+    if device not in (None, "cpu"):
+        raise LaunchRefused(f"--device {device} was asked for, but no accelerator is found here")
+    os.environ["SGLANG_PLATFORM"] = PLATFORM_NAME
+    ranks = int(_value(argv, "--tp", "--tp-size", "--tensor-parallel-size") or 1)
+    if ranks > 1:
+        os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", thread_binding(ranks))
+    return argv if device else [*argv, "--device", "cpu"]
+
+
+def _has_accelerator() -> bool:
+    import torch
+
+    return torch.accelerator.is_available()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

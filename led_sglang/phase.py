@@ -1,0 +1,300 @@
+"""Think-phase state machine (SPEC step 5): `before` -> `think` -> `response`.
+
+The same automaton runs on the host (one `int` a request) and on the device (one int64 a row).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import torch
+
+_SCAN_CHUNK = 4096
+_TAG = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
+_CONTROL_TAG = re.compile(r"<\|.+\|>|<｜.+｜>")
+
+
+class Phase(IntEnum):
+    """Where a request is; a token's phase is that of the state *before* it is sampled."""
+
+    BEFORE = 0
+    THINK = 1
+    RESPONSE = 2
+
+
+@dataclass(frozen=True)
+class DeviceTables:
+    """The automaton as look-up tables; made by `ThinkAutomaton.device_tables`.
+
+    Attributes:
+        token_class: [V + 1] int64, the class of each token id; the last entry stands for every id
+            outside the vocabulary. int64 although uint8 would hold it: torch reads a uint8 index
+            as a mask, so a smaller table would cost a cast in every step.
+        transitions: [num_states, num_classes] int64.
+        thinks: [num_states] bool.
+    """
+
+    token_class: torch.Tensor
+    transitions: torch.Tensor
+    thinks: torch.Tensor
+
+    def advance(self, state: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+        """States after one more token a row; gathers only, no host sync.
+
+        Args:
+            state: [B] int64, states of the automaton.
+            token_ids: [B] int64 or int32; an id outside the vocabulary is no delimiter token.
+
+        Returns:
+            [B] int64.
+        """
+        # -1 indexes the last entry, so both ends clamp to the "outside" entry and never to a real
+        # token (`</think>` may well be the last id of a vocabulary).
+        outside = self.token_class.shape[0] - 1
+        return self.transitions[state, self.token_class[token_ids.clamp(-1, outside)]]
+
+    def thinking(self, state: torch.Tensor) -> torch.Tensor:
+        """Whether the next token of each row is sampled in the think phase.
+
+        Args:
+            state: [B] int64.
+
+        Returns:
+            [B] bool.
+        """
+        return self.thinks[state]
+
+
+class ThinkAutomaton:
+    """DFA over (phase, how much of a delimiter has been seen); SPEC step 5.
+
+    A completed start delimiter leads to THINK and a completed end delimiter to RESPONSE, from any
+    phase. Progress is the longest suffix of the stream that begins a delimiter (Aho-Corasick), so
+    overlapping partial matches are followed: [1, 1, 2] is found in 1, 1, 1, 2.
+
+    Args:
+        think_start: token ids of the start delimiter, one or more.
+        think_end: token ids of the end delimiter, one or more.
+        boundaries: ids that separate the turns of a prompt; those that a delimiter uses are
+            dropped, as gpt-oss's `<|end|>`. Only `scan_prompt` looks at them.
+
+    Attributes:
+        num_states: number of reachable states; states are 0 .. num_states - 1.
+        initial: the state of each phase with no partial delimiter seen.
+
+    Raises:
+        ValueError: a delimiter is empty, both are the same, or one contains the other.
+    """
+
+    def __init__(
+        self,
+        think_start: Sequence[int],
+        think_end: Sequence[int],
+        boundaries: Collection[int] = (),
+    ) -> None:
+        start, end = tuple(think_start), tuple(think_end)
+        _check_delimiters(start, end)
+        self._delimiters = ((start, Phase.THINK), (end, Phase.RESPONSE))
+        self._longest = max(len(start), len(end))
+        tokens = sorted({*start, *end})
+        # Class 0 is every token that no delimiter uses.
+        self._class_of = {token: index for index, token in enumerate(tokens, start=1)}
+        self._boundaries = np.array(sorted(set(boundaries) - set(tokens)), dtype=np.int64)
+        self._phases, self._rows = self._build(tokens)
+        self.num_states = len(self._rows)
+        self.initial = {phase: int(phase) for phase in Phase}
+
+    def _build(self, tokens: list[int]) -> tuple[list[Phase], list[list[int]]]:
+        """Breadth-first search from the three initial states; rows are indexed by token class."""
+        proper_prefixes = {d[:n] for d, _ in self._delimiters for n in range(len(d))}
+        nodes: list[tuple[Phase, tuple[int, ...]]] = [(phase, ()) for phase in Phase]
+        index = {node: state for state, node in enumerate(nodes)}
+        rows: list[list[int]] = []
+        for phase, seen in nodes:  # grows while it is walked
+            row = [int(phase)]
+            for token in tokens:
+                text = (*seen, token)
+                reached = phase
+                for delimiter, leads_to in self._delimiters:
+                    if text[-len(delimiter) :] == delimiter:
+                        reached = leads_to
+                suffix = next(text[i:] for i in range(len(text) + 1) if text[i:] in proper_prefixes)
+                node = (reached, suffix)
+                if node not in index:
+                    index[node] = len(nodes)
+                    nodes.append(node)
+                row.append(index[node])
+            rows.append(row)
+        return [phase for phase, _ in nodes], rows
+
+    def phase(self, state: int) -> Phase:
+        """The phase in which the next token is sampled."""
+        return self._phases[state]
+
+    def advance(self, state: int, token_ids: Iterable[int]) -> int:
+        """The state after `token_ids`, which follow the tokens that led to `state`."""
+        for token in token_ids:
+            state = self._rows[state][self._class_of.get(token, 0)]
+        return state
+
+    def scan_prompt(self, token_ids: Sequence[int]) -> int:
+        """The state after a prompt: the last delimiter in its tail wins.
+
+        The tail is what follows the last boundary token (the whole prompt without one), so a tag
+        in the user's text or a think block of an earlier turn does not count. A delimiter that
+        the prompt only begins is carried into decoding. Generated tokens are no prompt: after a
+        retraction, `advance` over them from the prompt's state.
+
+        Args:
+            token_ids: the prompt, as a list, an `array` or a one-dimensional NumPy array.
+
+        Returns:
+            The state in which the first token is sampled.
+        """
+        tail = self._tail(token_ids)
+        last_start, last_end = (_last_match(tail, delimiter) for delimiter, _ in self._delimiters)
+        phase = Phase.BEFORE
+        if last_start != last_end:
+            phase = Phase.THINK if last_start > last_end else Phase.RESPONSE
+        # Partial progress lies within the last `longest - 1` tokens.
+        rest = tail[max(0, len(tail) - self._longest + 1) :]
+        return self.advance(self.initial[phase], rest.tolist())
+
+    def _tail(self, token_ids: Sequence[int]) -> np.ndarray:
+        """[n] int64: the tokens after the last boundary, looked for from the end."""
+        pieces = [np.empty(0, dtype=np.int64)]
+        for stop in range(len(token_ids), 0, -_SCAN_CHUNK):
+            piece = np.asarray(token_ids[max(0, stop - _SCAN_CHUNK) : stop], dtype=np.int64)
+            found = np.flatnonzero(np.isin(piece, self._boundaries))
+            if found.size:
+                pieces.append(piece[found[-1] + 1 :])
+                break
+            pieces.append(piece)
+        return np.concatenate(pieces[::-1])
+
+    def device_tables(self, vocab_size: int, device: torch.device | str) -> DeviceTables:
+        """The automaton as tensors on `device`.
+
+        Args:
+            vocab_size: V, the number of token ids that may be sampled.
+            device: where the tables live.
+
+        Raises:
+            ValueError: a delimiter token is not below `vocab_size`.
+        """
+        token_class = torch.zeros(vocab_size + 1, dtype=torch.int64)
+        for token, index in self._class_of.items():
+            if not 0 <= token < vocab_size:
+                raise ValueError(
+                    f"think delimiter token {token} is outside the vocabulary of {vocab_size} ids"
+                )
+            token_class[token] = index
+        thinks = torch.tensor([phase == Phase.THINK for phase in self._phases])
+        return DeviceTables(
+            token_class=token_class.to(device),
+            transitions=torch.tensor(self._rows, dtype=torch.int64).to(device),
+            thinks=thinks.to(device),
+        )
+
+
+def _check_delimiters(start: tuple[int, ...], end: tuple[int, ...]) -> None:
+    if not start or not end:
+        raise ValueError("a think delimiter must have at least one token")
+    if start == end:
+        raise ValueError(f"the think delimiters must differ, both are {list(start)}")
+    short, long = sorted((start, end), key=len)
+    if any(long[i : i + len(short)] == short for i in range(len(long) - len(short) + 1)):
+        raise ValueError(f"think delimiter {list(long)} contains the other one, {list(short)}")
+
+
+def _last_match(tokens: np.ndarray, delimiter: tuple[int, ...]) -> int:
+    """Index of the last token of the last occurrence of `delimiter`, or -1."""
+    width = len(delimiter)
+    if len(tokens) < width:
+        return -1
+    positions = len(tokens) - width + 1
+    hit = np.ones(positions, dtype=bool)
+    for offset, token in enumerate(delimiter):
+        hit &= tokens[offset : offset + positions] == token
+    found = np.flatnonzero(hit)
+    return int(found[-1]) + width - 1 if found.size else -1
+
+
+def resolve_delimiters(
+    tokenizer: Any, think_start: str, think_end: str, *, named_by_user: bool
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Token ids of both think delimiters (SPEC step 5).
+
+    A delimiter that splits into ordinary tokens may be merged with the text around it and then be
+    missed. So a preset's tags (`<think>`, `[THINK]`, `<|channel|>`) must be single tokens of the
+    vocabulary, while a delimiter that the user named is taken as it encodes.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        think_start: text of the start delimiter.
+        think_end: text of the end delimiter.
+        named_by_user: whether the user chose the texts, not a preset.
+
+    Returns:
+        Token ids of the start and of the end delimiter, each at least one.
+
+    Raises:
+        ValueError: the tokenizer cannot express a delimiter; the sentence names the flags to set.
+    """
+    start, end = (
+        _encode_delimiter(tokenizer, text, named_by_user=named_by_user)
+        for text in (think_start, think_end)
+    )
+    return start, end
+
+
+def _encode_delimiter(tokenizer: Any, text: str, *, named_by_user: bool) -> tuple[int, ...]:
+    if named_by_user:
+        ids = _encode(tokenizer, text)
+        if not ids:
+            raise ValueError(
+                f"the tokenizer cannot express the think delimiter {text!r} (it is empty, has an "
+                "unknown token or does not decode back); set --led-think-start and "
+                "--led-think-end to text that it can"
+            )
+        return ids
+    for piece in _TAG.findall(text) or [text]:
+        if len(_encode(tokenizer, piece)) != 1:
+            raise ValueError(
+                f"the tokenizer has no token {piece!r}; name the model's own think delimiters with "
+                "--led-think-start and --led-think-end, or turn the think phase off with "
+                "--led-think-only false"
+            )
+    return _encode(tokenizer, text)
+
+
+def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """The ids of `text` without special tokens; empty if they do not stand for just that text."""
+    ids = tuple(tokenizer.encode(text, add_special_tokens=False))
+    unknown = tokenizer.unk_token_id
+    decoded = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    if decoded != text or (unknown is not None and unknown in ids):
+        return ()
+    return ids
+
+
+def boundary_ids(tokenizer: Any) -> frozenset[int]:
+    """Ids of the tokens that structure a prompt: turn markers, beginning and end of text.
+
+    Besides the tokens flagged special, added tokens written `<|...|>` count: DeepSeek-R1's
+    distilled models do not flag `<｜User｜>` and `<｜Assistant｜>`.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+    """
+    control = {
+        token_id
+        for token_id, token in tokenizer.added_tokens_decoder.items()
+        if token.special or _CONTROL_TAG.fullmatch(token.content)
+    }
+    return frozenset(control) | frozenset(tokenizer.all_special_ids)

@@ -1,0 +1,195 @@
+"""Presets per model family: think delimiters, LED defaults, recommended sampling (SPEC step 5).
+
+Each family is one YAML file of the package `led_sglang.configs`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, cast
+
+import yaml
+
+_FALLBACK = "default"
+# Evaluation grids lie in the same folder (DESIGN section 1).
+_GRID_PREFIX = "eval_"
+_KEYS = ("name", "match", "think_start", "think_end", "depth", "candidates", "sampling", "notes")
+_MATCH_KEYS = ("model_type", "name")
+_SAMPLING_KEYS = ("temperature", "top_p", "top_k")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What LED assumes about one model family.
+
+    Attributes:
+        name: of the family; also the file's name.
+        model_types: values of `model_type` in the model's config.json that belong to it.
+        name_patterns: regular expressions, searched in the model's path or name without regard
+            to case. Where both lists are given, both must match; the fallback has neither.
+        think_start: text that starts thinking.
+        think_end: text that ends it.
+        depth: exploration depth d, in layers.
+        candidates: number of candidates k.
+        sampling: the `temperature`, `top_p` and `top_k` that the family recommends; a key is
+            missing where it publishes none.
+        notes: where the values come from.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    name_patterns: tuple[str, ...]
+    think_start: str
+    think_end: str
+    depth: int
+    candidates: int
+    sampling: Mapping[str, float]
+    notes: str
+
+    def matches(self, model_type: str, model_name: str) -> bool:
+        """Whether a model belongs to the family; the fallback matches every model."""
+        by_type = not self.model_types or model_type in self.model_types
+        by_name = not self.name_patterns or any(
+            re.search(pattern, model_name, re.IGNORECASE) for pattern in self.name_patterns
+        )
+        return by_type and by_name
+
+
+@cache
+def load_presets() -> tuple[Preset, ...]:
+    """All presets, the most specific first and the fallback last.
+
+    Raises:
+        ValueError: a file has an unknown, missing or wrong key, or there is no fallback.
+    """
+    presets = [
+        parse_preset(file.name, file.read_text(encoding="utf-8"))
+        for file in resources.files("led_sglang.configs").iterdir()
+        if file.name.endswith(".yaml") and not file.name.startswith(_GRID_PREFIX)
+    ]
+    if not any(preset.name == _FALLBACK for preset in presets):
+        raise ValueError(f"the folder of presets has no {_FALLBACK}.yaml")
+    presets.sort(key=_generality)
+    return tuple(presets)
+
+
+def pick_preset(model_type: str, model_name: str) -> Preset:
+    """The preset of a model.
+
+    Args:
+        model_type: `model_type` of the model's config.json.
+        model_name: its path or Hugging Face name.
+
+    Returns:
+        The first match; presets with a name pattern come before those without.
+    """
+    return next(preset for preset in load_presets() if preset.matches(model_type, model_name))
+
+
+def parse_preset(file_name: str, text: str) -> Preset:
+    """One preset from the text of its file.
+
+    Args:
+        file_name: named in errors; its stem must be the preset's name.
+        text: YAML.
+
+    Raises:
+        ValueError: not YAML, or a key is unknown, missing or has a wrong value; the message names
+            the file and the key.
+    """
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file_name} is not YAML: {error}") from None
+    data = _Section(file_name, "", document, required=_KEYS)
+    match = _Section(file_name, "match.", data.values["match"], required=_MATCH_KEYS)
+    sampling = _Section(file_name, "sampling.", data.values["sampling"], optional=_SAMPLING_KEYS)
+    preset = Preset(
+        name=data.text("name"),
+        model_types=match.texts("model_type"),
+        name_patterns=match.texts("name"),
+        think_start=data.text("think_start"),
+        think_end=data.text("think_end"),
+        depth=data.whole("depth", 1),
+        candidates=data.whole("candidates", 1),
+        sampling={
+            key: sampling.whole(key, 1) if key == "top_k" else sampling.number(key)
+            for key in sampling.values
+        },
+        notes=data.text("notes"),
+    )
+    if f"{preset.name}.yaml" != file_name:
+        data.refuse("name", "the file's name without .yaml")
+    if preset.think_start == preset.think_end:
+        data.refuse("think_end", "different from think_start")
+    if (preset.name == _FALLBACK) != (not preset.model_types and not preset.name_patterns):
+        data.refuse("match", f"empty in {_FALLBACK}.yaml and only there")
+    for pattern in preset.name_patterns:
+        try:
+            re.compile(pattern)
+        except re.error:
+            match.refuse("name", f"a list of regular expressions, {pattern!r} is none")
+    return preset
+
+
+def _generality(preset: Preset) -> tuple[bool, bool, str]:
+    """Sort key: a name pattern is more specific than a model type, both than one of them."""
+    return (not preset.name_patterns, not preset.model_types, preset.name)
+
+
+class _Section:
+    """One mapping of a preset file; its readers raise ValueError naming file and key."""
+
+    def __init__(
+        self,
+        file_name: str,
+        prefix: str,
+        values: Any,
+        *,
+        required: tuple[str, ...] = (),
+        optional: tuple[str, ...] = (),
+    ) -> None:
+        self._file_name, self._prefix = file_name, prefix
+        if not isinstance(values, dict):
+            where = prefix.rstrip(".") or "the document"
+            raise ValueError(f"{file_name}: {where} must be a mapping, not {values!r}")
+        self.values: Mapping[str, Any] = values
+        for key in values:
+            if key not in (*required, *optional):
+                allowed = ", ".join((*required, *optional))
+                raise ValueError(f"{file_name}: unknown key {prefix}{key} (allowed: {allowed})")
+        for key in required:
+            if key not in values:
+                raise ValueError(f"{file_name}: key {prefix}{key} is missing")
+
+    def refuse(self, key: str, wanted: str) -> None:
+        value = self.values[key]
+        raise ValueError(f"{self._file_name}: {self._prefix}{key} must be {wanted}, not {value!r}")
+
+    def text(self, key: str) -> str:
+        value = self.values[key]
+        if not isinstance(value, str) or not value:
+            self.refuse(key, "a text")
+        return cast(str, value)
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        value = self.values[key]
+        if not isinstance(value, list) or not all(isinstance(v, str) and v for v in value):
+            self.refuse(key, "a list of texts")
+        return tuple(value)
+
+    def whole(self, key: str, minimum: int) -> int:
+        value = self.values[key]
+        if type(value) is not int or value < minimum:
+            self.refuse(key, f"a whole number from {minimum} up")
+        return cast(int, value)
+
+    def number(self, key: str) -> float:
+        value = self.values[key]
+        if type(value) not in (int, float) or value <= 0:
+            self.refuse(key, "a number above 0")
+        return float(value)

@@ -1,0 +1,70 @@
+"""SGLang features with which LED would be wrong or silently off: refused at launch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from led_sglang.settings import LaunchRefused
+
+# (resolved flag, what to write in the message, why, test)
+_REFUSED: tuple[tuple[str, str, str], ...] = (
+    (
+        "speculative_algorithm",
+        "--speculative-algorithm",
+        "drafted tokens are verified against the final layer only",
+    ),
+    ("enable_watermark", "--enable-watermark", "the watermark forces tokens LED would overwrite"),
+    (
+        "enable_two_batch_overlap",
+        "--enable-two-batch-overlap",
+        "the halves of a batch would be captured apart",
+    ),
+    ("enable_pdmux", "--enable-pdmux", "prefill and decode would share LED's state across streams"),
+    ("dllm_algorithm", "--dllm-algorithm", "diffusion models do not decode token by token"),
+    (
+        "enable_return_hidden_states",
+        "--enable-return-hidden-states",
+        "responses would carry LED's captured latents in place of the final hidden states",
+    ),
+    ("use_ray", "--use-ray", "Ray actors do not load SGLang plugins"),
+    ("is_embedding", "--is-embedding", "an embedding model does not decode"),
+    ("encoder_only", "--encoder-only", "an encoder does not decode"),
+)
+
+
+def refuse_incompatible(cfg: Any) -> None:
+    """Check SGLang's resolved flags.
+
+    Args:
+        cfg: view with the resolved fields of `ServerArgs`.
+
+    Raises:
+        LaunchRefused: names the flag, why LED cannot hold with it, and what to do.
+    """
+    for field, flag, reason in _REFUSED:
+        if getattr(cfg, field):
+            _refuse(flag, reason)
+    if cfg.pp_size > 1:
+        _refuse("--pipeline-parallel-size > 1", "only the last stage sees the captured layers")
+    if cfg.disaggregation_mode != "null":
+        _refuse(
+            f"--disaggregation-mode {cfg.disaggregation_mode}",
+            "the think phase does not travel from the prefill to the decode server",
+        )
+    if cfg.enable_dp_attention and not cfg.enable_dp_lm_head:
+        raise LaunchRefused(
+            "LED needs --enable-dp-lm-head beside --enable-dp-attention: without it one rank's "
+            "rows meet every rank's vocabulary shard"
+        )
+    if cfg.enable_lora and {"lm_head", "all"} & set(cfg.lora_target_modules or ()):
+        raise LaunchRefused(
+            "LED cannot run with LoRA on lm_head: the latents would need each request's own head; "
+            "leave lm_head out of --lora-target-modules"
+        )
+
+
+def _refuse(flag: str, reason: str) -> None:
+    raise LaunchRefused(
+        f"LED cannot run with {flag} ({reason}); drop the flag, or start without LED "
+        "(--sampler regular)"
+    )

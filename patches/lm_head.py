@@ -1,0 +1,62 @@
+"""The model's LM head and final norm as the kernels see them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from led_sglang.kernels import LmHeadShard
+
+
+def lm_head_shard(model: Any) -> LmHeadShard:
+    """This rank's shard of the LM head.
+
+    A head without a plain floating-point weight (quantised, LoRA-wrapped) is called through
+    SGLang's own `_compute_lm_head`, which leaves gathering to LED.
+
+    Args:
+        model: a loaded SGLang causal language model.
+
+    Returns:
+        The shard; columns beyond `valid` are padding and hold logit 0, never -inf.
+    """
+    processor = model.logits_processor
+    head = model.lm_head
+    indices = getattr(head, "shard_indices", None)
+    vocabulary = processor.vocab_size
+    start = indices.org_vocab_start_index if indices is not None else 0
+    end = indices.org_vocab_end_index if indices is not None else vocabulary
+    weight = getattr(head, "weight", None)
+    plain = (
+        isinstance(weight, torch.Tensor)
+        and weight.dtype in (torch.float32, torch.float16, torch.bfloat16)
+        and weight.dim() == 2
+        and not hasattr(head, "apply_lora")
+        and getattr(processor, "rl_on_policy_target", None) is None
+    )
+
+    def project(hidden_states: torch.Tensor) -> torch.Tensor:
+        return processor._compute_lm_head(hidden_states, head)
+
+    return LmHeadShard(
+        weight=weight if plain else None,
+        project=None if plain else project,
+        vocab_start=start,
+        valid=max(min(end, vocabulary) - start, 0),
+        logit_scale=processor.logit_scale,
+        softcap=processor.final_logit_softcapping,
+    )
+
+
+def final_norm(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The model's final norm as a function of hidden states [rows, H] alone."""
+    stack = getattr(model, "model", model)
+    norm = getattr(stack, "norm", None)
+    if norm is None:
+        raise AttributeError(f"{type(model).__name__} has no final norm where LED looks for it")
+
+    def apply(hidden_states: torch.Tensor) -> torch.Tensor:
+        return norm(hidden_states.contiguous())
+
+    return apply

@@ -1,0 +1,89 @@
+"""Requests: HTTP 400 at the front end, a second check in the scheduler, a seed for each sample."""
+
+from __future__ import annotations
+
+import copy
+from http import HTTPStatus
+from typing import Any
+
+from led_sglang.patches.batch_state import REQUEST_ATTRIBUTE, seed_of
+from led_sglang.patches.hooks import hook
+from led_sglang.patches.server_args import settings_or_none
+
+from led_sglang.params import ParameterError, RequestSampling, parse_request
+from led_sglang.settings import ServerSettings
+
+# How many samples of each parallel request have been sent, by the identity of the parameters they
+# share; the parameters are kept as well, so that no other object can take their identity.
+_samples_sent: dict[int, tuple[Any, int]] = {}
+
+
+@hook("sampling.sampling_params.SamplingParams.verify", "AFTER")
+def _check_at_the_front_end(result: Any, self: Any, vocab_size: int) -> None:
+    """A ValueError from here becomes HTTP 400 on every endpoint."""
+    settings = settings_or_none()
+    if settings is None:
+        return
+    from sglang.srt.runtime_context import get_exec
+
+    sampling = parse_request(
+        self.custom_params,
+        settings,
+        # Whether this request has a processor is known to the scheduler alone.
+        foreign_keys=get_exec().features.enable_custom_logit_processor,
+    )
+    if sampling.led is not None and (self.beam_width or 1) > 1:
+        raise ParameterError('beam_width > 1 needs custom_params.sampler = "regular"')
+
+
+@hook("managers.scheduler.Scheduler._create_generation_req", "AFTER")
+def _check_in_the_scheduler(result: Any, self: Any, recv_req: Any, *_: Any, **__: Any) -> None:
+    """Requests can reach the scheduler past the front end (other entry points, other workers)."""
+    settings = settings_or_none()
+    if settings is None:
+        return
+    try:
+        setattr(result, REQUEST_ATTRIBUTE, _parse(recv_req, settings))
+    except ParameterError as error:
+        setattr(result, REQUEST_ATTRIBUTE, RequestSampling("regular"))
+        result.set_finish_with_abort(str(error), status_code=HTTPStatus.BAD_REQUEST)
+
+
+def _parse(recv_req: Any, settings: ServerSettings) -> RequestSampling:
+    params = recv_req.sampling_params
+    sampling = parse_request(
+        params.custom_params, settings, foreign_keys=recv_req.custom_logit_processor is not None
+    )
+    if recv_req.return_hidden_states and settings.captured:
+        raise ParameterError(
+            "return_hidden_states is not available while the server captures layers for LED; "
+            "start it with --sampler regular"
+        )
+    if sampling.led is None:
+        return sampling
+    if recv_req.return_sampling_mask:
+        raise ParameterError('return_sampling_mask needs custom_params.sampler = "regular"')
+    if (params.beam_width or 1) > 1:
+        raise ParameterError('beam_width > 1 needs custom_params.sampler = "regular"')
+    return sampling
+
+
+@hook("managers.tokenizer_manager.TokenizerManager._send_one_request", "BEFORE")
+def _seed_each_sample(self: Any, tokenized_obj: Any) -> None:
+    """With n > 1, sample i draws with seed + i: n samples must not be n copies (SPEC section 3).
+
+    SGLang sends the n samples one after another, all holding the same parameters object.
+    """
+    params = getattr(tokenized_obj, "sampling_params", None)
+    settings = settings_or_none()
+    if settings is None or params is None or params.n <= 1 or params.max_new_tokens == 0:
+        return
+    seed = seed_of(params)
+    if seed is None or parse_request(params.custom_params, settings, foreign_keys=True).led is None:
+        return
+    _, index = _samples_sent.pop(id(params), (params, 0))
+    if index + 1 < params.n:
+        _samples_sent[id(params)] = (params, index + 1)
+    tokenized_obj.sampling_params = copy.copy(params)
+    # seeds live in SGLang's signed 64-bit range
+    tokenized_obj.sampling_params.sampling_seed = (seed + index + 2**63) % 2**64 - 2**63

@@ -1,0 +1,242 @@
+"""The sampling step: SGLang's own sampler for the whole batch, LED's tokens in the rows it owns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from led_sglang.patches.batch_state import (
+    STEP_ATTRIBUTE,
+    PhaseTracker,
+    StepInputs,
+    automaton_of,
+    table_of,
+)
+from led_sglang.patches.hooks import hook
+from led_sglang.patches.lm_head import final_norm, lm_head_shard
+from led_sglang.patches.server_args import settings_or_none
+from led_sglang.patches.statistics import DeviceStatistics
+from sglang.srt.layers.logprob_processor import OutputLogprobProcessor
+from sglang.srt.layers.sampler import Sampler
+from sglang.srt.runtime_context import get_device, get_exec, get_parallel
+from torch import Tensor
+
+from led_sglang.randomness import NoiseSource, seeded_pick
+from led_sglang.samplers import METHODS, ModelView, RowTable, StepContext
+from led_sglang.settings import LaunchRefused
+from led_sglang.telemetry import StepRecord
+
+
+@dataclass
+class _Step:
+    """One call of the sampler, between its hooks."""
+
+    inputs: StepInputs
+    table: RowTable
+    positions: Tensor
+    states: Tensor | None
+    logits_output: Any
+    owned: Tensor | None = None
+    token_ids: Tensor | None = None
+
+
+class _OutputLogprobs(OutputLogprobProcessor):
+    """Looks up the log-probabilities of the tokens LED picked in place of the engine's picks."""
+
+    def __init__(self, sampler: LedSampler) -> None:
+        self._take_over = sampler.take_over
+
+    def compute_logprobs(
+        self,
+        logprobs: Tensor,
+        top_logprobs_nums: list[int],
+        token_ids_logprobs: list[list[int]],
+        batch_next_token_ids: Tensor,
+    ) -> Any:
+        self._take_over(batch_next_token_ids)
+        return super().compute_logprobs(
+            logprobs, top_logprobs_nums, token_ids_logprobs, batch_next_token_ids
+        )
+
+
+class LedSampler(Sampler):
+    """SGLang's sampler with LED's step inside.
+
+    A batch without LED rows takes exactly the engine's path. Otherwise the engine samples every row
+    as always, from its own random stream, and LED's tokens replace those of the rows it owns before
+    log-probabilities are looked up and ranks are synchronised.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        settings = settings_or_none()
+        assert settings is not None, "the sampler factory checks this"
+        # Through __dict__: these hold modules of the model, which must not become submodules.
+        self.__dict__["automaton"] = automaton_of(settings)
+        self.__dict__["_settings"] = settings
+        self.__dict__["_model_view"] = None
+        self.__dict__["_tracker"] = None
+        self.__dict__["_noise"] = None
+        self.__dict__["_step"] = None
+        self.output_logprob_processor = _OutputLogprobs(self)
+        # The backend SGLang would have chosen; `led` itself means nothing to the built-in code.
+        self._backend = _built_in_backend(self.enable_deterministic)
+
+    def bind(self, model_runner: Any) -> None:
+        """Take what a step needs from the loaded model; called once, before the first request.
+
+        Raises:
+            LaunchRefused: the model lacks a part LED needs.
+        """
+        model = model_runner.model
+        device = torch.device(model_runner.device)
+        try:
+            head, norm = lm_head_shard(model), final_norm(model)
+        except AttributeError as error:
+            raise LaunchRefused(
+                f"LED cannot use the LM head of {type(model).__name__} ({error}); serve another "
+                "model, or start without LED (--sampler regular)"
+            ) from None
+        ranks = torch.distributed.get_world_size(self.tp_sync_group)
+
+        def all_gather(local: Tensor) -> Tensor:
+            gathered = local.new_empty(ranks, *local.shape)
+            torch.distributed.all_gather_into_tensor(
+                gathered.view(-1, local.shape[1]), local, group=self.tp_sync_group
+            )
+            return gathered
+
+        self.__dict__["_model_view"] = ModelView(head, norm, all_gather if ranks > 1 else None)
+        # Ranks on other machines resolved a seed of their own: the first rank's counts.
+        seed = torch.tensor([get_device().random_seed], dtype=torch.int64, device=device)
+        if ranks > 1:
+            torch.distributed.broadcast(seed, group=self.tp_sync_group, group_src=0)
+        self.__dict__["_noise"] = NoiseSource(int(seed), get_parallel().attn_dp_rank, device)
+        if self.automaton is not None:
+            self.__dict__["_tracker"] = PhaseTracker(
+                self.automaton,
+                model_runner.req_to_token_pool.req_to_token.shape[0],
+                model_runner.model_config.vocab_size,
+                device,
+            )
+
+    def forward(
+        self,
+        logits_output: Any,
+        sampling_info: Any,
+        return_logprob: bool,
+        top_logprobs_nums: list[int],
+        token_ids_logprobs: list[list[int]],
+        positions: Tensor,
+        *,
+        logprob_logits: Tensor | None = None,
+    ) -> Tensor:
+        table = table_of(sampling_info)
+        if table is not None and len(table.rows):
+            inputs = getattr(sampling_info, STEP_ATTRIBUTE)
+            self.__dict__["_step"] = _Step(inputs, table, positions, None, logits_output)
+        try:
+            token_ids = super().forward(
+                logits_output,
+                sampling_info,
+                return_logprob,
+                top_logprobs_nums,
+                token_ids_logprobs,
+                positions,
+                logprob_logits=logprob_logits,
+            )
+            step = self._step
+            if step is not None and self._tracker is not None:
+                self._tracker.finish(step.inputs, step.states, token_ids)
+        finally:
+            self.__dict__["_step"] = None
+        return token_ids
+
+    def _preprocess_logits(self, logits: Tensor, sampling_info: Any) -> Tensor:
+        logits = super()._preprocess_logits(logits, sampling_info)
+        # The engine divides and normalises in place from here on: LED reads the logits first.
+        if self._step is not None:
+            self._decide(self._step, logits, sampling_info)
+        return logits
+
+    def _decide(self, step: _Step, logits: Tensor, sampling_info: Any) -> None:
+        table = step.table
+        if self._tracker is not None:
+            step.states, thinking, phases = self._tracker.begin(step.inputs)
+        else:
+            thinking = torch.ones_like(table.is_led)
+            phases = torch.ones_like(step.positions)
+        rows = table.led_rows(sampling_info.temperatures.view(-1), thinking)
+        context = StepContext(
+            logits=logits,
+            latents=self._latents(step.logits_output, logits),
+            positions=step.positions,
+            rows=rows,
+            table=table,
+            model=self._model_view,
+            noise=self._noise,
+        )
+        result = METHODS.get("led").step(context)
+        step.owned, step.token_ids = rows.owns, result.token_ids
+        # Only this rank talks to the detokenizer.
+        if get_parallel().attn_tp_rank == 0:
+            record = StepRecord.of(
+                result, table.is_led, rows.thinks & table.is_led, phases, trace=table.any_trace
+            )
+            step.logits_output.auxiliary_device_output = DeviceStatistics(record)
+
+    def _latents(self, logits_output: Any, logits: Tensor) -> Tensor:
+        """[B, C, H], deepest layer first, as SGLang concatenated them."""
+        rows, captured = logits.shape[0], len(self._settings.captured)
+        if captured == 0:
+            return logits.new_empty(rows, 0, 1)
+        return logits_output.hidden_states.view(rows, captured, -1)
+
+    def _sample_from_probs(
+        self, probs: Tensor, sampling_info: Any, positions: Tensor, simple_sampling_case: bool
+    ) -> Any:
+        with get_exec().kernel.override(sampling_backend=self._backend):
+            token_ids, mask = super()._sample_from_probs(
+                probs, sampling_info, positions, simple_sampling_case
+            )
+        step = self._step
+        if step is not None and step.table.any_seeded and not self.enable_deterministic:
+            seeded = seeded_pick(
+                probs,
+                sampling_info.top_ks,
+                sampling_info.top_ps,
+                sampling_info.min_ps,
+                step.table.seeds,
+                positions,
+                sampling_info.max_top_k,
+            )
+            mine = step.table.is_led & step.table.has_seed
+            token_ids = torch.where(mine, seeded.to(token_ids.dtype), token_ids)
+        return token_ids, mask
+
+    def take_over(self, token_ids: Tensor) -> None:
+        """Write LED's tokens over the engine's, in place, in the rows LED owns."""
+        step = self._step
+        if step is not None and step.owned is not None:
+            token_ids.copy_(torch.where(step.owned, step.token_ids, token_ids.long()))
+
+    def _sync_token_ids_across_tp(self, batch_next_token_ids: Tensor, sampling_info: Any) -> None:
+        self.take_over(batch_next_token_ids)
+        super()._sync_token_ids_across_tp(batch_next_token_ids, sampling_info)
+
+
+def _built_in_backend(deterministic: bool) -> str:
+    from sglang.srt.runtime_context import get_platform
+
+    # SGLang's own rule; flashinfer ignores seeds, so deterministic inference takes pytorch.
+    return "flashinfer" if get_platform().has_flashinfer and not deterministic else "pytorch"
+
+
+@hook("model_executor.model_runner.ModelRunner.prewarm_sampling", "AFTER")
+def _bind(result: Any, self: Any) -> None:
+    if isinstance(self.sampler, LedSampler):
+        from led_sglang import patches
+
+        patches.verify()
+        self.sampler.bind(self)

@@ -1,0 +1,222 @@
+"""Launch: flags, validation, refusals, and what LED declares to SGLang's configuration."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from typing import Any
+
+from led_sglang.patches import hooks
+from led_sglang.patches.hooks import hook
+
+from led_sglang.presets import Preset, pick_preset
+from led_sglang.settings import (
+    LaunchOptions,
+    LaunchRefused,
+    ServerSettings,
+    captured_layers,
+    resolve_candidates,
+    resolve_depth,
+    resolve_layers,
+)
+
+BACKEND = "led"
+# Bookkeeping attributes of ServerArgs: not fields, and pickled to every child process.
+_OPTIONS_ATTRIBUTE = "_led_options"
+_SETTINGS_ATTRIBUTE = "_led_settings"
+
+_FLAGS = {
+    "sampler": ("NAME", str, "method of requests that name none: led (default) or regular"),
+    "enable_samplers": ("A,B", str, "methods a request may choose; regular always may"),
+    "led_depth": ("D", int, "exploration depth d, and the deepest a request may ask for"),
+    "led_candidates": ("K", int, "candidates k of requests that name none, 1..64"),
+    "led_layers": ("PRESET", str, "latent layers of requests that name none: paper or release"),
+    "led_think_only": ("BOOL", str, "explore only while the model thinks (default true)"),
+    "led_think_start": ("TEXT", str, "delimiter that opens the think phase"),
+    "led_think_end": ("TEXT", str, "delimiter that closes the think phase"),
+}
+assert set(_FLAGS) == {field.name for field in fields(LaunchOptions)}
+
+
+def register() -> None:
+    """Register the sampler backend and the resolution hooks (SGLang's official calls)."""
+    from sglang.srt.arg_groups.resolution_hooks import register_resolution_hook
+    from sglang.srt.layers.sampler import _CUSTOM_SAMPLER_FACTORIES, register_sampler_backend
+
+    if BACKEND in _CUSTOM_SAMPLER_FACTORIES:
+        return
+    register_sampler_backend(BACKEND, _create_sampler)
+    for step in ("handle_cpu_backends", "handle_deterministic_inference"):
+        register_resolution_hook(step)(_keep_backend)
+    register_resolution_hook("handle_other_validations")(_resolve)
+
+
+def _create_sampler() -> Any:
+    from led_sglang.patches.sampling import LedSampler
+
+    from led_sglang import patches
+
+    patches.verify()
+    if settings_or_none() is None:
+        raise LaunchRefused(
+            "led-sglang was not configured at launch: SGLang did not run the resolution step "
+            "handle_other_validations"
+        )
+    return LedSampler()
+
+
+def settings_or_none() -> ServerSettings | None:
+    """Settings of the server this process belongs to; None where LED has no part in it."""
+    from sglang.srt.runtime_context import get_server_args
+
+    try:
+        server_args = get_server_args()
+    except ValueError:  # nothing published yet
+        return None
+    return getattr(server_args, _SETTINGS_ATTRIBUTE, None)
+
+
+@hook("server_args.ServerArgs.add_cli_args", "AFTER")
+def _add_flags(result: Any, parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("Latent Exploration Decoding (led-sglang)")
+    for name, (metavar, kind, text) in _FLAGS.items():
+        flag = "--" + name.replace("_", "-")
+        group.add_argument(flag, dest=name, type=kind, metavar=metavar, default=None, help=text)
+
+
+@hook("server_args.ServerArgs.from_cli_args", "AROUND")
+def _read_flags(original: Any, cls: type, args: argparse.Namespace) -> Any:
+    typed = LaunchOptions(**{name: getattr(args, name, None) for name in _FLAGS})
+    options = typed.over(LaunchOptions.from_environment())
+    if options != LaunchOptions():
+        if args.sampling_backend not in (None, BACKEND):
+            raise LaunchRefused(
+                f"--sampling-backend {args.sampling_backend} cannot carry LED; drop it, or drop "
+                "--sampler and the --led flags"
+            )
+        args.sampling_backend = BACKEND
+    server_args = original(cls, args)
+    setattr(server_args, _OPTIONS_ATTRIBUTE, options)
+    return server_args
+
+
+def _keep_backend(server_args: Any, previous: Any) -> None:
+    """SGLang resets the sampling backend on CPU and for deterministic inference: declare it again.
+
+    LED's sampler delegates to the backend that SGLang would have chosen.
+    """
+    from sglang.srt.arg_groups.overrides import declare_resolution, resolving_view
+
+    wanted = resolving_view(server_args).sampling_backend == BACKEND
+    previous(server_args)
+    if wanted:
+        declare_resolution(server_args, BACKEND, sampling_backend=BACKEND)
+
+
+def _resolve(server_args: Any, previous: Any) -> None:
+    from sglang.srt.arg_groups.overrides import resolving_view
+
+    previous(server_args)
+    cfg = resolving_view(server_args)
+    if cfg.sampling_backend != BACKEND:
+        return
+    from led_sglang import patches
+    from led_sglang.banner import print_banner
+
+    patches.enable()
+    options = getattr(server_args, _OPTIONS_ATTRIBUTE, None)
+    if options is None:  # no command line: sgl.Engine
+        options = LaunchOptions.from_environment()
+    settings, preset, notices = resolve_settings(server_args, cfg, options)
+    setattr(server_args, _SETTINGS_ATTRIBUTE, settings)
+    _declare_capture(server_args, settings)
+    total = len(hooks.declared())
+    print_banner(settings, preset, notices, (total - len(hooks.unapplied()), total))
+
+
+def resolve_settings(
+    server_args: Any, cfg: Any, options: LaunchOptions
+) -> tuple[ServerSettings, Preset, list[str]]:
+    """Settings from the flags, the model's preset and its tokenizer; and notices to print.
+
+    Raises:
+        LaunchRefused: something LED cannot run with; says what to change.
+    """
+    from led_sglang.patches.capture import refuse_unknown_family
+    from led_sglang.patches.compatibility import refuse_incompatible
+    from sglang.srt.arg_groups.model_override_base import model_config_of
+
+    sampler, enabled = options.resolve_samplers()
+    think_only = options.parse_think_only()
+    model_config = model_config_of(server_args)
+    text_config = model_config.hf_text_config
+    preset = pick_preset(text_config.model_type, f"{cfg.model_path} {cfg.served_model_name or ''}")
+    num_layers = int(text_config.num_hidden_layers)
+    depth, notice = resolve_depth(options.led_depth, preset.depth, num_layers)
+    uses_led = "led" in enabled
+    if uses_led:
+        refuse_incompatible(cfg)
+        refuse_unknown_family(list(model_config.hf_config.architectures or []))
+    needs_delimiters = uses_led and think_only
+    start, end, boundaries = _delimiters(cfg, options, preset) if needs_delimiters else ((), (), ())
+    settings = ServerSettings(
+        sampler=sampler,
+        enabled=enabled,
+        depth=depth,
+        candidates=resolve_candidates(options.led_candidates, preset.candidates),
+        layers=resolve_layers(options.led_layers),
+        think_only=think_only,
+        num_layers=num_layers,
+        captured=captured_layers(num_layers, depth) if uses_led else (),
+        preset=preset.name,
+        think_start=options.led_think_start or preset.think_start,
+        think_end=options.led_think_end or preset.think_end,
+        think_start_ids=start,
+        think_end_ids=end,
+        boundary_ids=boundaries,
+    )
+    return settings, preset, [notice] if notice else []
+
+
+def _delimiters(
+    cfg: Any, options: LaunchOptions, preset: Preset
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    from sglang.srt.utils.hf_transformers import get_tokenizer
+
+    from led_sglang.phase import ThinkAutomaton, boundary_ids, resolve_delimiters
+
+    tokenizer = get_tokenizer(
+        cfg.tokenizer_path or cfg.model_path,
+        tokenizer_mode=cfg.tokenizer_mode,
+        trust_remote_code=cfg.trust_remote_code,
+        tokenizer_revision=cfg.revision,
+    )
+    try:
+        start, end = resolve_delimiters(
+            tokenizer,
+            options.led_think_start or preset.think_start,
+            options.led_think_end or preset.think_end,
+            named_by_user=bool(options.led_think_start or options.led_think_end),
+        )
+        boundaries = boundary_ids(tokenizer)
+        ThinkAutomaton(start, end, boundaries)
+    except ValueError as error:
+        raise LaunchRefused(str(error)) from None
+    return start, end, tuple(sorted(boundaries))
+
+
+def _declare_capture(server_args: Any, settings: ServerSettings) -> None:
+    """SGLang's capture-only mode: `hidden_states` becomes [rows, C*H], deepest layer first."""
+    from sglang.srt.arg_groups.overrides import declare_resolution
+
+    if not settings.captured:
+        return
+    declare_resolution(
+        server_args,
+        BACKEND,
+        # The AROUND hook on configure_aux_hidden_state_capture picks the model's own setter.
+        aux_hidden_state_capture="dflash",
+        # The id of a layer names its output: h^l leaves layer l - 1 (0-based).
+        return_aux_hidden_state_layer_ids=sorted(layer - 1 for layer in settings.captured),
+        return_hidden_states_mode="last",
+    )

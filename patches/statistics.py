@@ -1,0 +1,170 @@
+"""Statistics: from the step to the scheduler, to `meta_info`, `/server_info` and Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+from led_sglang.patches.batch_state import REQUEST_ATTRIBUTE
+from led_sglang.patches.hooks import hook
+from led_sglang.patches.server_args import settings_or_none
+from torch import Tensor
+
+from led_sglang.params import LedParams
+from led_sglang.telemetry import (
+    LatestReport,
+    RequestStatistics,
+    ServerTotals,
+    StepRecord,
+    count_token,
+    is_led,
+    thinks,
+    token_trace,
+)
+
+SUMMARY_KEY = "led"
+TRACE_KEY = "led_trace"
+BEHAVIOUR_KEY = "led_behaviour_logprobs"
+_STATISTICS_ATTRIBUTE = "led_statistics"  # Req: RequestStatistics
+
+_totals = ServerTotals()
+
+
+class DeviceStatistics:
+    """A step's record on its way to the host (SGLang's `DeviceAuxiliaryOutput`)."""
+
+    def __init__(self, record: StepRecord) -> None:
+        self._record = record
+
+    def copy_to_host(self, copy_tensor: Callable[[Tensor], Tensor]) -> HostStatistics:
+        return HostStatistics(self._record.copied(copy_tensor))
+
+
+class HostStatistics:
+    """The record on the host; counted when its tokens are committed (`HostAuxiliaryOutput`)."""
+
+    def __init__(self, record: StepRecord) -> None:
+        self._record = record
+
+    def consume(self, batch: Any, commits: Sequence[Any]) -> None:
+        record = self._record
+        phases, summary = record.phases.tolist(), record.summary.tolist()
+        before = (_totals.think_tokens, dict(_totals.tokens_per_depth), _totals.explored_tokens)
+        _totals.steps += 1
+        _totals.projected_rows += record.projected_rows or 0
+        for row, (req, commit) in enumerate(zip(batch.reqs, commits, strict=True)):
+            # Rows without a committed token: an aborted or retracted request, a middle chunk.
+            if commit is None or not is_led(summary[row]):
+                continue
+            count_token(summary[row], _statistics_of(req), _totals)
+            params: LedParams = getattr(req, REQUEST_ATTRIBUTE).led
+            if params.projects:
+                self._append_detail(req, row, phases[row], summary[row], params)
+        _publish(before)
+
+    def _append_detail(
+        self, req: Any, row: int, phase: int, summary: list[float], params: LedParams
+    ) -> None:
+        info = req.customized_info
+        logprob = float(self._record.behaviour_logprob[row]) if thinks(summary) else None
+        if params.behaviour_logprobs:
+            info.setdefault(BEHAVIOUR_KEY, []).append(logprob)
+        if params.trace and self._record.trace is not None:
+            detail = {name: value[row].tolist() for name, value in self._record.trace.items()}
+            entry = token_trace(phase, summary, detail, params)
+            entry["behaviour_logprob"] = logprob
+            info.setdefault(TRACE_KEY, []).append(entry)
+
+
+def _statistics_of(req: Any) -> RequestStatistics:
+    statistics: RequestStatistics | None = getattr(req, _STATISTICS_ATTRIBUTE, None)
+    if statistics is None:
+        statistics = RequestStatistics()
+        setattr(req, _STATISTICS_ATTRIBUTE, statistics)
+        if req.customized_info is None:
+            req.customized_info = {}
+        req.customized_info[SUMMARY_KEY] = LatestReport(statistics)
+    return statistics
+
+
+@cache
+def _counters() -> tuple[Any, Any, Any] | None:
+    """Prometheus counters of this scheduler; None without --enable-metrics."""
+    from sglang.srt.runtime_context import get_observability
+
+    if not get_observability().enable_metrics:
+        return None
+    # Imported here: prometheus_client picks its value class from an environment variable that
+    # SGLang sets at launch.
+    from prometheus_client import Counter
+
+    return (
+        Counter("sglang:led_think_tokens", "Tokens sampled in the think phase."),
+        Counter("sglang:led_explored_tokens", "Tokens sampled from a latent mix."),
+        Counter("sglang:led_depth_tokens", "Explored tokens by chosen depth.", ["depth"]),
+    )
+
+
+def _publish(before: tuple[int, dict[int, int], int]) -> None:
+    counters = _counters()
+    if counters is None:
+        return
+    think, explored, depths = counters
+    think_before, depths_before, explored_before = before
+    think.inc(_totals.think_tokens - think_before)
+    explored.inc(_totals.explored_tokens - explored_before)
+    for depth, count in _totals.tokens_per_depth.items():
+        new = count - depths_before.get(depth, 0)
+        if new:
+            depths.labels(depth=str(depth)).inc(new)
+
+
+@hook("managers.tokenizer_manager.TokenizerManager.update_request_meta_info", "AFTER")
+def _show_in_meta_info(
+    result: Any,
+    self: Any,
+    meta_info: dict[str, Any],
+    state: Any,
+    customized_info: dict[str, Any],
+    index: int,
+    finish_reason: Any,
+) -> None:
+    """Per-token lists stay lists; the summary is the latest report alone."""
+    for key in (SUMMARY_KEY, TRACE_KEY, BEHAVIOUR_KEY):
+        values = meta_info.get(key)
+        if values is None:
+            continue
+        # Requests LED does not sample get None per token from SGLang when a neighbour has values.
+        reports = [value for value in values if value is not None]
+        if key == SUMMARY_KEY or not reports:
+            del meta_info[key]
+            state.customized_info_accumulated.pop(key, None)
+            state.customized_info_reported_keys.discard(key)
+        if key == SUMMARY_KEY and reports:
+            meta_info[key] = reports[-1]
+
+
+@hook(
+    "managers.scheduler_components.internal_state.SchedulerInternalStateController."
+    "get_internal_state",
+    "AFTER",
+)
+def _show_in_server_info(result: Any, self: Any, recv_req: Any) -> None:
+    settings = settings_or_none()
+    if settings is not None:
+        result.internal_state["led"] = {
+            "settings": {
+                "sampler": settings.sampler,
+                "enabled": list(settings.enabled),
+                "depth": settings.depth,
+                "candidates": settings.candidates,
+                "layers": settings.layers,
+                "think_only": settings.think_only,
+                "captured_layers": list(settings.captured),
+                "preset": settings.preset,
+                "think_start": settings.think_start,
+                "think_end": settings.think_end,
+            },
+            "totals": _totals.report(),
+        }

@@ -1,0 +1,214 @@
+"""Every SGLang symbol this package calls, subclasses or hooks: one table, checked at launch.
+
+SGLang's plugin loader logs and swallows exceptions, so a moved symbol would leave a server that
+decodes plainly and says nothing. `missing()` tells what moved, in seconds and without a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import pkgutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """One SGLang symbol: dotted path, its parameters in order (None: not a function), and why."""
+
+    path: str
+    parameters: tuple[str, ...] | None
+    why: str
+
+
+def _symbol(path: str, parameters: str | None, why: str) -> Symbol:
+    names = None if parameters is None else tuple(parameters.split())
+    return Symbol(f"sglang.srt.{path}", names, why)
+
+
+# Needed before a launch is known to want LED: the flags and the registration calls.
+LAUNCH = (
+    _symbol(
+        "plugins.hook_registry.HookRegistry.register",
+        "target hook hook_type source",
+        "installs every hook below",
+    ),
+    _symbol("plugins.hook_registry.HookRegistry.apply_hooks", "", "applies them"),
+    _symbol("plugins.hook_registry.HookRegistry._patched", None, "tells which were applied"),
+    _symbol("plugins.hook_registry.HookType", None, "kind of a hook"),
+    _symbol("server_args.ServerArgs.add_cli_args", "parser", "adds --sampler and --led-*"),
+    _symbol("server_args.ServerArgs.from_cli_args", "args", "reads them"),
+    _symbol(
+        "arg_groups.resolution_hooks.register_resolution_hook",
+        "name",
+        "validates the launch and declares what LED needs",
+    ),
+    _symbol(
+        "arg_groups.overrides.declare_resolution",
+        "server_args source fields",
+        "declares the sampling backend and the captured layers",
+    ),
+    _symbol("arg_groups.overrides.resolving_view", "server_args", "reads resolved flags"),
+    _symbol(
+        "arg_groups.model_override_base.model_config_of",
+        "server_args",
+        "architecture and layers of the model",
+    ),
+    _symbol("layers.sampler.register_sampler_backend", "backend factory", "makes `led` a backend"),
+)
+
+SERVING = (
+    _symbol("layers.sampler.Sampler.__init__", "self", "base class of LED's sampler"),
+    _symbol(
+        "layers.sampler.Sampler.forward",
+        "self logits_output sampling_info return_logprob top_logprobs_nums token_ids_logprobs "
+        "positions logprob_logits",
+        "one sampling step",
+    ),
+    _symbol(
+        "layers.sampler.Sampler._preprocess_logits",
+        "self logits sampling_info",
+        "the final logits, custom logit processors applied",
+    ),
+    _symbol(
+        "layers.sampler.Sampler._sample_from_probs",
+        "self probs sampling_info positions simple_sampling_case",
+        "the engine's pick, inside the built-in backend",
+    ),
+    _symbol(
+        "layers.sampler.Sampler._sync_token_ids_across_tp",
+        "self batch_next_token_ids sampling_info",
+        "LED's tokens take their place before ranks are synchronised",
+    ),
+    _symbol(
+        "layers.logprob_processor.OutputLogprobProcessor.compute_logprobs",
+        "self logprobs top_logprobs_nums token_ids_logprobs batch_next_token_ids",
+        "log-probabilities of LED's tokens, not of the engine's",
+    ),
+    _symbol(
+        "layers.logits_processor.LogitsProcessor._compute_lm_head",
+        "self hidden_states lm_head embedding_bias out",
+        "LM heads without a plain weight",
+    ),
+    _symbol("runtime_context.get_device", "", "the server's random seed"),
+    _symbol("runtime_context.get_platform", "", "the built-in sampling backend"),
+    _symbol("runtime_context.get_exec", "", "resolved execution settings"),
+    _symbol("runtime_context.get_parallel", "", "ranks and groups"),
+    _symbol("runtime_context.get_server_args", "", "the settings stashed at launch"),
+    _symbol("runtime_context.get_observability", "", "whether metrics are on"),
+    _symbol(
+        "model_executor.model_runner_components.attention_backend_setup."
+        "configure_aux_hidden_state_capture",
+        "model eagle_use_aux_hidden_state eagle_aux_hidden_state_layer_ids "
+        "dflash_use_aux_hidden_state dflash_target_layer_ids is_dspark",
+        "turns the residual-stream capture on",
+    ),
+    _symbol(
+        "model_executor.model_runner.ModelRunner.prewarm_sampling",
+        "self",
+        "binds the sampler to the loaded model, verifies the hooks",
+    ),
+    _symbol(
+        "model_executor.forward_batch_info.ForwardBatch.init_new",
+        "batch model_runner capture_hidden_mode return_hidden_states_before_norm "
+        "extend_position_info spec_mrope_positions kv_loc_plan write_cols",
+        "request slots and prompts of a step",
+    ),
+    _symbol(
+        "sampling.sampling_batch_info.SamplingBatchInfo.adjusted_from_schedule_batch",
+        "self batch vocab_size",
+        "per-row LED parameters of new requests",
+    ),
+    _symbol(
+        "sampling.sampling_batch_info.SamplingBatchInfo.adjusted_filter_batch",
+        "self keep_indices keep_indices_device",
+        "rows leave the batch",
+    ),
+    _symbol(
+        "sampling.sampling_batch_info.SamplingBatchInfo.adjusted_merge_batch",
+        "self other",
+        "rows join the batch",
+    ),
+    _symbol(
+        "sampling.sampling_batch_info.SamplingBatchInfo.copy_for_forward",
+        "self",
+        "the overlap scheduler's copy",
+    ),
+    _symbol(
+        "sampling.sampling_params.SamplingParams.verify",
+        "self vocab_size",
+        "refuses bad requests with HTTP 400",
+    ),
+    _symbol(
+        "managers.scheduler.Scheduler._create_generation_req",
+        "self recv_req args kwargs",
+        "second check, and the request's parsed parameters",
+    ),
+    _symbol(
+        "managers.schedule_batch.Req.set_finish_with_abort",
+        "self error_msg status_code err_type",
+        "ends a request that the second check refuses",
+    ),
+    _symbol(
+        "managers.tokenizer_manager.TokenizerManager._send_one_request",
+        "self tokenized_obj",
+        "gives each of n samples its own seed",
+    ),
+    _symbol(
+        "managers.tokenizer_manager.TokenizerManager.update_request_meta_info",
+        "self meta_info state customized_info index finish_reason",
+        "statistics in meta_info",
+    ),
+    _symbol(
+        "managers.scheduler_components.internal_state.SchedulerInternalStateController."
+        "get_internal_state",
+        "self recv_req",
+        "statistics in /server_info",
+    ),
+    _symbol(
+        "managers.scheduler_components.batch_result_processor.SchedulerBatchResultProcessor."
+        "consume_auxiliary_output",
+        "batch output output_starts",
+        "hands per-token statistics to the scheduler",
+    ),
+)
+
+TOUCHED = LAUNCH + SERVING
+
+
+def sglang_version() -> str:
+    """Installed version of SGLang, or "not installed"."""
+    try:
+        return importlib.metadata.version("sglang")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def problem(symbol: Symbol) -> str | None:
+    """What is wrong with a symbol in the installed SGLang, or None."""
+    try:
+        found = pkgutil.resolve_name(symbol.path)
+    except (ImportError, AttributeError):
+        return "is missing"
+    if symbol.parameters is None:
+        return None
+    # follows __wrapped__, so a hooked function still shows its own parameters
+    names = tuple(inspect.signature(found).parameters)
+    if names != symbol.parameters:
+        return f"takes ({', '.join(names)}) instead of ({', '.join(symbol.parameters)})"
+    return None
+
+
+def missing(symbols: Iterable[Symbol]) -> list[str]:
+    """One line per symbol that is gone or has changed, naming it."""
+    return [f"{s.path} {what}" for s in symbols if (what := problem(s)) is not None]
+
+
+def complaint(problems: list[str]) -> str:
+    """The one sentence with which a launch ends."""
+    return (
+        f"led-sglang cannot run on the installed SGLang {sglang_version()}: "
+        + "; ".join(problems)
+        + " (install sglang>=0.5.23,<0.5.24)"
+    )

@@ -1,0 +1,299 @@
+"""Think phase: the automaton against a naive re-scan, on the host and as device tables."""
+
+from __future__ import annotations
+
+import random
+import time
+from array import array
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from led_sglang.phase import Phase, ThinkAutomaton, boundary_ids, resolve_delimiters
+
+BEFORE, THINK, RESPONSE = Phase.BEFORE, Phase.THINK, Phase.RESPONSE
+
+# Single tokens (Qwen3), several tokens (gpt-oss), repeats that overlap themselves, a delimiter that
+# begins inside the other one, and lengths far apart.
+DELIMITERS = [
+    ((1,), (2,)),
+    ((1, 2, 3), (4,)),
+    ((1, 1, 2), (2, 2, 1)),
+    ((1, 2), (2, 3)),
+    ((1, 2, 1, 3), (1, 2, 2)),
+    ((1, 2, 1, 2, 3), (3, 1, 2)),
+]
+
+
+def naive_phase(start: tuple[int, ...], end: tuple[int, ...], stream: list[int]) -> Phase:
+    """Re-scan from the end: the delimiter that was completed last decides."""
+    for stop in range(len(stream), 0, -1):
+        seen = stream[:stop]
+        if tuple(seen[-len(start) :]) == start:
+            return THINK
+        if tuple(seen[-len(end) :]) == end:
+            return RESPONSE
+    return BEFORE
+
+
+def random_stream(rng: random.Random, start: tuple[int, ...], end: tuple[int, ...]) -> list[int]:
+    """Beginnings of both delimiters, some of them whole, between stray tokens."""
+    stream: list[int] = []
+    for _ in range(rng.randrange(12)):
+        delimiter = rng.choice([start, end])
+        stream += delimiter[: rng.randrange(len(delimiter) + 1)]
+        stream += rng.choices([1, 2, 3, 4, 9], k=rng.randrange(2))
+    return stream
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "stream", "phases"),
+    [
+        pytest.param([1], [2], [9, 1, 9, 2, 9], "BBTTRR", id="end-token-is-sampled-in-think"),
+        pytest.param([1], [2], [1, 2, 9, 1, 9], "BTRRTT", id="reentry-from-response"),
+        pytest.param([1], [2], [9, 2, 9], "BBRR", id="end-without-start"),
+        pytest.param([1], [2], [1, 1, 2, 2], "BTTRR", id="doubled"),
+        pytest.param([1, 1, 2], [3], [1, 1, 1, 2, 9], "BBBBTT", id="self-overlap"),
+        pytest.param([1, 2, 3], [4], [1, 2, 9, 3, 1, 2, 3], "BBBBBBBT", id="broken-then-whole"),
+        pytest.param([1, 2, 1, 3], [4], [1, 2, 1, 2, 1, 3], "BBBBBBT", id="falls-back-to-prefix"),
+        pytest.param([1, 2], [2, 3], [1, 2, 3], "BBTR", id="shared-token"),
+        pytest.param([5, 6, 7], [8], [5, 6, 7, 9, 8, 5, 9, 7, 8], "BBBTTRRRRR", id="gpt-oss"),
+    ],
+)
+def test_phase_of_every_position(
+    start: list[int], end: list[int], stream: list[int], phases: str
+) -> None:
+    automaton = ThinkAutomaton(start, end)
+    state = automaton.initial[BEFORE]
+    seen = automaton.phase(state).name[0]
+    for token in stream:
+        state = automaton.advance(state, [token])
+        seen += automaton.phase(state).name[0]
+    assert seen == phases
+
+
+@pytest.mark.parametrize(("start", "end"), DELIMITERS)
+def test_random_streams_agree_with_a_naive_rescan(
+    start: tuple[int, ...], end: tuple[int, ...]
+) -> None:
+    rng = random.Random(0)
+    automaton = ThinkAutomaton(start, end)
+    phases = set()
+    for _ in range(200):
+        stream = random_stream(rng, start, end)
+        state = automaton.initial[BEFORE]
+        for i, token in enumerate(stream):
+            state = automaton.advance(state, [token])
+            assert automaton.phase(state) == naive_phase(start, end, stream[: i + 1])
+            phases.add(automaton.phase(state))
+        split = rng.randrange(len(stream) + 1)
+        halfway = automaton.advance(automaton.initial[BEFORE], stream[:split])
+        assert automaton.advance(halfway, stream[split:]) == state
+        assert automaton.scan_prompt(stream) == state
+    assert phases == set(Phase)
+
+
+@pytest.mark.parametrize(("start", "end"), DELIMITERS)
+def test_device_tables_follow_the_host_automaton(
+    start: tuple[int, ...], end: tuple[int, ...]
+) -> None:
+    automaton = ThinkAutomaton(start, end)
+    # The last id of this vocabulary is a delimiter token whenever 4 is one.
+    vocab_size = 5
+    tables = automaton.device_tables(vocab_size, "cpu")
+    rng = random.Random(1)
+    streams = [[rng.choice([-1, 0, 1, 2, 3, 4, 5, 10**9]) for _ in range(60)] for _ in range(64)]
+    states = [automaton.initial[rng.choice(list(Phase))] for _ in streams]
+    device_states = torch.tensor(states)
+    for step in range(60):
+        tokens = [stream[step] for stream in streams]
+        states = [automaton.advance(s, [t]) for s, t in zip(states, tokens, strict=True)]
+        device_states = tables.advance(device_states, torch.tensor(tokens))
+        assert device_states.tolist() == states
+        expected = [automaton.phase(state) == THINK for state in states]
+        assert tables.thinking(device_states).tolist() == expected
+    assert device_states.dtype == torch.int64
+
+
+def test_device_tables_are_small_and_typed() -> None:
+    automaton = ThinkAutomaton([1, 2, 3], [4])
+    tables = automaton.device_tables(100, "cpu")
+    # Three phases, in each: nothing seen, [1] and [1, 2].
+    assert automaton.num_states == 9
+    assert tables.transitions.shape == (9, 5)
+    assert tables.token_class.shape == (101,)
+    assert tables.token_class.dtype == tables.transitions.dtype == torch.int64
+    assert tables.thinks.dtype == torch.bool
+
+
+def test_device_tables_refuse_a_delimiter_outside_the_vocabulary() -> None:
+    with pytest.raises(ValueError, match=r"token 7 is outside the vocabulary of 7 ids"):
+        ThinkAutomaton([7], [2]).device_tables(7, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "message"),
+    [
+        ([], [1], "at least one token"),
+        ([1], [], "at least one token"),
+        ([1, 2], [1, 2], r"must differ, both are \[1, 2\]"),
+        ([1], [3, 1, 2], r"\[3, 1, 2\] contains the other one, \[1\]"),
+        ([3, 1, 2], [1, 2], r"\[3, 1, 2\] contains the other one, \[1, 2\]"),
+    ],
+)
+def test_ambiguous_delimiters_are_refused(start: list[int], end: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ThinkAutomaton(start, end)
+
+
+# Names for prompts: turn start/end, text, <think>, </think>.
+S, E, X, OPEN, CLOSE = 100, 101, 9, 1, 2
+
+
+@pytest.mark.parametrize("make", [list, lambda ids: array("q", ids), np.array])
+@pytest.mark.parametrize(
+    ("prompt", "phase"),
+    [
+        pytest.param([], BEFORE, id="empty"),
+        pytest.param([S, X, E, S, X], BEFORE, id="template-leaves-it-closed"),
+        pytest.param([S, X, E, S, X, OPEN, X], THINK, id="template-opens-thinking"),
+        pytest.param([S, X, E, S, X, OPEN, X, CLOSE, X], RESPONSE, id="opens-and-closes"),
+        pytest.param([S, OPEN, X, CLOSE, X, E, S, X], BEFORE, id="block-of-an-earlier-turn"),
+        pytest.param([S, X, OPEN, X, E, S, X], BEFORE, id="literal-tag-in-user-text"),
+        pytest.param([S, X, CLOSE, X, E, S, OPEN], THINK, id="literal-end-then-opened"),
+        pytest.param([S, OPEN, X, CLOSE, X, OPEN, X], THINK, id="reopened"),
+        pytest.param([S, OPEN, X, E], BEFORE, id="ends-with-a-boundary"),
+        pytest.param([X, CLOSE, X, OPEN, X], THINK, id="no-boundary-at-all"),
+    ],
+)
+def test_the_last_delimiter_of_the_prompts_tail_wins(
+    make: Any, prompt: list[int], phase: Phase
+) -> None:
+    automaton = ThinkAutomaton([OPEN], [CLOSE], boundaries=[S, E, OPEN, CLOSE])
+    assert automaton.phase(automaton.scan_prompt(make(prompt))) == phase
+
+
+def test_a_delimiter_that_the_prompt_begins_is_completed_in_decoding() -> None:
+    automaton = ThinkAutomaton([1, 1, 2], [4], boundaries=[S])
+    state = automaton.scan_prompt([S, 4, X, 1, 1])
+    assert automaton.phase(state) == RESPONSE
+    assert automaton.phase(automaton.advance(state, [2])) == THINK
+    # The boundary cuts the sequence: these are not neighbours in one turn.
+    assert automaton.phase(automaton.advance(automaton.scan_prompt([1, 1, S]), [2])) == BEFORE
+
+
+def test_gpt_oss_end_token_is_a_delimiter_and_no_boundary() -> None:
+    start, channel, analysis, message, end = 1, 2, 3, 4, 5
+    automaton = ThinkAutomaton(
+        [channel, analysis, message], [end], boundaries=[start, channel, message, end]
+    )
+    turn = [start, X, message, X, end, start, X]
+    assert automaton.phase(automaton.scan_prompt(turn)) == BEFORE
+    opened = [*turn, channel, analysis, message, X]
+    assert automaton.phase(automaton.scan_prompt(opened)) == THINK
+    assert automaton.phase(automaton.scan_prompt([*opened, end])) == RESPONSE
+    assert automaton.phase(automaton.scan_prompt([*opened, end, start])) == BEFORE
+
+
+# Around the scan's chunks of 4,096 tokens, counted from the end of the prompt.
+@pytest.mark.parametrize("distance", [1, 4095, 4096, 4097, 8192, 50_000, 99_990])
+@pytest.mark.parametrize("make", [list, lambda ids: array("q", ids)])
+def test_long_prompts(make: Any, distance: int) -> None:
+    automaton = ThinkAutomaton([1, 2, 3], [4], boundaries=[S])
+    plain = [X] * (100_000 - distance) + [1, 2, 3] + [X] * distance
+    assert automaton.phase(automaton.scan_prompt(make(plain))) == THINK
+    cut = [1, 2, 3] + [X] * (100_000 - distance) + [S] + [X] * distance
+    assert automaton.phase(automaton.scan_prompt(make(cut))) == BEFORE
+
+
+def test_a_prompt_of_100k_tokens_is_scanned_in_milliseconds() -> None:
+    automaton = ThinkAutomaton([1, 2, 3], [4], boundaries=range(1000, 1200))
+    prompt = array("q", [random.Random(0).randrange(2000, 150_000)] * 100_000)
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        automaton.scan_prompt(prompt)
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) < 0.02
+
+
+def make_tokenizer(
+    special: tuple[str, ...] = (), plain: tuple[str, ...] = ()
+) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer with added tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens(list(special))
+    core.add_tokens([AddedToken(text, normalized=False, special=False) for text in plain])
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token=special[0] if special else None)
+
+
+@pytest.mark.parametrize(
+    ("special", "plain", "start", "end", "lengths"),
+    [
+        ((), ("<think>", "</think>"), "<think>", "</think>", (1, 1)),
+        (("[THINK]", "[/THINK]"), (), "[THINK]", "[/THINK]", (1, 1)),
+        ((), ("<seed:think>", "</seed:think>"), "<seed:think>", "</seed:think>", (1, 1)),
+        (
+            ("<|channel|>", "<|message|>", "<|end|>"),
+            (),
+            "<|channel|>analysis<|message|>",
+            "<|end|>",
+            (10, 1),
+        ),
+    ],
+)
+def test_preset_delimiters_resolve_to_tokens_of_the_vocabulary(
+    special: tuple[str, ...],
+    plain: tuple[str, ...],
+    start: str,
+    end: str,
+    lengths: tuple[int, int],
+) -> None:
+    tokenizer = make_tokenizer(special, plain)
+    ids = resolve_delimiters(tokenizer, start, end, named_by_user=False)
+    assert [tokenizer.decode(list(i)) for i in ids] == [start, end]
+    assert tuple(len(i) for i in ids) == lengths
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "missing"),
+    [
+        ("<think>", "</think>", "</think>"),
+        ("<|channel|>analysis<|message|>", "<think>", r"<\|channel\|>"),
+    ],
+)
+def test_a_preset_whose_tag_is_no_token_names_the_flags(start: str, end: str, missing: str) -> None:
+    tokenizer = make_tokenizer(plain=("<think>", "<|message|>"))
+    flags = "--led-think-start and --led-think-end.*--led-think-only false"
+    with pytest.raises(ValueError, match=f"no token '{missing}'.*{flags}"):
+        resolve_delimiters(tokenizer, start, end, named_by_user=False)
+
+
+def test_delimiters_named_by_the_user_may_be_ordinary_text() -> None:
+    ids = resolve_delimiters(make_tokenizer(), "<think>", "Final é:", named_by_user=True)
+    assert [len(i) for i in ids] == [7, 9]
+
+
+def test_delimiters_named_by_the_user_must_be_expressible() -> None:
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "begin": 1}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]")
+    for bad in ("stop", "begin  begin", ""):
+        with pytest.raises(ValueError, match=r"cannot express .*--led-think-start"):
+            resolve_delimiters(tokenizer, "begin", bad, named_by_user=True)
+
+
+def test_boundaries_are_the_control_tokens() -> None:
+    tokenizer = make_tokenizer(
+        special=("<eos>", "<|im_start|>"), plain=("<think>", "<｜User｜>", "<tool_call>")
+    )
+    names = tokenizer.convert_ids_to_tokens(sorted(boundary_ids(tokenizer)))
+    # DeepSeek-R1's distilled models do not flag their turn markers as special.
+    assert names == ["<eos>", "<|im_start|>", "<｜User｜>"]

@@ -1,0 +1,137 @@
+"""Presets: every family is recognised, and a wrong file is refused by name and key."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+import pytest
+
+from led_sglang.presets import Preset, load_presets, parse_preset, pick_preset
+
+GOOD = """\
+name: family
+match: {model_type: [some_type], name: [some.name]}
+think_start: "<a>"
+think_end: "</a>"
+depth: 8
+candidates: 8
+sampling: {temperature: 1, top_k: 20}
+notes: Where it is from.
+"""
+
+
+@pytest.mark.parametrize(
+    ("model_type", "model_name", "family"),
+    [
+        ("qwen3", "Qwen/Qwen3-4B-Thinking-2507", "qwen3"),
+        ("qwen3_moe", "/models/Qwen3-30B-A3B-Thinking-2507", "qwen3_moe"),
+        ("qwen2", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "deepseek_r1_distill"),
+        ("llama", "/data/deepseek_r1_distill_llama_8b", "deepseek_r1_distill"),
+        ("qwen3", "deepseek-ai/DeepSeek-R1-0528-Qwen3-8B", "deepseek_r1_distill"),
+        ("qwen2", "/hub/models--Qwen--QwQ-32B/snapshots/976055f8", "qwq"),
+        ("mimo", "XiaomiMiMo/MiMo-7B-RL", "mimo"),
+        ("glm4_moe", "zai-org/GLM-4.5-Air", "glm"),
+        ("glm4", "zai-org/GLM-Z1-32B-0414", "glm_z1"),
+        ("glm4", "THUDM/GLM-4-Z1-9B-0414", "glm_z1"),
+        ("gpt_oss", "openai/gpt-oss-20b", "gpt_oss"),
+        ("mistral", "mistralai/Magistral-Small-2507", "magistral"),
+        ("mistral3", "mistralai/Magistral-Small-2509", "magistral"),
+        ("seed_oss", "ByteDance-Seed/Seed-OSS-36B-Instruct", "seed_oss"),
+        # The name alone or the type alone is not enough for these families.
+        ("qwen2", "Qwen/Qwen2.5-7B-Instruct", "default"),
+        ("llama", "meta-llama/Llama-3.1-8B", "default"),
+        ("mistral3", "mistralai/Mistral-Small-3.2-24B-Instruct-2506", "default"),
+        ("gemma3", "/finetunes/gemma-distilled-from-deepseek-r1", "default"),
+        ("", "", "default"),
+    ],
+)
+def test_family_of_a_model(model_type: str, model_name: str, family: str) -> None:
+    assert pick_preset(model_type, model_name).name == family
+
+
+def test_delimiters_of_the_families() -> None:
+    delimiters = {preset.name: (preset.think_start, preset.think_end) for preset in load_presets()}
+    think = ("<think>", "</think>")
+    assert delimiters == {
+        "default": think,
+        "deepseek_r1_distill": think,
+        "glm": think,
+        "glm_z1": think,
+        "gpt_oss": ("<|channel|>analysis<|message|>", "<|end|>"),
+        "magistral": ("[THINK]", "[/THINK]"),
+        "mimo": think,
+        "qwen3": think,
+        "qwen3_moe": think,
+        "qwq": think,
+        "seed_oss": ("<seed:think>", "</seed:think>"),
+    }
+
+
+def test_presets_use_the_papers_depth_and_candidates() -> None:
+    assert {(preset.depth, preset.candidates) for preset in load_presets()} == {(8, 8)}
+
+
+def test_name_patterns_come_first_and_the_fallback_last() -> None:
+    presets = load_presets()
+    named = [bool(preset.name_patterns) for preset in presets]
+    assert named == sorted(named, reverse=True)
+    assert presets[-1].name == "default"
+
+
+def test_every_preset_file_is_loaded() -> None:
+    files = {file.name for file in resources.files("led_sglang.configs").iterdir()}
+    presets = {f"{preset.name}.yaml" for preset in load_presets()}
+    assert presets == {f for f in files if f.endswith(".yaml") and not f.startswith("eval_")}
+
+
+def test_a_good_file_is_read_in_full() -> None:
+    assert parse_preset("family.yaml", GOOD) == Preset(
+        name="family",
+        model_types=("some_type",),
+        name_patterns=("some.name",),
+        think_start="<a>",
+        think_end="</a>",
+        depth=8,
+        candidates=8,
+        sampling={"temperature": 1.0, "top_k": 20},
+        notes="Where it is from.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("depth: 8\n", "", "key depth is missing"),
+        ("depth: 8", "depth: 8\ndeph: 8", "unknown key deph"),
+        ("depth: 8", "depth: '8'", "depth must be a whole number from 1 up, not '8'"),
+        ("depth: 8", "depth: 0", "depth must be a whole number from 1 up, not 0"),
+        ("candidates: 8", "candidates: true", "candidates must be a whole number"),
+        ("temperature: 1", "temperature: hot", r"sampling\.temperature must be a number above 0"),
+        ("temperature: 1", "temperature: 0", r"sampling\.temperature must be a number above 0"),
+        ("top_k: 20", "top_k: 0.5", r"sampling\.top_k must be a whole number"),
+        ("top_k: 20", "min_p: 0", r"unknown key sampling\.min_p"),
+        ("sampling: {temperature: 1, top_k: 20}", "sampling:", "sampling must be a mapping"),
+        ("name: [some.name]", "names: []", r"unknown key match\.names"),
+        (", name: [some.name]", "", r"key match\.name is missing"),
+        ("[some.name]", "some.name", r"match\.name must be a list of texts, not 'some.name'"),
+        ("[some.name]", "['(']", r"match\.name must be a list of regular expressions"),
+        (
+            "{model_type: [some_type], name: [some.name]}",
+            "{model_type: [], name: []}",
+            r"match must be empty in default\.yaml and only there",
+        ),
+        ('think_start: "<a>"', "think_start: ''", "think_start must be a text"),
+        ('think_end: "</a>"', 'think_end: "<a>"', "think_end must be different from think_start"),
+        ("name: family", "name: other", "name must be the file's name"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_file_and_key(old: str, new: str, message: str) -> None:
+    assert GOOD.count(old) == 1
+    with pytest.raises(ValueError, match=rf"^family\.yaml: .*{message}"):
+        parse_preset("family.yaml", GOOD.replace(old, new))
+
+
+@pytest.mark.parametrize("text", ["", "- a", "name: [", "just words"])
+def test_a_file_that_is_no_mapping_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^family\.yaml"):
+        parse_preset("family.yaml", text)
