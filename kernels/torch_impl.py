@@ -54,9 +54,8 @@ def _posterior_chunk(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """ids, logprobs [b, k], p1, entropy [b] of fp32 logits [b, V] at temperature [b, 1]."""
     top = logits.amax(1, keepdim=True)
-    shift = torch.where(top == -torch.inf, 0.0, top)
     # The clamp keeps 0 * log 0 at 0 in the entropy.
-    scaled = ((logits - shift) / temperature).clamp_(min=-1e30)
+    scaled = ((logits - top) / temperature).clamp_(min=-1e30)
     weights = scaled.exp()
     total = weights.sum(1, keepdim=True)
     log_total = total.log()
@@ -70,7 +69,7 @@ def _posterior_chunk(
 
     ids = _largest_ids(logits, k)
     z = logits.gather(1, ids)
-    logprobs = torch.where(z == -torch.inf, -torch.inf, (z - shift) / temperature - log_total)
+    logprobs = torch.where(z == -torch.inf, -torch.inf, (z - top) / temperature - log_total)
     return ids, logprobs, p1[:, 0], entropy[:, 0]
 
 
@@ -143,17 +142,16 @@ def led_step(
     p = torch.where(layer_live[:, :, None] & candidate[:, None], p, 0.0)
     p = torch.where(rows.normalize_layers[:, None, None], _normalized(p), p)
 
-    # Steps 4 and 5. A layer that is not live may not win the argmax.
+    # Steps 4 and 5. A layer that is not live adds nothing: it ties with a nearer one, which wins.
     a = _normalized(p.cumsum(1))
-    entropies = -torch.special.xlogy(a, a).sum(2)
-    star = _first_argmax(torch.where(layer_live, entropies, -torch.inf))
+    star = _first_argmax(-torch.special.xlogy(a, a).sum(2))
 
     # Step 7: Gumbel-max over the candidates of the taken side.
     exploit = a[:, 0]
     explore = a.gather(1, star[:, None, None].expand(-1, 1, a.shape[2]))[:, 0]
     taken = torch.where(explored[:, None], explore, exploit)
     score = torch.where(rows.greedy[:, None], taken, taken.log() + noise.pick)
-    pick = _first_argmax(torch.where(candidate, score, -torch.inf))[:, None]
+    pick = _first_argmax(score)[:, None]
 
     # q is one categorical draw; it takes both sides to know it, unless one of them is certain.
     known = projected | (explore_probability == 0.0) | (rows.depth == 1)

@@ -63,7 +63,7 @@ def merge_partials(gathered: Tensor) -> tuple[Tensor, Tensor]:
         top = peak.maximum(rank_peak)
         total = total * _scale(peak, top, 1.0) + rank[:, 1].double() * _scale(rank_peak, top, 1.0)
         peak, logits = top, logits + rank[:, 2:]
-    return torch.where(total > 0.0, peak + total.log(), -torch.inf), logits
+    return peak + total.log(), logits
 
 
 def _scale(peak: Tensor, top: Tensor, temperature: Tensor | float) -> Tensor:

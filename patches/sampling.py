@@ -187,11 +187,11 @@ class LedSampler(Sampler):
             step.logits_output.auxiliary_device_output = DeviceStatistics(record)
 
     def _latents(self, logits_output: Any, logits: Tensor) -> Tensor:
-        """[B, C, H], deepest layer first, as SGLang concatenated them."""
+        """[B, C, H], h^{L-1} first; SGLang concatenates them deepest layer first."""
         rows, captured = logits.shape[0], len(self._settings.captured)
         if captured == 0:
             return logits.new_empty(rows, 0, 1)
-        return logits_output.hidden_states.view(rows, captured, -1)
+        return logits_output.hidden_states.view(rows, captured, -1).flip(1)
 
     def _sample_from_probs(
         self, probs: Tensor, sampling_info: Any, positions: Tensor, simple_sampling_case: bool

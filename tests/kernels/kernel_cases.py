@@ -101,7 +101,7 @@ class Case:
             limits_of(self.requests),
             options.pop("head", None) or self.head(),
             noise or self.noise(final),
-            final_norm=rms_norm,
+            final_norm=options.pop("final_norm", rms_norm),
             **options,
         )
 

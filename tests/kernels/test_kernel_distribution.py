@@ -34,7 +34,7 @@ REQUESTS = {
     "release greedy": Request(
         depth=3, release_layers=True, temperature=1.0, greedy=True, random_gate=True
     ),
-    "k = 20, nucleus": Request(depth=4, candidates=20, candidate_top_p=0.7),
+    "k = 20, nucleus": Request(depth=4, candidates=20, candidate_top_p=0.85),
     "answering": Request(depth=4, gate=Gate.ALWAYS, thinks=False),
 }
 

@@ -91,6 +91,16 @@ def test_empty_shard_contributes_nothing(weight_rows: int) -> None:
     assert torch.equal(result, torch.tensor([-math.inf] + [0.0] * (K + 1)).expand(M, K + 2))
 
 
+def test_no_rows_are_no_work() -> None:
+    rows, temperature, ids, weight = inputs()
+    for head in (
+        LmHeadShard(weight, 0, V),
+        LmHeadShard(None, 0, V, project=lambda x: x @ weight.t()),
+    ):
+        result = latent_partials(rows[:0], temperature[:0], ids[:0], head)
+        assert [x.shape for x in result] == [(0,), (0,), (0, K)]
+
+
 def test_row_nobody_projected_has_no_mass() -> None:
     lse, logits = merge_partials(torch.tensor([[[-math.inf, 0.0, 0.0]]] * 2))
     assert lse.tolist() == [-math.inf]
@@ -114,6 +124,18 @@ def test_projecting_head_may_mask_columns() -> None:
     lse = peak.double() + total.double().log()
     torch.testing.assert_close(lse, z.logsumexp(1), rtol=0, atol=5e-6)
     assert torch.equal(logits == -math.inf, ids >= 10)
+
+
+def test_shard_masked_by_its_head_has_no_mass() -> None:
+    weight = inputs()[3]
+    low = LmHeadShard(None, 0, 505, project=lambda x: torch.full((len(x), 505), -math.inf))
+    high = shards_of(weight, [0, 505, V], 0, False)[1]
+    gathered = torch.stack([packed(low), packed(high)])
+    assert (gathered[0, :, 0] == -math.inf).all()
+    assert (gathered[0, :, 1] == 0.0).all()
+    lse, _ = merge_partials(gathered)
+    alone, _ = merge_partials(gathered[1:])
+    assert torch.equal(lse, alone)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -73,6 +73,15 @@ def test_full_nucleus_keeps_candidates_when_p1_rounds_to_one() -> None:
     assert r.logprobs.isfinite().all()
 
 
+def test_row_with_nothing_possible_has_no_candidates() -> None:
+    logits = torch.stack([torch.full((50,), -math.inf), torch.zeros(50)])
+    r = posterior(logits, *[Request(temperature=1.0)] * 2)
+    assert (r.logprobs[0] == -math.inf).all()
+    assert (r.p1[0].item(), r.entropy[0].item()) == (1.0, 0.0)
+    assert r.ids[0].tolist() == list(range(8))
+    assert r.entropy[1].item() == pytest.approx(math.log(50))
+
+
 def test_no_more_candidates_than_vocabulary() -> None:
     assert posterior(torch.randn(2, 5), *[Request(candidates=64)] * 2).ids.shape == (2, 5)
 

@@ -207,9 +207,47 @@ def test_no_projection_work_when_nobody_explores() -> None:
     def refuse(x: torch.Tensor) -> torch.Tensor:
         raise AssertionError("the LM head was called")
 
-    case = random_case(0, vocab=257, hidden=33, requests=[Request(gate=Gate.NEVER)] * 3)
+    requests = [Request(gate=Gate.NEVER, final_norm=True)] * 3
+    case = random_case(0, vocab=257, hidden=33, requests=requests)
     head = LmHeadShard(None, 0, 257, project=refuse)
-    assert case.step(head=head).projected_rows == 0
+    assert case.step(head=head, final_norm=refuse).projected_rows == 0
+
+
+def test_greedy_gate_explores_only_above_one_half() -> None:
+    request = Request(temperature=1.0, greedy=True, gate=Gate.RATE)
+    requests = [replace(request, gate_value=value) for value in (0.25, 0.5, 0.75)]
+    result = random_case(0, vocab=257, hidden=33, requests=requests).step()
+    assert result.explored.tolist() == [False, False, True]
+
+
+def test_entropy_gate_explores_only_above_its_threshold() -> None:
+    case = random_case(0, vocab=257, hidden=33, requests=[Request(gate=Gate.ENTROPY)] * 3)
+    case.logits[1:] = case.logits[0]
+    entropy = case.final().entropy[0].item()
+    requests = [replace(case.requests[0], gate_value=entropy + x) for x in (-0.01, 0.0, 0.01)]
+    assert replace(case, requests=requests).step().explored.tolist() == [True, False, False]
+
+
+def test_q_is_zero_where_one_half_of_it_was_never_computed() -> None:
+    requests = [Request(depth=3, gate=Gate.RATE, gate_value=0.5)] * 8
+    result = random_case(0, vocab=257, hidden=33, requests=requests).step()
+    assert set(result.explored.tolist()) == {False, True}
+    torch.testing.assert_close(result.behaviour_probs.sum(1), result.explored.float())
+    assert torch.equal(result.behaviour_logprob == -torch.inf, ~result.explored)
+
+
+def test_depth_one_knows_q_without_projecting() -> None:
+    requests = [Request(depth=1, gate=Gate.RATE, gate_value=0.5)] * 8 + [Request(depth=3)]
+    case = random_case(0, vocab=257, hidden=33, requests=requests)
+    result = case.step()
+    assert set(result.explored[:8].tolist()) == {False, True}
+    for row in range(8):
+        torch.testing.assert_close(
+            result.behaviour_probs[row].double(),
+            case.reference(row).exploit_probs,
+            rtol=BUDGET,
+            atol=1e-8,
+        )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -219,11 +257,30 @@ def test_static_shapes_of_cuda_give_the_same_result(
     case = random_case(seed, vocab=257, hidden=33)
     compact = case.step()
     monkeypatch.setattr(torch_impl, "_rows_to_project", lambda live: torch.arange(live.numel()))
-    static = case.step()
+    sent: list[torch.Tensor] = []
+
+    def gather(x: torch.Tensor) -> torch.Tensor:
+        sent.append(x)
+        return x[None]
+
+    static = case.step(all_gather=gather)
     assert static.projected_rows > compact.projected_rows
+    assert int((sent[0][:, 1] > 0).sum()) == compact.projected_rows
     for name in ("token_ids", "explored", "depth", "behaviour_logprob"):
         torch.testing.assert_close(getattr(static, name), getattr(compact, name))
     torch.testing.assert_close(static.layer_probs, compact.layer_probs, rtol=3e-6, atol=SMALLEST)
+
+
+def test_shallow_release_row_beside_a_deep_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With static shapes its unused layers point past the captured ones; nobody may look there."""
+    monkeypatch.setattr(torch_impl, "_rows_to_project", lambda live: torch.arange(live.numel()))
+    requests = [
+        Request(depth=5, gate=Gate.ALWAYS),
+        Request(depth=4, gate=Gate.ALWAYS, release_layers=True),
+    ]
+    case = random_case(1, vocab=257, hidden=33, requests=requests)
+    case = replace(case, latents=case.latents[:, :4])
+    assert_matches_reference(case, case.step())
 
 
 def test_inputs_it_cannot_serve_are_refused() -> None:

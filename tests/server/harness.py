@@ -1,0 +1,162 @@
+"""Real SGLang servers for tests: start one, ask it, kill it by process id."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+
+START_TIMEOUT_S = 240
+REQUEST_TIMEOUT_S = 300
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Server:
+    """A running server; `generate` talks to /generate, `post` to any endpoint."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self.process, self.port, self.log = process, port, log
+        self.url = f"http://127.0.0.1:{port}"
+
+    def post(self, path: str, body: dict[str, Any], **kwargs: Any) -> requests.Response:
+        return requests.post(self.url + path, json=body, timeout=REQUEST_TIMEOUT_S, **kwargs)
+
+    def get(self, path: str) -> requests.Response:
+        return requests.get(self.url + path, timeout=REQUEST_TIMEOUT_S)
+
+    def generate(self, ids: Sequence[int], custom: Any = None, **sampling: Any) -> dict[str, Any]:
+        """One completion of token ids; `custom` is `custom_params`, `sampling` the rest."""
+        body = {"input_ids": list(ids), "sampling_params": {"custom_params": custom, **sampling}}
+        for key in ("return_logprob", "top_logprobs_num"):
+            if key in sampling:
+                body[key] = body["sampling_params"].pop(key)
+        response = self.post("/generate", body)
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def generate_all(
+        self, bodies: Sequence[tuple[Sequence[int], Any, dict[str, Any]]], concurrency: int = 64
+    ) -> list[dict[str, Any]]:
+        """Many completions at once, in the order given."""
+        with ThreadPoolExecutor(concurrency) as pool:
+            return list(pool.map(lambda b: self.generate(b[0], b[1], **b[2]), bodies))
+
+
+@contextmanager
+def serve(
+    model: Path | str,
+    *flags: str,
+    command: Sequence[str] = ("-m", "led_sglang.cli", "serve"),
+    env: dict[str, str] | None = None,
+) -> Iterator[Server]:
+    """Start a server on the CPU platform and stop it afterwards.
+
+    Args:
+        model: model folder.
+        flags: further flags.
+        command: arguments of the Python interpreter that start it.
+        env: further environment variables.
+    """
+    port = free_port()
+    log = Path(tempfile.mkdtemp(prefix="led-server-")) / "log.txt"
+    arguments = [sys.executable, *command, "--model-path", str(model), "--port", str(port)]
+    arguments += ["--device", "cpu", "--random-seed", "1234", *flags]
+    environment = os.environ | {"SGLANG_PLATFORM": "led_cpu", "OMP_NUM_THREADS": "1"} | (env or {})
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            arguments, env=environment, stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        _wait_until_ready(process, port, log)
+        yield Server(process, port, log)
+    finally:
+        kill(process)
+
+
+# A stock server, the plugin not even loaded; the CPU platform is the same.
+PLAIN_COMMAND = ("-m", "sglang.launch_server")
+PLAIN_ENVIRONMENT = {"SGLANG_PLUGINS": "none"}
+
+
+def run_until_exit(
+    *flags: str,
+    command: Sequence[str] = ("-m", "led_sglang.cli", "serve"),
+    env: dict[str, str] | None = None,
+    timeout: float = START_TIMEOUT_S,
+) -> tuple[int, str]:
+    """Start a launch that is expected to be refused; its exit status and all it printed."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
+    process = subprocess.Popen(
+        [sys.executable, *command, *flags, "--port", str(free_port())],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        kill(process)
+        raise
+    return process.returncode, output.decode(errors="replace")
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """End a server and all it started."""
+    try:
+        children = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        children = []
+    for child in children:
+        child.kill()
+    if process.poll() is None:
+        os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    psutil.wait_procs(children, timeout=10)
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"server ended with {process.returncode}:\n{tail(log)}")
+        try:
+            if requests.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200:
+                return
+        except requests.RequestException:
+            pass
+        time.sleep(0.3)
+    raise RuntimeError(f"server not ready after {START_TIMEOUT_S} s:\n{tail(log)}")
+
+
+def tail(log: Path, characters: int = 6000) -> str:
+    return log.read_text(errors="replace")[-characters:]
+
+
+DATA = Path(__file__).parent.parent / "data"
+
+
+def gsm8k_problems() -> list[str]:
+    """Twenty problems of the GSM8K test split (MIT licence)."""
+    lines = (DATA / "gsm8k_20.jsonl").read_text().splitlines()
+    return [json.loads(line)["problem"] for line in lines]
