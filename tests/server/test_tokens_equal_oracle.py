@@ -1,0 +1,68 @@
+"""Greedy tokens of a real server equal an independent oracle, every variant mixed in one batch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Server, serve
+from oracle import Oracle, Verdict
+
+GATES = ("always", "confidence")
+DEPTHS = (1, 2, 4, 8)
+CANDIDATES = (1, 8, 20)
+LAYERS = ("paper", "release")
+NEW_TOKENS = 64
+
+
+@pytest.fixture(scope="module")
+def server(model_path: Path) -> Iterator[Server]:
+    with serve(model_path, "--dtype", "float32") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def oracle(model_path: Path) -> Oracle:
+    return Oracle(model_path)
+
+
+def think_flags(tokens: Sequence[int], start: int, end: int) -> list[bool]:
+    """Per token, whether it was sampled while thinking, for a prompt that has opened it."""
+    flags, thinking = [], True
+    for token in tokens:
+        flags.append(thinking)
+        thinking = token == start or (thinking and token != end)
+    return flags
+
+
+def test_tokens_equal_the_oracle(
+    server: Server, oracle: Oracle, prompts: list[Sequence[int]], tokenizer: Any
+) -> None:
+    start, end = tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
+    settings = [
+        {"gate": g, "depth": d, "candidates": k, "layers": layers, "final_norm": norm}
+        for g, d, k, layers, norm in itertools.product(
+            GATES, DEPTHS, CANDIDATES, LAYERS, (False, True)
+        )
+    ]
+    # Every prompt meets a different slice of the settings; together they meet them all.
+    cases = [
+        (prompt, settings[i])
+        for p, prompt in enumerate(prompts)
+        for i in range(p % 10, len(settings), 10)
+    ]
+    sampling = {"temperature": 0, "max_new_tokens": NEW_TOKENS, "ignore_eos": True}
+    answers = server.generate_all([(prompt, {"led": led}, sampling) for prompt, led in cases])
+    total = Verdict(differences=[])
+    for (prompt, led), answer in zip(cases, answers, strict=True):
+        tokens = answer["output_ids"]
+        thinks = think_flags(tokens, start, end)
+        assert answer["meta_info"]["led"]["think_tokens"] == sum(thinks)
+        total.add(oracle.check_greedy(prompt, tokens, thinks, **led))
+    print(f"{total.steps} steps, {total.near_ties} near ties")
+    assert total.differences == []
+    assert total.steps == len(cases) * NEW_TOKENS
+    assert total.near_ties < 0.005 * total.steps
