@@ -13,7 +13,9 @@ from .noise import (
     uniform_from_hash,
     unseeded_noise,
 )
+from .readiness import prewarm
 from .reference import LedReference, led_reference
+from .support import unsupported_reason
 from .types import (
     FinalPosterior,
     Gate,
@@ -39,7 +41,9 @@ __all__ = [
     "led_reference",
     "led_step",
     "mix_noise",
+    "prewarm",
     "seeded_noise",
     "uniform_from_hash",
     "unseeded_noise",
+    "unsupported_reason",
 ]

@@ -1,30 +1,35 @@
-"""One entry point per operation; ``impl`` chooses who computes it."""
+"""One entry point per operation; ``impl`` chooses who computes it.
+
+``torch`` runs anywhere; ``triton`` forces the kernels, on a GPU or in Triton's interpreter;
+``auto`` is ``triton`` for what ``prewarm`` has made ready on the tensors' device, else ``torch``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
 
 from torch import Tensor
 
-from . import torch_impl
+from . import torch_impl, triton_impl
+from .readiness import serves_posterior, serves_step
 from .types import FinalPosterior, LedLimits, LedResult, LedRows, LmHeadShard, StepNoise
 
-IMPLEMENTATIONS: dict[str, ModuleType] = {"auto": torch_impl, "torch": torch_impl}
+IMPLEMENTATIONS = ("auto", "torch", "triton")
 
 
-def _implementation(impl: str) -> ModuleType:
+def _uses_triton(impl: str, ready: bool) -> bool:
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"impl is {impl!r}: choose one of {', '.join(IMPLEMENTATIONS)}")
-    return IMPLEMENTATIONS[impl]
+    return impl == "triton" or (impl == "auto" and ready)
 
 
 def final_posterior(
     logits: Tensor, rows: LedRows, limits: LedLimits, *, impl: str = "auto"
 ) -> FinalPosterior:
     """Steps 1 and 2; see ``torch_impl.final_posterior``. ValueError for an unknown ``impl``."""
-    result: FinalPosterior = _implementation(impl).final_posterior(logits, rows, limits)
-    return result
+    triton = _uses_triton(impl, serves_posterior(logits, limits))
+    implementation = triton_impl if triton else torch_impl
+    return implementation.final_posterior(logits, rows, limits)
 
 
 def led_step(
@@ -39,8 +44,13 @@ def led_step(
     all_gather: Callable[[Tensor], Tensor] | None = None,
     impl: str = "auto",
 ) -> LedResult:
-    """Steps 3 to 7; see ``torch_impl.led_step``. ValueError for an unknown ``impl``."""
-    result: LedResult = _implementation(impl).led_step(
+    """Steps 3 to 7; see ``torch_impl.led_step``. ValueError for an unknown ``impl``.
+
+    Ranks may differ in what ``auto`` takes: both send the same shape in their one all_gather.
+    """
+    triton = _uses_triton(impl, serves_step(final, latents, limits, head))
+    implementation = triton_impl if triton else torch_impl
+    return implementation.led_step(
         final,
         latents,
         rows,
@@ -50,4 +60,3 @@ def led_step(
         final_norm=final_norm,
         all_gather=all_gather,
     )
-    return result

@@ -103,8 +103,8 @@ def led_step(
     """Steps 3 to 7 for a batch.
 
     final: from ``final_posterior`` with the same rows and limits, over the whole vocabulary.
-    latents: [B, C, H], index 0 is h^{L-1}, then h^{L-2}, ...; C >= depth - 1, and >= depth for rows
-        with release_layers.
+    latents: [B, C, H], deepest first as SGLang captures them: [:, -1] is h^{L-1}, [:, -2] h^{L-2};
+        C >= depth - 1, and >= depth for rows with release_layers.
     head: this rank's shard. noise: gate [B], pick [B, K], equal on every rank.
     final_norm: [M, H] -> [M, H], needed if limits.final_norm.
     all_gather: [M, K + 2] fp32 -> [R, M, K + 2] in rank order. If given and limits.depth > 1 it is
@@ -113,10 +113,7 @@ def led_step(
     A row whose latents hold NaN falls back to its final layer. Raises ValueError if latents are too
     few for limits.depth or final_norm is missing.
     """
-    if latents.shape[1] < limits.depth - 1:
-        raise ValueError(f"{latents.shape[1]} latent layers are too few for depth {limits.depth}")
-    if limits.final_norm and final_norm is None:
-        raise ValueError("a row wants final_norm, but no norm was given")
+    refuse_what_is_missing(latents, limits, final_norm)
 
     # Step 6 comes first: it needs only the final posterior, and most rows end here.
     may_explore = rows.owns & rows.thinks
@@ -174,6 +171,16 @@ def led_step(
     )
 
 
+def refuse_what_is_missing(
+    latents: Tensor, limits: LedLimits, final_norm: Callable[[Tensor], Tensor] | None
+) -> None:
+    """ValueError if latents [B, C, H] are too few for limits.depth or final_norm is missing."""
+    if latents.shape[1] < limits.depth - 1:
+        raise ValueError(f"{latents.shape[1]} latent layers are too few for depth {limits.depth}")
+    if limits.final_norm and final_norm is None:
+        raise ValueError("a row wants final_norm, but no norm was given")
+
+
 def _explore_probability(final: FinalPosterior, rows: LedRows) -> Tensor:
     """Step 6, [B] float64. Greedy rows take the likelier side: 0 or 1."""
     value = rows.gate_value.double()
@@ -218,7 +225,8 @@ def _project(
     row_live = live.reshape(-1).index_select(0, index)
     captured = index % layers + rows.release_layers.index_select(0, request)
     # Rows projected for their shape only may point past the captured layers: any layer will do.
-    hidden = latents[request, torch.where(row_live, captured, 0)]
+    below_final = torch.where(row_live, captured, 0)
+    hidden = latents[request, latents.shape[1] - 1 - below_final]
     if limits.final_norm and final_norm is not None:
         wants_norm = rows.final_norm.index_select(0, request)[:, None]
         hidden = torch.where(wants_norm, final_norm(hidden), hidden)

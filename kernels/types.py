@@ -114,3 +114,4 @@ class LedResult:
     # a row that could have explored did not and was not projected
     behaviour_logprob: Tensor  # [B] f32, log q(token); -inf where q is not known
     projected_rows: int | None  # latent rows sent through the LM head; None if only the GPU knows
+    gate_draw: Tensor | None = None  # [B] float64, what the gate drew; set by who drew the noise

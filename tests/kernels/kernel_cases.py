@@ -68,7 +68,7 @@ def limits_of(requests: list[Request]) -> LedLimits:
 def rms_norm(x: Tensor) -> Tensor:
     """Rounds like a model's norm, but not differently for another batch shape. The gain is small so
     that z / T stays small at T = 0.05 too (see random_case)."""
-    gain = torch.linspace(0.05, 0.35, x.shape[-1], dtype=torch.float64)
+    gain = torch.linspace(0.05, 0.35, x.shape[-1], dtype=torch.float64, device=x.device)
     y = x.double()
     return (y * (y.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * gain).to(x.dtype)
 
@@ -77,7 +77,7 @@ def rms_norm(x: Tensor) -> Tensor:
 class Case:
     requests: list[Request]
     logits: Tensor  # [B, V]
-    latents: Tensor  # [B, C, H]
+    latents: Tensor  # [B, C, H], deepest first
     weight: Tensor  # [V, H]
     logit_scale: float | None = None
     softcap: float | None = None
@@ -121,7 +121,7 @@ class Case:
         r = self.requests[row]
         return led_reference(
             self.logits[row],
-            self.latents[row],
+            self.latents[row].flip(0),
             self.weight,
             # The same input as the kernel's: 0.6 is not a float32.
             temperature=rows_of([r]).temperature.item(),

@@ -1,0 +1,1 @@
+"""Benchmark of the LED kernels: ``python -m benchmarks.kernels --help``."""

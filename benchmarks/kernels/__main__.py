@@ -1,0 +1,110 @@
+"""Ceilings of the machine, then every kernel against them: see benchmarks/RESULTS.md."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+
+from kernels.workspace import workspace_bytes
+
+from .measure import Ceilings, ceilings, peak_bytes, times
+from .problem import LAYERS, MODELS, SMOKE_MODEL, Model, Problem
+from .report import save
+
+ROWS = (7, 56, 112, 448, 896)
+
+
+def measure(
+    model: Model, weight: torch.Tensor, rows: int, machine: Ceilings, repeats: int
+) -> dict[str, Any]:
+    """One line of the table. Times are medians in microseconds."""
+    problem = Problem(weight, rows // LAYERS)
+    device = weight.device
+
+    def median(call: Any) -> float:
+        return times(call, device, repeats).p50
+
+    weight_bytes = weight.numel() * weight.element_size()
+    flop = 2.0 * rows * weight.numel()
+    by_bandwidth, by_rate = weight_bytes / machine.copy, flop / machine.gemm
+    floor = 1e6 * max(by_bandwidth, by_rate)
+    ours = times(problem.k3, device, repeats)
+    truth = problem.lse_float64()
+    error = (problem.lse_ours()[: len(truth)] - truth).abs().max().item()
+    others = (problem.k0, problem.k1, problem.k2, problem.k4_partials, problem.k4_combine)
+    line = {
+        "model": model.name,
+        "hidden": model.hidden,
+        "vocab": model.vocab,
+        "rows": rows,
+        "bound": "bandwidth" if by_bandwidth >= by_rate else "arithmetic",
+        "floor_us": floor,
+        "ours_p10_us": ours.p10,
+        "ours_us": ours.p50,
+        "ours_p90_us": ours.p90,
+        "percent_of_floor": 100.0 * floor / ours.p50,
+        "gb_per_s": weight_bytes / ours.p50 / 1e3,
+        "tflop_per_s": flop / ours.p50 / 1e6,
+        "cublas_us": median(problem.lse_cublas),
+        "others_us": sum(median(call) for call in others),
+        "step_us": median(problem.step),
+        "eager_us": median(problem.eager),
+        "authors_us": median(problem.authors),
+        "workspace_mb": (workspace_bytes(problem.workspace) + workspace_bytes(problem.scratch))
+        / 1e6,
+        "step_peak_mb": None,
+        "max_error": error,
+    }
+    peak = peak_bytes(problem.step, device)
+    line["step_peak_mb"] = None if peak is None else peak / 1e6
+    idle = Problem(weight, rows // LAYERS, explores=False)
+    line["idle_us"] = median(lambda: (idle.k0(), idle.step()))
+    return line
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--rows", nargs="+", type=int, default=list(ROWS), help="multiples of 7")
+    parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument(
+        "--smoke", action="store_true", help="a toy problem that only shows the command runs"
+    )
+    options = parser.parse_args(arguments)
+    if any(rows % LAYERS or rows <= 0 for rows in options.rows):
+        parser.error(f"--rows must be positive multiples of {LAYERS}")
+    if not torch.cuda.is_available() and not options.smoke:
+        parser.error("no CUDA device: only --smoke runs here, and its times mean nothing")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    machine = ceilings(device, options.smoke)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor()
+    header = {
+        "device": name,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "smoke": options.smoke,
+        "copy GB/s": machine.copy / 1e9,
+        "GEMM TFLOP/s": machine.gemm / 1e12,
+    }
+    table = []
+    for model in [SMOKE_MODEL] if options.smoke else [MODELS[n] for n in options.models]:
+        weight = torch.randn(model.vocab, model.hidden, device=device) / model.hidden**0.5
+        weight = weight.bfloat16()
+        for rows in options.rows:
+            table.append(measure(model, weight, rows, machine, options.repeats))
+            print(table[-1], flush=True)
+            save(options.out, header, table)
+        del weight
+
+
+if __name__ == "__main__":
+    main()

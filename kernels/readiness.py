@@ -1,0 +1,217 @@
+"""Compile every kernel and allocate every workspace at launch, or say why not.
+
+What cannot be prepared is served by the torch path: no request ever meets a compiler, or its error.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import compact, explore, latent_lse, topk_gate, triton_impl
+from .noise import unseeded_noise
+from .support import unsupported_reason
+from .types import FinalPosterior, Gate, LedLimits, LedRows, LmHeadShard
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Largest sizes that need no allocation and no compilation any more."""
+
+    batch: int
+    depth: int
+    candidates: int
+    vocab: int
+    logits_dtypes: tuple[torch.dtype, ...]
+    latents_dtype: torch.dtype
+    weight: int  # address of the LM head's weight
+    shape: tuple[int, int]
+
+
+_PREPARED: dict[torch.device, _Prepared] = {}
+
+
+def prewarm(
+    head: LmHeadShard,
+    *,
+    batch: int,
+    limits: LedLimits,
+    vocab: int,
+    latents_dtype: torch.dtype,
+    logits_dtypes: Sequence[torch.dtype] = (torch.float32, torch.bfloat16),
+) -> str | None:
+    """Prepare the device of ``head.weight`` for steps up to these sizes, once, at launch.
+
+    batch: most rows of a step. limits: the largest candidates and depth a request may ask for.
+    vocab: columns of the final logits, all ranks together.
+    Returns None when the kernels are ready: from then on ``impl="auto"`` uses them for steps that
+    fit. Otherwise the reason why the torch path serves instead; if a kernel fails to compile, a
+    RuntimeWarning names it too.
+    """
+    weight = head.weight
+    if weight is None:
+        return "the LM head has no plain weight (quantised or LoRA): torch calls the head itself"
+    _PREPARED.pop(weight.device, None)
+    candidates = min(limits.candidates, vocab)
+    reason = unsupported_reason(weight, latents_dtype, candidates, limits.depth)
+    if reason is not None:
+        return reason
+    for name, launch in _launches(head, batch, limits, vocab, latents_dtype, logits_dtypes):
+        try:
+            launch()
+        except Exception as error:  # compilers, drivers and allocators each raise their own
+            summary = (str(error).splitlines() or [""])[0]
+            reason = (
+                f"kernel {name} failed on {weight.device}: {type(error).__name__}: {summary}; "
+                "LED steps use the torch path"
+            )
+            warnings.warn(reason, RuntimeWarning, stacklevel=2)
+            return reason
+    if weight.is_cuda:
+        torch.cuda.synchronize(weight.device)
+    _PREPARED[weight.device] = _Prepared(
+        batch,
+        limits.depth,
+        candidates,
+        vocab,
+        tuple(logits_dtypes),
+        latents_dtype,
+        weight.data_ptr(),
+        (head.valid, weight.shape[1]),
+    )
+    return None
+
+
+def serves_posterior(logits: Tensor, limits: LedLimits) -> bool:
+    """Whether ``prewarm`` prepared steps 1 and 2 of this size."""
+    ready = _PREPARED.get(logits.device)
+    return (
+        ready is not None
+        and logits.shape[0] <= ready.batch
+        and logits.shape[1] == ready.vocab
+        and logits.dtype in ready.logits_dtypes
+        and logits.stride(1) == 1
+        and min(limits.candidates, logits.shape[1]) <= ready.candidates
+    )
+
+
+def serves_step(
+    final: FinalPosterior, latents: Tensor, limits: LedLimits, head: LmHeadShard
+) -> bool:
+    """Whether ``prewarm`` prepared steps 3 to 7 of this size, for this LM head."""
+    ready = _PREPARED.get(latents.device)
+    return (
+        ready is not None
+        and head.weight is not None
+        and (head.valid, head.weight.shape[1]) == ready.shape
+        and head.weight.data_ptr() == ready.weight
+        and latents.dtype == ready.latents_dtype
+        and latents.stride(2) == 1
+        and final.ids.shape[0] <= ready.batch
+        and final.ids.shape[1] <= ready.candidates
+        and limits.depth <= ready.depth
+    )
+
+
+def _launches(
+    head: LmHeadShard,
+    batch: int,
+    limits: LedLimits,
+    vocab: int,
+    latents_dtype: torch.dtype,
+    logits_dtypes: Sequence[torch.dtype],
+) -> list[tuple[str, Callable[[], object]]]:
+    """(kernel, its launch) for every variant a step within these sizes may need. One exploring row
+    runs through all of them; the row tiles it does not need compile and exit."""
+    weight = head.weight
+    assert weight is not None
+    device, layers = weight.device, limits.depth - 1
+    largest = min(limits.candidates, vocab)
+    scratch = triton_impl.posterior_workspace(batch, largest, vocab, device)
+    workspace = triton_impl.step_workspace(batch, layers, largest, weight, head.valid)
+    rows = _exploring_row(limits, device)
+    launches: list[tuple[str, Callable[[], object]]] = []
+
+    # KEEP is a power of two of at least 8, so these candidate counts cover every larger batch.
+    for k in sorted({min(k, largest) for k in (8, 16, 32, 64)}):
+        for dtype in logits_dtypes:
+            for entropy in (False, True):
+                logits = torch.randn(1, vocab, device=device).to(dtype)
+                part = LedLimits(k, limits.depth, False, entropy)
+
+                def run(logits: Tensor = logits, part: LedLimits = part) -> None:
+                    topk_gate.posterior(logits, rows, part, scratch)
+
+                launches.append(("topk_gate", run))
+
+    final = FinalPosterior(
+        ids=torch.arange(largest, device=device)[None],
+        logprobs=torch.full((1, largest), -5.0, device=device),
+        p1=torch.full((1,), 0.5, device=device),
+        entropy=torch.ones(1, device=device),
+    )
+    noise = unseeded_noise(1, largest, None, device)
+    launches.append(
+        ("gate_compact", lambda: compact.gate_and_compact(final, rows, noise, layers, workspace))
+    )
+    gathered = workspace.partials.new_zeros(1, layers, largest + 2)
+    if layers > 0:
+        latents = torch.randn(1, limits.depth, weight.shape[1], device=device).to(latents_dtype)
+        launches += [
+            (
+                "gather_latents",
+                lambda: compact.gather_latents(latents, rows, layers, workspace, None),
+            ),
+            (
+                "latent_lse",
+                lambda: latent_lse.latent_lse(
+                    workspace.latent_rows,
+                    workspace.row_scale,
+                    workspace.live_count,
+                    head,
+                    workspace.tile_max,
+                    workspace.tile_sum,
+                    at_most=batch * layers,
+                ),
+            ),
+            (
+                "latent_partials",
+                lambda: explore.latent_partials(final.ids, rows, layers, head, workspace),
+            ),
+        ]
+    explored = torch.ones(1, dtype=torch.bool, device=device)
+    launches.append(
+        (
+            "combine",
+            lambda: explore.combine(gathered, final, rows, noise, explored, layers, workspace),
+        )
+    )
+    return launches
+
+
+def _exploring_row(limits: LedLimits, device: torch.device) -> LedRows:
+    def of(value: float, dtype: torch.dtype) -> Tensor:
+        return torch.full((1,), value, dtype=dtype, device=device)
+
+    no, yes = of(0, torch.bool), of(1, torch.bool)
+    return LedRows(
+        temperature=of(0.6, torch.float32),
+        greedy=no,
+        depth=of(limits.depth, torch.int64),
+        candidates=of(limits.candidates, torch.int64),
+        candidate_top_p=of(1.0, torch.float32),
+        floor=of(0.0, torch.float32),
+        final_norm=no,
+        normalize_layers=no,
+        release_layers=no,
+        gate=of(Gate.ALWAYS, torch.int64),
+        gate_value=of(0.0, torch.float32),
+        random_gate=no,
+        owns=yes,
+        thinks=yes,
+        projects=no,
+    )

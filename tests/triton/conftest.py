@@ -1,0 +1,56 @@
+"""The Triton kernels, in Triton's interpreter on a CPU (TRITON_INTERPRET=1) or on a CUDA device.
+
+The switch must be set before Triton is imported, so tests/kernels/test_kernel_interpreted.py runs
+this folder in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+if INTERPRETED:
+    from interpreter import fold_xor_in_numpy
+
+    fold_xor_in_numpy()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if not INTERPRETED and here in item.path.parents:
+            item.add_marker(pytest.mark.gpu)
+            if not torch.cuda.is_available():
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torch.empty holds NaN (integers: the largest), and no workspace outlives its test."""
+    from led_sglang.kernels import readiness, triton_impl
+
+    for name in ("_POSTERIOR", "_STEP"):
+        monkeypatch.setattr(triton_impl, name, {})
+    monkeypatch.setattr(readiness, "_PREPARED", {})
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def _small_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small vocabularies take several splits too, and the interpreter sorts fewer keys."""
+    from led_sglang.kernels import topk_gate
+
+    if INTERPRETED:
+        monkeypatch.setattr(topk_gate, "SPLIT_COLUMNS", 512)
+        monkeypatch.setattr(topk_gate, "GROUP_COLUMNS", 8)

@@ -1,0 +1,58 @@
+"""K3 alone: partials against float64, with and without descriptors, and what it leaves be."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from led_sglang.kernels import LmHeadShard
+from led_sglang.kernels.latent_lse import column_tiles, latent_lse
+from led_sglang.kernels.tiles import BLOCK_COLUMNS
+from triton_cases import DEVICE
+
+LOG2E = 1.4426950408889634
+
+
+def partials(
+    count: int, capacity: int, vocab: int, hidden: int, descriptors: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(tile_max, tile_sum) of K3 and the float64 z / T [capacity, vocab]; T = 0.6."""
+    generator = torch.Generator().manual_seed(count)
+    rows = torch.randn(capacity, hidden, generator=generator).bfloat16()
+    weight = torch.randn(vocab + 3, hidden, generator=generator).bfloat16() / 8
+    weight[vocab:] = torch.nan
+    tile_max = torch.full((capacity, column_tiles(vocab)), 77.0, device=DEVICE)
+    tile_sum = tile_max.clone()
+    latent_lse(
+        rows.to(DEVICE),
+        torch.full((capacity,), LOG2E / 0.6, device=DEVICE),
+        torch.tensor([count], dtype=torch.int32, device=DEVICE),
+        LmHeadShard(weight.to(DEVICE), 0, vocab),
+        tile_max,
+        tile_sum,
+        at_most=capacity,
+        descriptors=descriptors,
+    )
+    z = rows.double() @ weight[:vocab].double().t() / 0.6
+    return tile_max.cpu(), tile_sum.cpu(), z
+
+
+# Live counts at the edges of the row tiles 16, 32, 64 and 128, and one that takes two of 128.
+@pytest.mark.parametrize("count", [0, 1, 16, 17, 33, 64, 65, 130])
+@pytest.mark.parametrize("descriptors", [False, True])
+def test_each_row_tile_matches_float64(count: int, descriptors: bool) -> None:
+    if descriptors and DEVICE == "cuda" and torch.cuda.get_device_capability()[0] < 9:
+        pytest.skip("tensor descriptors need sm_90")
+    tile_max, tile_sum, z = partials(count, 140, 300, 72, descriptors)
+    assert (tile_max[count:] == 77.0).all()
+    assert (tile_sum[count:] == 77.0).all()
+    for tile in range(column_tiles(300)):
+        part = z[:count, tile * BLOCK_COLUMNS : (tile + 1) * BLOCK_COLUMNS]
+        largest = tile_max[:count, tile].double() / 0.6
+        torch.testing.assert_close(largest, part.amax(1), rtol=2e-6, atol=2e-6)
+        total = (part - largest[:, None]).exp().sum(1)
+        torch.testing.assert_close(tile_sum[:count, tile].double(), total, rtol=5e-6, atol=0)
+
+
+def test_a_shard_without_columns_does_nothing() -> None:
+    tile_max, _, _ = partials(3, 8, 0, 40, False)
+    assert tile_max.shape == (8, 0)
