@@ -1,0 +1,239 @@
+"""The endpoint: an OpenAI-compatible SGLang server, asked over HTTP with retries.
+
+Only the transport is retried (no connection, a broken answer, HTTP 429 and 5xx); whatever a
+request says wrongly fails at once with the server's own message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+
+from led_sglang.evaluation import EvaluationError
+from led_sglang.evaluation.thinking import Delimiters
+
+_RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
+_LONGEST_WAIT_S = 60.0
+# What of /server_info decides the numbers.
+_SERVER_KEYS = (
+    "version",
+    "model_path",
+    "revision",
+    "dtype",
+    "quantization",
+    "kv_cache_dtype",
+    "tp_size",
+    "dp_size",
+    "context_length",
+    "attention_backend",
+    "sampling_backend",
+    "enable_deterministic_inference",
+    "reasoning_parser",
+    "chat_template",
+)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer of the server.
+
+    Attributes:
+        content: text of the message.
+        reasoning: its thinking, where the server separates it.
+        finish_reason: "stop", "length", ...
+        tokens: number of generated tokens.
+        prompt_tokens: number of tokens of the prompt.
+        led: the statistics `meta_info.led`, where there are any.
+    """
+
+    content: str
+    reasoning: str | None
+    finish_reason: str
+    tokens: int
+    prompt_tokens: int
+    led: Mapping[str, Any] | None
+
+
+class RequestRefused(EvaluationError):
+    """The server understood the request and will not serve it (HTTP 4xx)."""
+
+
+class _TransportError(Exception):
+    """The request may succeed if repeated."""
+
+    def __init__(self, message: str, wait: float | None = None) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
+class Endpoint:
+    """Client of one server.
+
+    Args:
+        url: of the server, with or without `/v1`.
+        attempts: how often a request is tried.
+        timeout: seconds that one try may take, generation included.
+        first_wait: seconds before the second try; each further wait is about twice as long.
+    """
+
+    def __init__(
+        self, url: str, *, attempts: int = 8, timeout: float = 7200.0, first_wait: float = 1.0
+    ) -> None:
+        self.url = url.rstrip("/").removesuffix("/v1")
+        self._attempts, self._first_wait = attempts, first_wait
+        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=20)
+        self._session: aiohttp.ClientSession | None = None
+        self._tokenizes = False
+        self.retries = 0
+
+    async def __aenter__(self) -> Endpoint:
+        key = os.environ.get("OPENAI_API_KEY")
+        self._session = aiohttp.ClientSession(
+            timeout=self._timeout,
+            connector=aiohttp.TCPConnector(limit=0),  # the runner bounds concurrency
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._session is not None
+        await self._session.close()
+
+    async def model(self, wanted: str | None) -> str:
+        """The model's name at the endpoint.
+
+        Raises:
+            EvaluationError: the endpoint is down or does not serve `wanted`.
+        """
+        answer = await self._request("GET", "/v1/models")
+        names = [str(entry["id"]) for entry in answer.get("data", []) if "id" in entry]
+        if not names:
+            raise EvaluationError(f"{self.url} lists no model")
+        if wanted is not None and wanted not in names:
+            raise EvaluationError(
+                f"{self.url} does not serve the model {wanted!r}; it serves {', '.join(names)}"
+            )
+        return wanted or names[0]
+
+    async def server_info(self) -> dict[str, Any]:
+        """What identifies the server; `led` holds LED's settings, None where it has none."""
+        answer = await self._request("GET", "/server_info")
+        states = answer.get("internal_states") or [{}]
+        led = states[0].get("led") if isinstance(states[0], dict) else None
+        info = {key: answer.get(key) for key in _SERVER_KEYS}
+        return {**info, "led": led["settings"] if led else None}
+
+    async def think_delimiters(self, model: str, led: Mapping[str, Any] | None) -> Delimiters:
+        """The model's delimiters, and whether its chat template opens thinking itself."""
+        known = Delimiters()
+        if led and led.get("think_start") and led.get("think_end"):
+            known = Delimiters(led["think_start"], led["think_end"])
+        messages = [{"role": "user", "content": "?"}]
+        try:
+            body: dict[str, Any] = {"model": model, "messages": messages}
+            tokens = (await self._request("POST", "/tokenize", body))["tokens"]
+            body = {"model": model, "tokens": tokens, "skip_special_tokens": False}
+            prompt = (await self._request("POST", "/detokenize", body))["text"]
+        except RequestRefused:
+            return known
+        self._tokenizes = True
+        return Delimiters(known.start, known.end, str(prompt).rstrip().endswith(known.start))
+
+    async def count_tokens(self, model: str, text: str) -> int | None:
+        """Number of tokens of a text, None where the server cannot tell.
+
+        `think_delimiters` finds out whether it can.
+        """
+        if not text:
+            return 0
+        if not self._tokenizes:
+            return None
+        body = {"model": model, "prompt": text, "add_special_tokens": False}
+        return int((await self._request("POST", "/tokenize", body))["count"])
+
+    async def complete(self, body: Mapping[str, Any]) -> Completion:
+        """One chat completion.
+
+        Raises:
+            EvaluationError: refused, or still failing after the last try.
+        """
+        return await self._request("POST", "/v1/chat/completions", body, _parse_completion)
+
+    async def _request(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, parse: Any = None
+    ) -> Any:
+        wait = self._first_wait
+        for attempt in range(1, self._attempts + 1):
+            try:
+                answer = await self._once(method, path, body)
+                return parse(answer) if parse else answer
+            except _TransportError as error:
+                if attempt == self._attempts:
+                    raise EvaluationError(
+                        f"{self.url}{path} failed {attempt} times, last with: {error}"
+                    ) from None
+                self.retries += 1
+                # Half of it is random, so that many requests do not come back at once.
+                pause = error.wait if error.wait is not None else wait * random.uniform(0.5, 1)
+                await asyncio.sleep(min(pause, _LONGEST_WAIT_S))
+                wait = min(wait * 2, _LONGEST_WAIT_S)
+        raise AssertionError("unreachable: the last attempt raises")
+
+    async def _once(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+        assert self._session is not None
+        try:
+            async with self._session.request(method, self.url + path, json=body) as response:
+                text = await response.text(errors="replace")
+                status, headers = response.status, response.headers
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            raise _TransportError(str(error) or type(error).__name__) from None
+        if status in _RETRIED:
+            raise _TransportError(
+                f"HTTP {status}: {text[:300]}", _seconds(headers.get("Retry-After"))
+            )
+        if status != 200:
+            raise RequestRefused(f"{self.url}{path}: HTTP {status}: {text[:1000]}")
+        try:
+            return json.loads(text)
+        except ValueError:
+            raise _TransportError(f"an answer that is not JSON: {text[:200]!r}") from None
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    try:
+        return max(0.0, float(retry_after)) if retry_after else None
+    except ValueError:
+        return None
+
+
+def _parse_completion(answer: Any) -> Completion:
+    try:
+        choice = answer["choices"][0]
+        message, usage = choice["message"], answer["usage"]
+        reason = choice["finish_reason"]
+        completion = Completion(
+            content=message.get("content") or "",
+            reasoning=message.get("reasoning_content"),
+            finish_reason=str(reason),
+            tokens=int(usage["completion_tokens"]),
+            prompt_tokens=int(usage["prompt_tokens"]),
+            led=(choice.get("meta_info") or {}).get("led"),
+        )
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise _TransportError(f"an answer that is no chat completion ({error!r})") from None
+    if completion.finish_reason == "abort":
+        raise _TransportError("the server aborted the request")
+    return completion

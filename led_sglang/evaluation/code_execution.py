@@ -1,0 +1,134 @@
+"""Runs a generated program against its tests, confined; only when the user has asked for it.
+
+Verdicts depend on the speed of the machine, so programs run one at a time. A program is right if
+it passes every test; the first failure ends it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+from led_sglang.evaluation import EvaluationError, confine
+
+SECONDS_PER_TEST = 6.0
+MEMORY_BYTES = 2 << 30
+OUTPUT_BYTES = 16 << 20
+
+# What solutions to function problems use without importing it.
+_PRELUDE = """\
+import bisect, collections, functools, heapq, itertools, math, operator, random, re, string, sys
+from bisect import *
+from collections import *
+from functools import *
+from heapq import *
+from itertools import *
+from math import *
+from typing import *
+"""
+# The arguments come as lines of JSON; the value leaves as the last line.
+_CALL = """
+
+import json as _json, sys as _sys
+_arguments = [_json.loads(line) for line in _sys.stdin.read().split("\\n") if line.strip()]
+_function = Solution().{name} if "Solution" in globals() else {name}
+print()
+print(_json.dumps(_function(*_arguments)))
+"""
+
+
+def judge(code: str, tests: Mapping[str, Any], *, seconds: float = SECONDS_PER_TEST) -> str:
+    """Verdict on a program: "correct", "wrong", "timeout" or "error" (it crashed).
+
+    Args:
+        code: Python source.
+        tests: `inputs`, `outputs` (texts of equal number) and `fn_name`; with a name, a line of
+            the input is one JSON argument and the output is the JSON value; without, they are
+            standard input and output.
+        seconds: wall clock of each test.
+
+    Raises:
+        EvaluationError: programs cannot be confined on this machine.
+    """
+    name = tests.get("fn_name")
+    if name is not None:
+        if not str(name).isidentifier():
+            raise EvaluationError(f"fn_name {name!r} is no name of a function")
+        code = f"{_PRELUDE}{code}{_CALL.format(name=name)}"
+    for given, wanted in zip(tests["inputs"], tests["outputs"], strict=True):
+        verdict, output = run_confined(code, given, seconds=seconds)
+        if verdict:
+            return verdict
+        same = _same_value(output, wanted) if name is not None else same_output(output, wanted)
+        if not same:
+            return "wrong"
+    return "correct"
+
+
+def run_confined(code: str, standard_input: str, *, seconds: float) -> tuple[str, str]:
+    """Run a program in a scratch directory of its own.
+
+    Returns:
+        What went wrong ("timeout", "error" or nothing) and its standard output.
+
+    Raises:
+        EvaluationError: programs cannot be confined on this machine.
+    """
+    limits = {
+        "memory": MEMORY_BYTES,
+        "cpu_seconds": int(seconds) + 1,
+        "file_bytes": OUTPUT_BYTES,
+    }
+    with tempfile.TemporaryDirectory(prefix="led-eval-") as scratch:
+        folder = Path(scratch)
+        program, output, errors = (folder / name for name in ("solution.py", "out", "err"))
+        program.write_text(code, encoding="utf-8", errors="replace")
+        command = [sys.executable, "-I", confine.__file__, json.dumps(limits), str(program)]
+        with output.open("wb") as out, errors.open("wb") as err:
+            try:
+                status = subprocess.run(
+                    command,
+                    input=standard_input.encode("utf-8", "replace"),
+                    stdout=out,
+                    stderr=err,
+                    cwd=folder,
+                    env={"OMP_NUM_THREADS": "1", "LANG": "C.UTF-8"},
+                    timeout=seconds,
+                    start_new_session=True,
+                    check=False,
+                ).returncode
+            except subprocess.TimeoutExpired:
+                return "timeout", ""
+        if status == confine.CANNOT_CONFINE:
+            raise EvaluationError(errors.read_text(errors="replace").strip())
+        return ("error" if status else ""), output.read_text(errors="replace")
+
+
+def same_output(output: str, wanted: str) -> bool:
+    """Same lines up to white space around them, or lines of the same numbers."""
+    ours, theirs = (
+        [line.strip() for line in text.strip().split("\n")] for text in (output, wanted)
+    )
+    return len(ours) == len(theirs) and all(map(_same_line, ours, theirs))
+
+
+def _same_line(ours: str, theirs: str) -> bool:
+    if ours == theirs:
+        return True
+    try:
+        return [Decimal(x) for x in ours.split()] == [Decimal(x) for x in theirs.split()]
+    except InvalidOperation:
+        return False
+
+
+def _same_value(output: str, wanted: str) -> bool:
+    try:
+        return bool(json.loads(output.rstrip("\n").rpartition("\n")[2]) == json.loads(wanted))
+    except ValueError:
+        return False

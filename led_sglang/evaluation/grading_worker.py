@@ -1,0 +1,41 @@
+"""A process that grades one JSON line after another: `python -m ...grading_worker SECONDS`.
+
+A grade that takes longer ends the process by SIGALRM, whatever it is stuck in, and also where
+the run that asked has itself been killed. End of input ends it too.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import signal
+import sys
+
+from led_sglang.evaluation.graders import Grade, Question, grade
+
+# Symbolic powers can ask for more memory than there is.
+MEMORY_BYTES = 4 << 30
+
+
+def main() -> None:
+    seconds = float(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    # Math-Verify warns once that its timeouts are off; they are, on purpose.
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
+    # The first grade pays for the imports: not on its clock.
+    grade(Question("math", gold="1", text="1"))
+    for line in sys.stdin:
+        question = Question(**json.loads(line))
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            verdict = grade(question)
+        except (Exception, RecursionError, MemoryError):
+            verdict = Grade(correct=False, predicted=None, problem="error")
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        print(json.dumps(verdict.to_json()), flush=True)
+
+
+if __name__ == "__main__":
+    main()

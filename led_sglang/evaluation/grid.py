@@ -1,0 +1,152 @@
+"""What a run measures: tasks x samplers x temperatures x n, from a YAML file and flags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from led_sglang.evaluation import EvaluationError
+
+SCOPES = ("answer", "completion")
+_LABEL = re.compile(r"[\w.-]+")
+
+
+@dataclass(frozen=True)
+class SamplerSpec:
+    """A method as a request asks for it.
+
+    Attributes:
+        label: names it in folders and reports; the method's name unless given.
+        name: `custom_params.sampler`.
+        params: the method's own group of `custom_params`.
+        sampling: further keys of the request for this method (e.g. `repetition_penalty`).
+    """
+
+    label: str
+    name: str
+    params: Mapping[str, Any]
+    sampling: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Settings that decide what the numbers mean; the fields are the keys of a grid file.
+
+    Attributes:
+        n: samples of each problem; sample i has the seed `seed` + i.
+        limit: only the first so many problems of each task; None for all.
+        scope: what math graders read: `answer`, the text after the thinking, or `completion`.
+        grade_timeout: seconds for one answer.
+    """
+
+    tasks: tuple[str, ...]
+    samplers: tuple[SamplerSpec, ...]
+    temperatures: tuple[float, ...] = (0.6,)
+    n: int = 16
+    max_tokens: int = 32768
+    top_p: float = 0.95
+    top_k: int = 20
+    seed: int = 0
+    limit: int | None = None
+    scope: str = "answer"
+    grade_timeout: float = 10.0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Grid:
+        return make_grid({**data, "samplers": list(data["samplers"])}, "run.json")
+
+
+_KEYS = tuple(field.name for field in fields(Grid))
+
+
+def read_grid(name: str) -> dict[str, Any]:
+    """Keys of a grid file, by path or by the name of a shipped one (`paper`, `quick`)."""
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = Path(str(resources.files("led_sglang.configs"))) / "eval" / f"{name}.yaml"
+    try:
+        keys = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise EvaluationError(f"grid {name}: {error}") from None
+    if not isinstance(keys, dict):
+        raise EvaluationError(f"grid {name} must be a mapping")
+    return keys
+
+
+def make_grid(keys: Mapping[str, Any], where: str) -> Grid:
+    """A checked grid.
+
+    Raises:
+        EvaluationError: unknown, missing or wrong key; the message names it.
+    """
+    for key in keys:
+        if key not in _KEYS:
+            raise EvaluationError(f"{where}: unknown key {key} (allowed: {', '.join(_KEYS)})")
+    for key in ("tasks", "samplers"):
+        if not keys.get(key):
+            raise EvaluationError(f"{where}: {key} is missing (--{key} a,b,c)")
+    values = dict(keys)
+    values["tasks"] = tuple(map(str, keys["tasks"]))
+    values["samplers"] = tuple(_sampler(entry, where) for entry in keys["samplers"])
+    values["temperatures"] = tuple(keys.get("temperatures", (0.6,)))
+    grid = Grid(**values)
+    wrong = [
+        (not _numbers(grid.temperatures, 0, 2), "temperatures", "numbers in 0..2"),
+        (not _whole(grid.n, 1), "n", "a whole number from 1 up"),
+        (not _whole(grid.max_tokens, 1), "max_tokens", "a whole number from 1 up"),
+        (not _numbers([grid.top_p], 0, 1), "top_p", "a number in 0..1"),
+        (not _whole(grid.top_k, -1), "top_k", "a whole number, -1 for none"),
+        (not _whole(grid.seed, 0), "seed", "a whole number from 0 up"),
+        (grid.limit is not None and not _whole(grid.limit, 1), "limit", "a whole number above 0"),
+        (grid.scope not in SCOPES, "scope", " or ".join(SCOPES)),
+        (not _numbers([grid.grade_timeout], 0.1, 3600), "grade_timeout", "seconds in 0.1..3600"),
+    ]
+    for is_wrong, key, wanted in wrong:
+        if is_wrong:
+            value = getattr(grid, key)
+            raise EvaluationError(f"{where}: {key} must be {wanted}, not {value!r}")
+    labels = [sampler.label for sampler in grid.samplers]
+    for name, entries in (
+        ("tasks", grid.tasks),
+        ("samplers", labels),
+        ("temperatures", grid.temperatures),
+    ):
+        if len(set(entries)) < len(entries):
+            raise EvaluationError(f"{where}: {name} holds one of its entries twice")
+    return replace(grid, temperatures=tuple(float(t) for t in grid.temperatures))
+
+
+def _sampler(entry: Any, where: str) -> SamplerSpec:
+    """`led`, or `{name: led, label: led-d4, params: {depth: 4}, sampling: {...}}`."""
+    given: Any = {"name": entry} if isinstance(entry, str) else entry
+    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
+        raise EvaluationError(f"{where}: a sampler must be a name or a mapping with `name`")
+    for key in given:
+        if key not in ("name", "label", "params", "sampling"):
+            raise EvaluationError(f"{where}: unknown key samplers.{key}")
+    spec = SamplerSpec(
+        label=str(given.get("label", given["name"])),
+        name=given["name"],
+        params=dict(given.get("params") or {}),
+        sampling=dict(given.get("sampling") or {}),
+    )
+    if not _LABEL.fullmatch(spec.label):
+        raise EvaluationError(f"{where}: sampler label {spec.label!r} must be of letters and -_.")
+    return spec
+
+
+def _numbers(values: Any, low: float, high: float) -> bool:
+    return bool(values) and all(type(v) in (int, float) and low <= v <= high for v in values)
+
+
+def _whole(value: Any, low: int) -> bool:
+    return type(value) is int and value >= low

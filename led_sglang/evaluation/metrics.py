@@ -1,0 +1,137 @@
+"""Statistics on verdicts: pass@k, majority@k, errors of means, alpha, paired bootstrap.
+
+Plain functions on arrays; `summary.py` applies them to a run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+# k of the paper's curves.
+KS = (1, 2, 4, 8, 16)
+RESAMPLES = 4000
+
+
+def pass_at_k(samples: int, correct: int, k: int) -> float:
+    """Chance that a random subset of k of the samples holds a correct one (Chen et al. 2021).
+
+    Args:
+        samples: number of samples of the problem.
+        correct: how many of them are.
+        k: 1 .. samples.
+
+    Returns:
+        1 - C(samples - correct, k) / C(samples, k).
+    """
+    if not 1 <= k <= samples or not 0 <= correct <= samples:
+        raise ValueError(f"pass@{k} of {correct} correct of {samples} samples")
+    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
+
+
+def majority_at_k(votes: Sequence[str | None], correct: Sequence[bool], k: int) -> float:
+    """Is the most frequent answer of the first k samples right?
+
+    Samples without an answer do not vote; a tie counts the share of its answers that are right.
+
+    Args:
+        votes: normal form of each sample's answer, in sample order.
+        correct: verdict of each.
+        k: number of samples that vote.
+    """
+    verdicts: dict[str, list[bool]] = defaultdict(list)
+    for vote, verdict in zip(votes[:k], correct[:k], strict=True):
+        if vote is not None:
+            verdicts[vote].append(verdict)
+    if not verdicts:
+        return 0.0
+    most = max(map(len, verdicts.values()))
+    winners = [np.mean(group) for group in verdicts.values() if len(group) == most]
+    return float(np.mean(winners))
+
+
+def standard_error(per_item: Floats) -> float:
+    """Standard error of the mean over problems; NaN for a single one.
+
+    Samples of one problem are not independent, so the problem is the unit.
+    """
+    if per_item.size < 2:
+        return math.nan
+    return float(per_item.std(ddof=1) / math.sqrt(per_item.size))
+
+
+@dataclass(frozen=True)
+class Plane:
+    """accuracy = intercept + alpha * (temperature index) + beta * (n index)."""
+
+    alpha: float
+    beta: float
+    intercept: float
+
+    def at(self, temperature_index: float, n_index: float) -> float:
+        return self.intercept + self.alpha * temperature_index + self.beta * n_index
+
+
+def fit_plane(accuracy: Floats) -> Plane:
+    """Least-squares plane; its slope along temperature is the paper's alpha.
+
+    Args:
+        accuracy: [temperatures, ks], in percent, both axes in rising order.
+
+    Raises:
+        ValueError: fewer than two temperatures or two ks leave a slope undefined.
+    """
+    temperatures, ks = accuracy.shape
+    if temperatures < 2 or ks < 2:
+        raise ValueError("a plane needs at least two temperatures and two values of n")
+    t, n = np.meshgrid(np.arange(temperatures), np.arange(ks), indexing="ij")
+    design = np.stack([np.ones(accuracy.size), t.ravel(), n.ravel()], axis=1)
+    (intercept, alpha, beta), *_ = np.linalg.lstsq(design, accuracy.ravel(), rcond=None)
+    return Plane(alpha=float(alpha), beta=float(beta), intercept=float(intercept))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def paired_bootstrap(
+    differences: Sequence[Floats], *, seed: int = 0, resamples: int = RESAMPLES
+) -> list[Interval]:
+    """Percentile bootstrap of mean differences, over problems.
+
+    Problems are redrawn within each task, and the mean is that of the tasks' means, so that a
+    large task does not outvote a small one. All columns see the same draws.
+
+    Args:
+        differences: for each task [items, columns]: second minus first sampler on the same
+            problem.
+        seed: of the draws; the same seed gives the same interval.
+        resamples: number of bootstrap means.
+
+    Returns:
+        One interval a column.
+    """
+    generator = np.random.default_rng(seed)
+    means = np.zeros(differences[0].shape[1])
+    drawn = np.zeros((resamples, differences[0].shape[1]))
+    for task in differences:
+        items = len(task)
+        counts = generator.multinomial(items, np.full(items, 1 / items), size=resamples)
+        drawn += counts @ task / items
+        means += task.mean(axis=0)
+    drawn /= len(differences)
+    means /= len(differences)
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    return [Interval(*map(float, row)) for row in zip(means, low, high, strict=True)]

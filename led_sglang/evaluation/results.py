@@ -1,0 +1,111 @@
+"""The samples of a run in memory, without their texts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from led_sglang.evaluation.code_verdicts import read_verdicts
+from led_sglang.evaluation.grid import Grid
+from led_sglang.evaluation.metrics import pass_at_k
+from led_sglang.evaluation.store import RunStore, Stored
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A sample without its texts. `correct` is None where code has not been executed."""
+
+    stored: Stored
+    correct: bool | None
+    official: bool | None
+    outcome: str
+    vote: str | None
+    truncated: bool
+    tokens: int
+    thinking_tokens: int | None
+    led: Mapping[str, Any] | None
+    digest: bytes
+
+
+Cell = tuple[str, str, float]
+"""Task, sampler label, temperature."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """The samples of a run by cell, then by problem, then by sample index."""
+
+    grid: Grid
+    settings: Mapping[str, Any]
+    cells: Mapping[Cell, Mapping[str, Sequence[Row]]]
+    concurrency: Sequence[int]
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(self.settings["tasks"])
+
+    @property
+    def expected(self) -> int:
+        items = sum(task["items"] for task in self.settings["tasks"].values())
+        return items * len(self.grid.samplers) * len(self.grid.temperatures) * self.grid.n
+
+    @property
+    def finished(self) -> int:
+        return sum(len(rows) for items in self.cells.values() for rows in items.values())
+
+    def per_item(self, cell: Cell, k: int, *, official: bool = False) -> dict[str, float]:
+        """pass@k of each problem that has at least k verdicts."""
+        values = {}
+        for item, rows in self.cells.get(cell, {}).items():
+            verdicts = [row.official if official else row.correct for row in rows]
+            known = [verdict for verdict in verdicts if verdict is not None]
+            if len(known) >= k:
+                values[item] = pass_at_k(len(known), sum(known), k)
+        return values
+
+
+def read_results(store: RunStore) -> Results:
+    """Read a run directory.
+
+    Raises:
+        EvaluationError: no run, or a damaged one.
+    """
+    settings = store.settings()
+    verdicts = read_verdicts(store)
+    cells: dict[Cell, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for stored in store.samples():
+        record = stored.record
+        correct, outcome = record["symbolic_correct"], record["outcome"]
+        if stored.key in verdicts:
+            outcome = verdicts[stored.key]
+            correct = outcome == "correct"
+        texts = f"{record['reasoning_content']}\0{record['generation']}"
+        row = Row(
+            stored=replace(stored, record={}),
+            correct=correct,
+            official=record["official_correct"],
+            outcome=outcome,
+            vote=record["vote"],
+            truncated=record["truncated"],
+            tokens=record["num_generated_tokens"],
+            thinking_tokens=record["num_reasoning_tokens"],
+            led=record["led"],
+            digest=hashlib.blake2b(texts.encode("utf-8", "replace"), digest_size=12).digest(),
+        )
+        key = stored.key
+        cells[key.task, key.sampler, key.temperature][key.item].append(row)
+    return Results(
+        grid=Grid.from_json(settings["grid"]),
+        settings=settings,
+        cells={
+            cell: {
+                item: sorted(rows, key=lambda row: row.stored.key.sample)
+                for item, rows in sorted(items.items())
+            }
+            for cell, items in sorted(cells.items())
+        },
+        concurrency=store.concurrencies(),
+    )

@@ -1,0 +1,201 @@
+"""One start of a run: server, generation, verdicts, report."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from led_sglang._version import __version__
+from led_sglang.evaluation import EvaluationError, code_verdicts
+from led_sglang.evaluation.client import Endpoint
+from led_sglang.evaluation.code_execution import SECONDS_PER_TEST
+from led_sglang.evaluation.grading_pool import GradingPool
+from led_sglang.evaluation.grid import Grid
+from led_sglang.evaluation.launch import launched
+from led_sglang.evaluation.progress import Progress
+from led_sglang.evaluation.report import write_report
+from led_sglang.evaluation.runner import Plan, generate
+from led_sglang.evaluation.store import RunStore
+from led_sglang.evaluation.tables import accuracy, markdown
+from led_sglang.evaluation.tasks import Task, load_task
+
+
+@dataclass(frozen=True)
+class Options:
+    """What may change from one start of a run to the next.
+
+    Attributes:
+        timeout: seconds of one try of a request.
+        data: JSONL files that replace the items of tasks, by task.
+    """
+
+    run_dir: Path
+    resume: bool
+    concurrency: int
+    attempts: int
+    timeout: float
+    model: str | None
+    data: Mapping[str, Path]
+    execute_code: bool
+    grade_workers: int
+
+
+class _Stopped(Exception):
+    """A signal ended generation; `status` is the exit status it asks for."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__()
+        self.status = 128 + signum
+
+
+def run(grid: Grid, options: Options, *, base_url: str | None, launch: str | None) -> int:
+    """Start or continue a run; writes the report however generation ends.
+
+    Returns:
+        0, or 128 + the number of the signal that stopped it.
+
+    Raises:
+        EvaluationError: nothing was begun, or generation failed; finished samples are kept.
+    """
+    for name in options.data:
+        if name not in grid.tasks:
+            raise EvaluationError(f"--data {name}=...: there is no such task in this run")
+    tasks = [load_task(name, data=options.data.get(name), limit=grid.limit) for name in grid.tasks]
+    names = [task.name for task in tasks]
+    if len(set(names)) < len(names):
+        raise EvaluationError(f"two tasks have the same name: {', '.join(names)}")
+    store = RunStore(options.run_dir)
+    with ExitStack() as stack:
+        stack.callback(store.close)
+        if launch is not None:
+            print("led-sglang eval: starting the server", file=sys.stderr)
+            base_url = stack.enter_context(launched(launch, options.run_dir / "server.log"))
+        assert base_url is not None
+        status = 0
+        try:
+            asyncio.run(_generate(grid, tasks, options, store, base_url))
+        except _Stopped as stopped:
+            status = stopped.status
+        except EvaluationError:
+            _report_what_is_there(store)
+            raise
+    _verdicts(store, tasks, execute=options.execute_code and status == 0)
+    metrics = write_report(store)
+    print(markdown(accuracy(metrics)))
+    for warning in metrics["warnings"]:
+        print(f"led-sglang eval: {warning}", file=sys.stderr)
+    print(options.run_dir / "report.html")
+    if status:
+        print("led-sglang eval: stopped; continue with --resume", file=sys.stderr)
+    return status
+
+
+async def _generate(
+    grid: Grid, tasks: Sequence[Task], options: Options, store: RunStore, url: str
+) -> None:
+    async with Endpoint(url, attempts=options.attempts, timeout=options.timeout) as endpoint:
+        model = await endpoint.model(options.model)
+        server = await endpoint.server_info()
+        _check_samplers(grid, server["led"], url)
+        delimiters = await endpoint.think_delimiters(model, server["led"])
+        plan = Plan(grid, tasks, model, delimiters, plugin=server["led"] is not None)
+        store.open(_settings(plan, server), resume=options.resume)
+        store.start_session(
+            {
+                "started": datetime.now(UTC).isoformat(timespec="seconds"),
+                "concurrency": options.concurrency,
+                "led_sglang": __version__,
+            }
+        )
+        done, correct, graded = set(), 0, 0
+        for stored in store.samples():
+            done.add(stored.key)
+            verdict = stored.record["symbolic_correct"]
+            graded += verdict is not None
+            correct += bool(verdict)
+        received: list[int] = []
+        task = asyncio.current_task()
+        assert task is not None
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(signum, _stop, task, received, signum)
+        try:
+            with Progress(plan.size(), len(done), correct, graded) as progress:
+                async with GradingPool(options.grade_workers, grid.grade_timeout) as pool:
+                    await generate(
+                        *(plan, done, store, endpoint, pool),
+                        concurrency=options.concurrency,
+                        on_sample=progress.add,
+                    )
+        except asyncio.CancelledError:
+            if not received:
+                raise
+            task.uncancel()
+            raise _Stopped(received[0]) from None
+        finally:
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(signum)
+
+
+def _stop(task: asyncio.Task[Any], received: list[int], signum: int) -> None:
+    received.append(signum)
+    task.cancel()
+
+
+def _check_samplers(grid: Grid, led: Mapping[str, Any] | None, url: str) -> None:
+    """A server would ignore what it does not know, and the run would measure nothing."""
+    enabled = led["enabled"] if led else ["regular"]
+    for sampler in grid.samplers:
+        if sampler.name not in enabled:
+            raise EvaluationError(
+                f"{url} does not offer the sampler {sampler.name!r}; it offers "
+                f"{', '.join(enabled)}"
+                + ("" if led else " (it was not started by `led-sglang serve`)")
+            )
+
+
+def _settings(plan: Plan, server: Mapping[str, Any]) -> dict[str, Any]:
+    """The fingerprint: whatever changes the numbers."""
+    return {
+        "model": plan.model,
+        "server": dict(server),
+        "delimiters": asdict(plan.delimiters),
+        "grid": plan.grid.to_json(),
+        "tasks": {
+            task.name: {
+                "kind": task.kind,
+                "gold": task.gold,
+                "items": len(task.items),
+                "prompts": task.prompt_digest(),
+            }
+            for task in plan.tasks
+        },
+        "math_verify": version("math-verify"),
+    }
+
+
+def _verdicts(store: RunStore, tasks: Sequence[Task], *, execute: bool) -> None:
+    code = [task for task in tasks if task.kind == "code"]
+    if execute and code:
+        print("led-sglang eval: executing programs, one at a time", file=sys.stderr)
+        code_verdicts.execute(store, code, seconds=SECONDS_PER_TEST)
+    for task in code:
+        for path in code_verdicts.export(store, task):
+            print(path)
+
+
+def _report_what_is_there(store: RunStore) -> None:
+    """After a failure; its own failure (a full disk) must not hide the first one."""
+    try:
+        if store.is_open:
+            write_report(store)
+    except (EvaluationError, OSError):
+        print("led-sglang eval: no report could be written either", file=sys.stderr)

@@ -1,0 +1,250 @@
+"""The run directory: settings, one JSON line a finished sample, resume.
+
+    run.json                                            settings (the fingerprint) and server
+    sessions.jsonl                                      one line each time the run was started
+    samples/TASK/SAMPLER/T0.6/output-rs3.jsonl          sample 3 of each problem
+    code_verdicts.jsonl                                 verdicts of executed code
+    metrics.json report.html report.md plots/ pages/    written at the end
+
+A line is written with one `write` to a file opened for appending, so a killed run leaves at most
+one unfinished line, which `--resume` cuts off. An interrupted sample is simply asked for again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from led_sglang.evaluation import EvaluationError
+
+
+@dataclass(frozen=True, order=True)
+class Key:
+    """Names one sample of a run."""
+
+    task: str
+    sampler: str
+    temperature: float
+    item: str
+    sample: int
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A finished sample: its record, and where its line lies (path relative to the run)."""
+
+    key: Key
+    record: dict[str, Any]
+    path: str
+    offset: int
+    length: int
+
+
+class RunStore:
+    """One run directory, for one process at a time when opened for writing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock: int | None = None
+        self.is_open = False
+
+    @property
+    def settings_path(self) -> Path:
+        return self.folder / "run.json"
+
+    def open(self, settings: Mapping[str, Any], *, resume: bool) -> None:
+        """Start or continue the run.
+
+        Args:
+            settings: everything that must not change within a run, as JSON.
+            resume: continue what is there.
+
+        Raises:
+            EvaluationError: another process writes here, there is a run already, or a setting
+                differs; the message names it.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o644)
+        except OSError as error:
+            raise EvaluationError(f"cannot write to {self.folder}: {error}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EvaluationError(f"another process is running in {self.folder}") from None
+        if not self.settings_path.exists():
+            write_atomically(self.settings_path, json.dumps(settings, indent=1, sort_keys=True))
+            self.is_open = True
+            return
+        if not resume:
+            raise EvaluationError(
+                f"{self.folder} already holds a run: add --resume to continue it, or choose "
+                "another --run-dir"
+            )
+        different = differences(self.settings(), settings)
+        if different:
+            raise EvaluationError(
+                f"{self.folder} was started with other settings, and mixing them would make its "
+                "numbers meaningless:\n  " + "\n  ".join(different)
+            )
+        self._cut_unfinished_lines()
+        self.is_open = True
+
+    def close(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def settings(self) -> dict[str, Any]:
+        """Settings of the run.
+
+        Raises:
+            EvaluationError: there is no run here.
+        """
+        try:
+            settings: dict[str, Any] = json.loads(self.settings_path.read_text())
+        except FileNotFoundError:
+            raise EvaluationError(f"{self.folder} holds no run (no run.json)") from None
+        except ValueError as error:
+            raise EvaluationError(f"{self.settings_path}: {error}") from None
+        return settings
+
+    def start_session(self, session: Mapping[str, Any]) -> None:
+        """Note that the run was started (again), with what may change between starts."""
+        append_line(self.folder / "sessions.jsonl", session)
+
+    def concurrencies(self) -> list[int]:
+        """The numbers of simultaneous requests the run was made with."""
+        path = self.folder / "sessions.jsonl"
+        lines = path.read_text(encoding="utf-8").strip().split("\n") if path.exists() else []
+        return sorted({json.loads(line)["concurrency"] for line in lines})
+
+    def append_sample(self, key: Key, record: Mapping[str, Any]) -> None:
+        """Keep a finished sample.
+
+        Raises:
+            EvaluationError: it cannot be written (disk full); what was there is untouched.
+        """
+        append_line(self.folder / "samples" / sample_path(key), record)
+
+    def samples(self) -> Iterator[Stored]:
+        """Every finished sample, one at a time, in the order of files and lines.
+
+        Raises:
+            EvaluationError: a bad line or a sample stored twice; file and line are named.
+        """
+        seen: set[Key] = set()
+        for path in sorted((self.folder / "samples").glob("*/*/*/output-rs*.jsonl")):
+            relative = str(path.relative_to(self.folder))
+            offset = 0
+            with path.open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    if not line.endswith(b"\n"):
+                        break  # being written, or cut off by a kill
+                    try:
+                        record = json.loads(line)
+                        key = Key(
+                            task=record["task"],
+                            sampler=record["sampler"],
+                            temperature=record["temperature"],
+                            item=record["id"],
+                            sample=record["sample"],
+                        )
+                    except (ValueError, KeyError, TypeError) as error:
+                        raise EvaluationError(
+                            f"{path}, line {number}: not a sample ({error!r})"
+                        ) from None
+                    if key in seen:
+                        raise EvaluationError(f"{path}, line {number}: {key} is there twice")
+                    seen.add(key)
+                    yield Stored(key, record, relative, offset, len(line))
+                    offset += len(line)
+
+    def read(self, stored: Stored) -> dict[str, Any]:
+        """The record of a sample whose `record` was dropped to save memory."""
+        with (self.folder / stored.path).open("rb") as file:
+            file.seek(stored.offset)
+            record: dict[str, Any] = json.loads(file.read(stored.length))
+        return record
+
+    def _cut_unfinished_lines(self) -> None:
+        for path in [*self.folder.glob("samples/*/*/*/*.jsonl"), *self.folder.glob("*.jsonl")]:
+            with path.open("rb+") as file:
+                size = file.seek(0, os.SEEK_END)
+                end = size
+                while end > 0:
+                    start = max(0, end - 65536)
+                    file.seek(start)
+                    newline = file.read(end - start).rfind(b"\n")
+                    if newline >= 0:
+                        end = start + newline + 1
+                        break
+                    end = start
+                if end < size:
+                    file.truncate(end)
+
+
+def sample_path(key: Key) -> Path:
+    """Where a sample's line is, below `samples/`."""
+    folder = Path(key.task) / key.sampler / f"T{key.temperature:g}"
+    return folder / f"output-rs{key.sample}.jsonl"
+
+
+def append_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Append one JSON line, whole or not at all.
+
+    Raises:
+        EvaluationError: it cannot be written.
+    """
+    # Unpaired surrogates, which a server may send, do not encode: escape them.
+    line = json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                written = file.write(line)
+                if written < len(line):
+                    raise OSError(f"only {written} of {len(line)} bytes were written")
+            except OSError:
+                file.truncate(before)
+                raise
+    except OSError as error:
+        raise EvaluationError(
+            f"cannot write {path}: {error}. Every finished sample is kept; make room and continue "
+            "with --resume"
+        ) from None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file so that a kill leaves the old or the new one.
+
+    Raises:
+        EvaluationError: it cannot be written.
+    """
+    scratch = path.with_name(f".{path.name}.writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(text, encoding="utf-8", errors="backslashreplace")
+        scratch.replace(path)
+    except OSError as error:
+        raise EvaluationError(f"cannot write {path}: {error}. Finished samples are kept") from None
+
+
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """Settings that differ, each as `dotted.name: old -> new`."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        found = []
+        for key in sorted({*old, *new}):
+            inner = f"{name}.{key}" if name else str(key)
+            found += differences(old.get(key), new.get(key), inner)
+        return found
+    # Tuples and lists are the same thing once they have been JSON.
+    if json.dumps(old) == json.dumps(new):
+        return []
+    return [f"{name}: {json.dumps(old)} -> {json.dumps(new)}"]

@@ -1,0 +1,285 @@
+"""From finished samples to the numbers of `metrics.json`."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from led_sglang.evaluation.metrics import (
+    KS,
+    Floats,
+    fit_plane,
+    majority_at_k,
+    paired_bootstrap,
+    standard_error,
+)
+from led_sglang.evaluation.results import Cell, Results, Row
+
+# More identical completions than this of one problem mean that seeds do not work.
+DUPLICATES_TO_WARN = 0.05
+
+
+def summarize(results: Results) -> dict[str, Any]:
+    """All numbers of a run, in percent where they are shares; the content of `metrics.json`."""
+    grid = results.grid
+    tasks: dict[str, Any] = {}
+    for task, sampler, temperature in _cells_in_order(results):
+        by_sampler = tasks.setdefault(task, {}).setdefault(sampler, {})
+        by_sampler[f"{temperature:g}"] = cell_metrics(results, (task, sampler, temperature))
+    return {
+        "complete": results.finished == results.expected,
+        "samples": {"finished": results.finished, "expected": results.expected},
+        "tasks": tasks,
+        "alpha": alphas(results),
+        "paired": paired(results),
+        "warnings": _warnings(results, tasks),
+        "concurrency": list(results.concurrency),
+        "grid": grid.to_json(),
+    }
+
+
+def usable_ks(n: int) -> list[int]:
+    """k of the curves of a run with n samples, n itself included."""
+    return sorted({*(k for k in KS if k <= n), n})
+
+
+def cell_metrics(results: Results, cell: Cell) -> dict[str, Any]:
+    """Metrics of one task, sampler and temperature."""
+    items = results.cells[cell]
+    rows = [row for group in items.values() for row in group]
+    graded = [row for row in rows if row.correct is not None]
+    n, kind = results.grid.n, results.settings["tasks"][cell[0]]["kind"]
+    first = results.per_item(cell, 1)
+    outcomes = Counter(row.outcome for row in rows)
+    metrics: dict[str, Any] = {
+        "num_entries": len(items),
+        "num_samples": len(rows),
+        f"pass@1[avg-of-{n}]": {
+            **_correct(list(first.values())),
+            **{
+                name: _percent(outcomes[name], len(rows))
+                for name in ("no_answer", "timeout", "error", "ungraded")
+            },
+            "truncated": _percent(sum(row.truncated for row in rows), len(rows)),
+            **_lengths(rows),
+        },
+    }
+    for k in usable_ks(n):
+        metrics[f"pass@{k}"] = _correct(list(results.per_item(cell, k).values()))
+        if kind != "code":  # programs are not voted on
+            metrics[f"majority@{k}"] = _correct(_majorities(items, k))
+    if any(row.official is not None for row in rows):
+        for k in usable_ks(n):
+            official = results.per_item(cell, k, official=True)
+            metrics[f"pass@{k}"]["official_correct"] = _mean_percent(list(official.values()))
+    metrics["outcomes"] = dict(sorted(outcomes.items()))
+    metrics["graded_samples"] = len(graded)
+    distinct = sum(len({row.digest for row in group}) for group in items.values())
+    metrics["duplicate_completions"] = len(rows) - distinct
+    metrics["led"] = _exploration(rows)
+    return metrics
+
+
+def alphas(results: Results) -> list[dict[str, Any]]:
+    """Accuracy-temperature slope of each sampler: a task, and the mean over the tasks."""
+    temperatures = sorted(results.grid.temperatures)
+    ks = [k for k in KS if k <= results.grid.n]
+    if len(temperatures) < 2 or len(ks) < 2:
+        return []
+    found = []
+    for sampler in results.grid.samplers:
+        tables = {}
+        for task in results.tasks:
+            table = accuracy_table(results, task, sampler.label, temperatures, ks)
+            if not np.isnan(table).any():
+                tables[task] = table
+        if len(tables) > 1 and len(tables) == len(results.tasks):
+            tables["average"] = np.mean(list(tables.values()), axis=0)
+        for task, table in tables.items():
+            plane = fit_plane(table)
+            found.append(
+                {
+                    "sampler": sampler.label,
+                    "task": task,
+                    "alpha": plane.alpha,
+                    "beta": plane.beta,
+                    "intercept": plane.intercept,
+                    "temperatures": temperatures,
+                    "ks": ks,
+                    "accuracy": table.tolist(),
+                }
+            )
+    return found
+
+
+def accuracy_table(
+    results: Results, task: str, sampler: str, temperatures: Sequence[float], ks: Sequence[int]
+) -> Floats:
+    """pass@k in percent, [temperatures, ks]; NaN where there are no verdicts."""
+    return np.array(
+        [
+            [_mean_percent(list(results.per_item((task, sampler, t), k).values())) for k in ks]
+            for t in temperatures
+        ],
+        dtype=float,
+    )
+
+
+def paired(results: Results) -> list[dict[str, Any]]:
+    """Every sampler against the first one on the same problems, with 95% intervals."""
+    first, *others = (sampler.label for sampler in results.grid.samplers)
+    found = []
+    for temperature in results.grid.temperatures:
+        by_task = {
+            task: columns
+            for task in results.tasks
+            if (columns := _difference_columns(results, task, first, others, temperature))
+            is not None
+        }
+        groups: dict[str, list[Floats]] = {task: [d] for task, d in by_task.items()}
+        if len(by_task) > 1 and len(by_task) == len(results.tasks):
+            groups["average"] = list(by_task.values())
+        for task, group in groups.items():
+            intervals = iter(paired_bootstrap(group))
+            for sampler in others:
+                for k in _compared_ks(results.grid.n):
+                    interval = next(intervals)
+                    found.append(
+                        {
+                            "task": task,
+                            "temperature": temperature,
+                            "sampler": sampler,
+                            "baseline": first,
+                            "metric": f"pass@{k}",
+                            "items": sum(len(columns) for columns in group),
+                            "difference": 100 * interval.mean,
+                            "low": 100 * interval.low,
+                            "high": 100 * interval.high,
+                        }
+                    )
+    return found
+
+
+def _compared_ks(n: int) -> list[int]:
+    return sorted({1, n})
+
+
+def _difference_columns(
+    results: Results, task: str, first: str, others: Sequence[str], temperature: float
+) -> Floats | None:
+    """[items, samplers x ks] on the problems that every sampler has finished."""
+    n = results.grid.n
+    tables = []
+    for sampler in (first, *others):
+        for k in _compared_ks(n):
+            tables.append(results.per_item((task, sampler, temperature), k))
+    items = sorted(set.intersection(*(set(table) for table in tables)))
+    if not others or not items:
+        return None
+    values = np.array([[table[item] for table in tables] for item in items])
+    width = len(_compared_ks(n))
+    baseline = np.tile(values[:, :width], len(others))
+    return np.asarray(values[:, width:] - baseline)
+
+
+def _cells_in_order(results: Results) -> list[Cell]:
+    wanted = [
+        (task, sampler.label, temperature)
+        for task in results.tasks
+        for sampler in results.grid.samplers
+        for temperature in results.grid.temperatures
+    ]
+    return [cell for cell in wanted if cell in results.cells]
+
+
+def _majorities(items: Mapping[str, Sequence[Row]], k: int) -> list[float]:
+    return [
+        majority_at_k([row.vote for row in rows], [bool(row.correct) for row in rows], k)
+        for rows in items.values()
+        if len(rows) >= k
+    ]
+
+
+def _correct(per_item: Sequence[float]) -> dict[str, float | None]:
+    error = standard_error(np.array(per_item))
+    return {
+        "symbolic_correct": _nullable(_mean_percent(per_item)),
+        "standard_error": _nullable(100 * error),
+    }
+
+
+def _lengths(rows: Sequence[Row]) -> dict[str, float | None]:
+    thinking = [row.thinking_tokens for row in rows if row.thinking_tokens is not None]
+    return {
+        "avg_tokens": float(np.mean([row.tokens for row in rows])),
+        "avg_thinking_tokens": float(np.mean(thinking)) if thinking else None,
+    }
+
+
+def _exploration(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """Sums of the server's statistics over the samples that carry them."""
+    reports = [row.led for row in rows if row.led]
+    thought = sum(report["think_tokens"] for report in reports)
+    if not thought:
+        return None
+    depths: Counter[str] = Counter()
+    for report in reports:
+        depths.update(report["depth_histogram"])
+    explored = sum(report["explored_tokens"] for report in reports)
+    p1 = sum((report["mean_p1"] or 0.0) * report["think_tokens"] for report in reports)
+    return {
+        "think_tokens": thought,
+        "explored_tokens": explored,
+        "explored_share": explored / thought,
+        "mean_p1": p1 / thought,
+        "depth_histogram": {depth: depths[depth] for depth in sorted(depths, key=int)},
+    }
+
+
+def _warnings(results: Results, tasks: Mapping[str, Any]) -> list[str]:
+    warnings = []
+    if results.finished < results.expected:
+        warnings.append(
+            f"The run is not finished: {results.finished:,} of {results.expected:,} samples. "
+            "Each number is over what there is."
+        )
+    for task, samplers in tasks.items():
+        for sampler, temperatures in samplers.items():
+            for temperature, cell in temperatures.items():
+                where = f"{task}, {sampler}, T = {temperature}"
+                samples = cell["num_samples"]
+                duplicates = cell["duplicate_completions"]
+                if float(temperature) > 0 and duplicates > DUPLICATES_TO_WARN * samples:
+                    warnings.append(
+                        f"{where}: {duplicates:,} of {samples:,} completions repeat another one of "
+                        "the same problem word for word, so pass@k is too low. Does the server "
+                        "use the seeds?"
+                    )
+                first = cell[f"pass@1[avg-of-{results.grid.n}]"]
+                if first["truncated"] > 10:
+                    warnings.append(
+                        f"{where}: {first['truncated']:.0f}% of the samples were cut off or never "
+                        "ended thinking; a larger max_tokens would change the accuracy."
+                    )
+                if first["ungraded"] > 0:
+                    warnings.append(
+                        f"{where}: the code has not been executed (--execute-code, or the "
+                        "exported file and the official checker)."
+                    )
+    return warnings
+
+
+def _percent(count: int, total: int) -> float:
+    return 100 * count / total if total else 0.0
+
+
+def _mean_percent(values: Sequence[float]) -> float:
+    return 100 * float(np.mean(values)) if len(values) else math.nan
+
+
+def _nullable(value: float) -> float | None:
+    return None if math.isnan(value) else value

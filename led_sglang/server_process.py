@@ -1,0 +1,81 @@
+"""A server of one command's own: started, waited for, and stopped with all its processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import requests
+
+from led_sglang.client import ServerError
+
+_LOG_TAIL = 2000
+
+
+@contextmanager
+def running_server(flags: Sequence[str], log: Path, timeout_s: float = 1800.0) -> Iterator[str]:
+    """Run `led-sglang serve` on a free port of this machine.
+
+    Args:
+        flags: of `led-sglang serve`, without a port.
+        log: file for all the server prints.
+        timeout_s: how long loading may take.
+
+    Yields:
+        The base URL of the ready server, which is stopped afterwards.
+
+    Raises:
+        ServerError: it ended or was not ready in time; carries the end of its log.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "led_sglang.cli", "serve", *flags]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait(process, url, log, timeout_s)
+        yield url
+    finally:
+        _stop(process)
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, log: Path, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            tail = log.read_text(errors="replace")[-_LOG_TAIL:]
+            raise ServerError(f"the server ended with status {process.returncode}:\n{tail}")
+        try:
+            if requests.get(f"{url}/health", timeout=5).status_code == 200:
+                return
+        except requests.RequestException:
+            pass
+        time.sleep(0.5)
+    raise ServerError(f"the server was not ready after {timeout_s:.0f} s; its log: {log}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the server and what it started; the accelerator's memory is then free."""
+    try:
+        children = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        children = []
+    if process.poll() is None and os.name == "posix":
+        process.terminate()
+    _, alive = psutil.wait_procs(children, timeout=5)
+    for child in alive:
+        child.kill()
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+    psutil.wait_procs(children, timeout=10)

@@ -1,0 +1,71 @@
+"""Helpers of the evaluation tests: a fake engine in a thread, and the command itself."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from fake_engine import FakeEngine
+from harness import free_port
+
+from led_sglang.evaluation.tasks import load_task
+
+TASKS = ("aime24", "aime25", "math500", "gsm8k")
+
+
+def gold_answers(limit: int = 5) -> dict[str, str]:
+    """Gold answers of the first problems by problem, as a fake engine needs them."""
+    return {
+        item.problem: item.expected_answer
+        for name in TASKS
+        for item in load_task(name, limit=limit).items
+    }
+
+
+@contextmanager
+def running(engine: FakeEngine) -> Iterator[str]:
+    """Serve a fake engine in a thread; yields its URL."""
+    loop, port = asyncio.new_event_loop(), free_port()
+    runner = web.AppRunner(engine.application(), access_log=None)
+
+    async def start() -> None:
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+
+    loop.run_until_complete(start())
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def eval_command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "led_sglang.cli", "eval", *map(str, arguments)]
+
+
+def led_eval(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run `led-sglang eval` to its end."""
+    return subprocess.run(
+        eval_command(*arguments), capture_output=True, text=True, timeout=120, **options
+    )
+
+
+def small_grid(url: str, run_dir: Path, *more: object, tasks: Sequence[str] = TASKS) -> list[Any]:
+    """Arguments of a run of 5 problems a task, 2 samplers, 2 temperatures, n = 4."""
+    return [
+        *("--base-url", url, "--run-dir", run_dir, "--tasks", ",".join(tasks), "--limit", 5),
+        *("--samplers", "regular,led", "--temperatures", "0.1,0.6", "--n", 4),
+        *("--max-tokens", 256, "--concurrency", 8, *more),
+    ]

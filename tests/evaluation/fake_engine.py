@@ -1,0 +1,179 @@
+"""A server with scripted completions: answers as SGLang does, and fails when told to.
+
+`python fake_engine.py PORT '{"delay": 0.01, ...}'` runs it alone. A completion depends on the
+problem, the seed, the sampler and the temperature only, so an interrupted run and an uninterrupted
+one get the same answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+MODEL = "fake/model"
+LED_SETTINGS = {
+    "sampler": "led",
+    "enabled": ["led", "regular"],
+    "depth": 8,
+    "candidates": 8,
+    "layers": "paper",
+    "think_only": True,
+    "captured_layers": [11, 10, 9],
+    "preset": "qwen3",
+    "think_start": "<think>",
+    "think_end": "</think>",
+}
+
+
+@dataclass
+class FakeEngine:
+    """Behaviour of the server; the counters say what it was asked.
+
+    Attributes:
+        answers: gold answers by a piece of the prompt, for completions that are to be right.
+        delay: seconds of a completion.
+        failures: HTTP statuses of the first requests, one each.
+        garbage: number of first completions that are not JSON.
+        plugin: show LED in /server_info.
+        never_closes: every completion thinks until it is cut off.
+        copies: ignore the seed.
+        tokenizes: offer /tokenize and /detokenize.
+        dtype: shown in /server_info.
+        says: this, whatever is asked.
+        down_after: close the connection of every completion after so many.
+    """
+
+    answers: Mapping[str, str] = field(default_factory=dict)
+    delay: float = 0.0
+    failures: list[int] = field(default_factory=list)
+    garbage: int = 0
+    plugin: bool = True
+    never_closes: bool = False
+    copies: bool = False
+    tokenizes: bool = True
+    dtype: str = "float32"
+    says: str | None = None
+    down_after: int | None = None
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    asked: Counter[str] = field(default_factory=Counter)
+    in_flight: int = 0
+    most_in_flight: int = 0
+
+    def application(self) -> web.Application:
+        app = web.Application(client_max_size=1 << 26)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/server_info", self._info)
+        app.router.add_get("/health", self._health)
+        app.router.add_post("/v1/chat/completions", self._chat)
+        if self.tokenizes:
+            app.router.add_post("/tokenize", self._tokenize)
+            app.router.add_post("/detokenize", self._detokenize)
+        return app
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.Response()
+
+    async def _models(self, request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [{"id": MODEL}]})
+
+    async def _info(self, request: web.Request) -> web.Response:
+        state = {"led": {"settings": LED_SETTINGS, "totals": {}}} if self.plugin else {}
+        return web.json_response(
+            {"version": "0.5.23", "model_path": MODEL, "dtype": self.dtype, "tp_size": 1}
+            | {"startup_time": 1.0, "internal_states": [state]}
+        )
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        if "messages" in body:
+            return web.json_response({"tokens": [1, 2, 3], "count": 3})
+        return web.json_response({"tokens": [], "count": len(body["prompt"].split())})
+
+    async def _detokenize(self, request: web.Request) -> web.Response:
+        return web.json_response({"text": "<|im_start|>assistant\n<think>\n"})
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.requests.append(body)
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            await asyncio.sleep(self.delay)
+            if self.failures:
+                status = self.failures.pop(0)
+                return web.json_response(
+                    {"message": f"scripted {status}"}, status=status, headers={"Retry-After": "0"}
+                )
+            if self.garbage:
+                self.garbage -= 1
+                return web.Response(text="<html>a proxy's page")
+            if self.down_after is not None and len(self.requests) > self.down_after:
+                assert request.transport is not None
+                request.transport.abort()
+            return web.json_response(self._answer(body))
+        finally:
+            self.in_flight -= 1
+
+    def _answer(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        prompt = body["messages"][0]["content"]
+        custom = body.get("custom_params") or {"sampler": "regular"}
+        sampler = custom["sampler"]
+        seed = 0 if self.copies else body["seed"]
+        name = json.dumps([prompt, seed, sampler, body["temperature"]])
+        self.asked[json.dumps([prompt, body["seed"], sampler, body["temperature"]])] += 1
+        draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
+        gold = next((a for piece, a in self.answers.items() if piece in prompt), "0")
+        # LED is right a little more often, high temperatures a little less.
+        chance = 0.45 + 0.12 * (sampler == "led") - 0.1 * body["temperature"]
+        right = (draw >> 8) % 10_000 < 10_000 * chance
+        length = 20 + draw % 200
+        thought = f"Draw {draw}. " + "let me think about it " * (length // 5)
+        finish, content = "stop", ""
+        if self.never_closes or draw % 23 == 0:
+            content, finish = thought, "length"
+        elif draw % 19 == 0:
+            content = f"{thought}</think>\n\nI cannot say."
+        else:
+            wrong = str(1_000_003 + draw % 5)
+            content = f"{thought}</think>\n\nSo it is $\\boxed{{{gold if right else wrong}}}$."
+        if self.says is not None:
+            content, finish = self.says, "stop"
+        led = None
+        if sampler == "led" and self.plugin:
+            explored = length // 4
+            led = {
+                "think_tokens": length,
+                "explored_tokens": explored,
+                "depth_histogram": {"1": explored // 2, "5": explored - explored // 2},
+                "mean_p1": 0.75,
+            }
+        return {
+            "model": MODEL,
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": content},
+                    "finish_reason": finish,
+                    "meta_info": {"led": led} if led else {},
+                }
+            ],
+            "usage": {"prompt_tokens": 10, "completion_tokens": length + 12},
+        }
+
+
+if __name__ == "__main__":
+    web.run_app(
+        FakeEngine(**json.loads(sys.argv[2])).application(),
+        host="127.0.0.1",
+        port=int(sys.argv[1]),
+        print=lambda *_: None,
+        access_log=None,
+    )

@@ -1,0 +1,92 @@
+"""The command line: grids, their errors, and what is needed to run it."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from eval_harness import led_eval
+
+from led_sglang.evaluation import EvaluationError
+from led_sglang.evaluation.cli import evaluate
+from led_sglang.evaluation.grid import Grid, make_grid, read_grid
+
+GOOD = {"tasks": ["gsm8k"], "samplers": ["regular", "led"]}
+
+
+def test_shipped_grids_are_good() -> None:
+    paper = make_grid(read_grid("paper"), "paper")
+    assert paper.tasks == (
+        *("aime24", "aime25", "math500", "gsm8k", "gpqa_diamond", "livecodebench"),
+    )
+    assert (paper.n, paper.max_tokens, paper.top_p, paper.top_k) == (16, 32768, 0.95, 20)
+    assert paper.temperatures == (0.1, 0.3, 0.6)
+    assert make_grid(read_grid("quick"), "quick").limit == 8
+
+
+def test_a_grid_survives_json() -> None:
+    sampler = {"name": "led", "label": "led-d4", "params": {"depth": 4}}
+    grid = make_grid({**GOOD, "samplers": ["regular", sampler]}, "x")
+    assert Grid.from_json(grid.to_json()) == grid
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n": 0}, "n must be a whole number from 1 up, not 0"),
+        ({"n": True}, "n must be"),
+        ({"temperatures": [3]}, "temperatures must be numbers in 0..2"),
+        ({"temperatures": [0.1, 0.1]}, "temperatures holds one of its entries twice"),
+        ({"samplers": []}, "samplers is missing"),
+        ({"samplers": ["led", "led"]}, "samplers holds one of its entries twice"),
+        ({"samplers": [{"label": "a/b", "name": "led"}]}, "label 'a/b'"),
+        ({"samplers": [{"name": "led", "depth": 4}]}, "unknown key samplers.depth"),
+        ({"scope": "all"}, "scope must be answer or completion"),
+        ({"limit": 0}, "limit must be"),
+        ({"max_token": 5}, "unknown key max_token"),
+    ],
+)
+def test_wrong_key_is_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(EvaluationError, match=message):
+        make_grid({**GOOD, **change}, "x")
+
+
+def test_missing_extra_is_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "math_verify" else find(name)
+    )
+    assert evaluate(["--run-dir", "x"]) == 1
+    error = capsys.readouterr().err
+    assert error == (
+        "led-sglang eval: needs math_verify: install them with `pip install 'led-sglang[eval]'`\n"
+    )
+
+
+def test_other_commands_import_nothing_of_the_extra() -> None:
+    code = (
+        "import sys, led_sglang.cli\n"
+        "names = {'aiohttp', 'math_verify', 'matplotlib', 'tqdm', 'datasets'}\n"
+        "print(sorted(names & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    for arguments, message in (
+        ([], "--run-dir is missing"),
+        (["--run-dir", tmp_path], "--base-url and --launch"),
+        (["--run-dir", tmp_path, "--report"], "holds no run"),
+        (["--compare", tmp_path, tmp_path], "holds no run"),
+    ):
+        done = led_eval(*arguments)
+        assert done.returncode == 1
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr

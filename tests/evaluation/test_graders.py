@@ -1,0 +1,124 @@
+"""Graders against verdicts decided by hand, and gold answers against themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Sequence
+
+import pytest
+from grader_cases import CHOICE, LIMITS, MATH
+
+from led_sglang.evaluation import EvaluationError
+from led_sglang.evaluation.graders import (
+    Grade,
+    Question,
+    grade_choice,
+    grade_math,
+    last_python_fence,
+    official_choice,
+)
+from led_sglang.evaluation.grading_pool import GradingPool
+from led_sglang.evaluation.tasks import load_task
+
+
+@pytest.mark.parametrize(("gold", "gold_format", "answer", "right"), MATH)
+def test_math_verdict(gold: str, gold_format: str, answer: str, right: bool) -> None:
+    assert grade_math(answer, gold, gold_format).correct == right
+
+
+@pytest.mark.parametrize(("gold", "gold_format", "answer", "verdict"), LIMITS)
+def test_where_math_verify_disagrees_with_a_person(
+    gold: str, gold_format: str, answer: str, verdict: bool
+) -> None:
+    assert grade_math(answer, gold, gold_format).correct == verdict
+
+
+@pytest.mark.parametrize(("gold", "answer", "right"), CHOICE)
+def test_choice_verdict(gold: str, answer: str, right: bool) -> None:
+    assert grade_choice(answer, answer, gold).correct == right
+
+
+def test_the_table_is_as_large_as_promised() -> None:
+    assert len({*MATH}) + len({*CHOICE}) >= 150
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "official"),
+    [
+        # What the prompt asks for is not read, and an article is taken for an answer.
+        ('"answer": "C"', "C", False),
+        ("$\\boxed{C}$", "C", False),
+        ("A careful look shows it. \\boxed{C}", "A", True),
+        ("The final answer is C", "C", True),
+    ],
+)
+def test_official_choice_reads_as_the_authors_do(answer: str, gold: str, official: bool) -> None:
+    assert official_choice(answer, gold) == official
+
+
+@pytest.mark.parametrize(
+    ("task", "items"), [("gsm8k", 1319), ("math500", 500), ("aime24", 30), ("aime25", 30)]
+)
+def test_gold_is_right_against_itself(task: str, items: int) -> None:
+    loaded = load_task(task)
+    assert len(loaded.items) == items
+    wrong = [
+        item.id
+        for item in loaded.items
+        for answer in (f"$\\boxed{{{item.expected_answer}}}$", f"\\boxed{{{item.expected_answer}}}")
+        if not grade_math(answer, item.expected_answer, loaded.gold).correct
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("task", ["gsm8k", "math500", "aime24", "aime25"])
+def test_the_next_problems_gold_is_wrong(task: str) -> None:
+    """The grader can say no to an answer of the right form."""
+    loaded = load_task(task, limit=200)
+    golds = [item.expected_answer for item in loaded.items]
+    pairs = [(a, b) for a, b in itertools.pairwise(golds) if a != b]
+    right = [(a, b) for a, b in pairs if grade_math(f"$\\boxed{{{b}}}$", a, loaded.gold).correct]
+    # In MATH-500 `5` is followed by `x=5`, which says the same.
+    assert right == ([("5", "x=5")] if task == "math500" else [])
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ("```python\nprint(1)\n```", "print(1)\n"),
+        ("```python\nprint(1)\n```\nor\n```python\nprint(2)\n```", "print(2)\n"),
+        ("```Python3\nprint(1)\n```", "print(1)\n"),
+        ("```py\nprint(1)\n``` and ```cpp\nint x;\n```", "print(1)\n"),
+        ("```\nprint(1)\n```", ""),
+        ("print(1)", ""),
+        ("```python\nprint(1)", ""),
+    ],
+)
+def test_last_python_fence(answer: str, code: str) -> None:
+    assert last_python_fence(answer) == code
+
+
+def _grades(questions: Sequence[Question], timeout: float) -> list[Grade]:
+    async def run() -> list[Grade]:
+        async with GradingPool(2, timeout) as pool:
+            return list(await asyncio.gather(*map(pool.grade, questions)))
+
+    return asyncio.run(run())
+
+
+def test_pool_ends_an_endless_grade_and_goes_on() -> None:
+    tower = Question("math", gold="3", text="\\boxed{9^{9^{9^{9^9}}}}")
+    fine = Question("math", gold="\\frac{1}{2}", text="\\boxed{0.5}")
+    started = time.monotonic()
+    grades = _grades([tower, fine, tower, fine, fine], timeout=1.0)
+    assert [grade.problem for grade in grades] == ["timeout", "", "timeout", "", ""]
+    assert [grade.correct for grade in grades] == [False, True, False, True, True]
+    assert time.monotonic() - started < 60  # not a speed test: it must not hang
+
+
+def test_pool_says_when_a_worker_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(EvaluationError, match="could not start"):
+        _grades([Question("math", gold="1", text="1")], timeout=1.0)

@@ -1,0 +1,156 @@
+"""The report in a browser: complete, self-contained, readable in light and dark, escaped."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from eval_harness import gold_answers, led_eval, running, small_grid
+from fake_engine import FakeEngine
+from matplotlib import pyplot as plt
+
+PLOTS = ["pass_at_n", "paired", "alpha", "length", "exploration"]
+SAMPLES = 320
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("report") / "run"
+    with running(FakeEngine(answers=gold_answers())) as url:
+        done = led_eval(*small_grid(url, folder))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def chromium(page: Path, profile: Path, *flags: str) -> tuple[str, str]:
+    """Open a page; its DOM after loading, and what the browser logged."""
+    done = subprocess.run(
+        [
+            *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
+            *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
+            *("--disable-sync", "--hide-scrollbars", "--enable-logging=stderr", "--v=0"),
+            *(f"--user-data-dir={profile}", *flags, page.as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+def console(log: str) -> list[str]:
+    return [line for line in log.splitlines() if "CONSOLE" in line]
+
+
+def test_console_lines_are_seen(tmp_path: Path) -> None:
+    """The next test would pass in silence if the browser did not log."""
+    page = tmp_path / "page.html"
+    page.write_text("<script>console.error('seen')</script>")
+    _, log = chromium(page, tmp_path / "profile", "--dump-dom")
+    assert len(console(log)) == 1
+
+
+def test_browser_shows_every_plot_without_a_console_line(run_dir: Path, tmp_path: Path) -> None:
+    dom, log = chromium(run_dir / "report.html", tmp_path / "profile", "--dump-dom")
+    assert console(log) == []
+    figures = dict(re.findall(r'<figure id="(\w+)">(.*?)</figure>', dom, re.DOTALL))
+    assert list(figures) == PLOTS
+    for svg in figures.values():
+        assert svg.count("<path") > 10
+    for name in PLOTS:
+        assert (run_dir / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("scheme", "dark"), [(0, True), (1, False)])
+def test_ink_stands_out_in_light_and_dark(
+    run_dir: Path, tmp_path: Path, scheme: int, dark: bool
+) -> None:
+    shot = tmp_path / "shot.png"
+    chromium(
+        *(run_dir / "report.html", tmp_path / "profile", f"--screenshot={shot}"),
+        *("--window-size=1240,3400", f"--blink-settings=preferredColorScheme={scheme}"),
+    )
+    grey = plt.imread(shot)[..., :3].mean(axis=2)
+    paper = float(np.median(grey))
+    assert (paper < 0.2) if dark else (paper > 0.8)
+    # Ink of every band of the page, plots included, is far from the paper.
+    for band in np.array_split(grey[:3000], 6):
+        assert float(np.abs(band - paper).max()) > 0.5
+
+
+def test_report_asks_for_nothing(run_dir: Path) -> None:
+    pages = [run_dir / "report.html", *run_dir.glob("pages/*/*.html")]
+    assert len(pages) == 21
+    for page in pages:
+        html = page.read_text()
+        assert "<script" not in html
+        fetched = re.findall(r'(?:src|href|xlink:href)="([^"]*)"|url\(([^)]*)\)', html)
+        for target in (first or second for first, second in fetched):
+            assert not re.match(r"\s*(https?:|//)", target), target
+        assert "@import" not in html
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.ids: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag == "a" and values.get("href"):
+            self.links.append(str(values["href"]))
+        if values.get("id"):
+            self.ids.add(str(values["id"]))
+
+
+def _parsed(page: Path) -> _Links:
+    parser = _Links()
+    parser.feed(page.read_text())
+    return parser
+
+
+def test_every_sample_is_linked(run_dir: Path) -> None:
+    links = _parsed(run_dir / "report.html").links
+    assert len(links) == len(set(links)) == SAMPLES
+    for link in links:
+        path, _, anchor = link.partition("#")
+        assert unquote(anchor) in _parsed(run_dir / unquote(path)).ids
+
+
+def test_what_models_and_files_say_is_escaped(tmp_path: Path) -> None:
+    attack = "<script>alert(1)</script><img src=x onerror=alert(2)>'\"&\udcff"
+    data = tmp_path / "items.jsonl"
+    item = {"id": f"a/../{attack[:-1]}", "problem": attack[:-1], "expected_answer": "2"}
+    data.write_text(json.dumps(item) + "\n")
+    says = f"{attack}</think>{attack} \\boxed{{{attack}}}"
+    with running(FakeEngine(says=says)) as url:
+        grid = small_grid(url, tmp_path / "run", "--data", f"aime24={data}", tasks=["aime24"])
+        done = led_eval(*grid)
+    assert done.returncode == 0, done.stderr
+    pages = [tmp_path / "run" / "report.html", *(tmp_path / "run" / "pages").rglob("*.html")]
+    assert len(pages) == 2
+    for page in pages:
+        html = page.read_text()
+        assert "<script" not in html
+        assert "<img" not in html
+        assert "&lt;script&gt;" in html
+
+
+def test_markdown_report_has_the_same_numbers(run_dir: Path) -> None:
+    text = (run_dir / "report.md").read_text()
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    cell = metrics["tasks"]["gsm8k"]["led"]["0.6"]
+    first = cell["pass@1[avg-of-4]"]
+    shown = f"{first['symbolic_correct']:.1f} ± {first['standard_error']:.1f}"
+    assert f"{shown} / {cell['pass@4']['symbolic_correct']:.1f}" in text
+    slopes = {entry["sampler"]: entry["alpha"] for entry in metrics["alpha"]}
+    assert f"{slopes['led']:+.2f}" in text

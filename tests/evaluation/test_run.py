@@ -1,0 +1,416 @@
+"""Whole runs of `led-sglang eval` against a fake engine: what is asked, stored and refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from eval_harness import eval_command, gold_answers, led_eval, running, small_grid
+from fake_engine import FakeEngine
+from harness import free_port
+
+SAMPLES = 2 * 2 * 4 * 5 * 4
+
+
+def engine(**options: Any) -> FakeEngine:
+    return FakeEngine(answers=gold_answers(), **options)
+
+
+def records(run_dir: Path) -> list[dict[str, Any]]:
+    files = sorted(run_dir.glob("samples/*/*/*/output-rs*.jsonl"))
+    # Not splitlines: a text may hold other line separators of Unicode.
+    return [json.loads(line) for file in files for line in file.open(newline="\n")]
+
+
+def identity(record: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(record[key] for key in ("task", "sampler", "temperature", "id", "sample"))
+
+
+def test_a_whole_grid(tmp_path: Path) -> None:
+    fake = engine(delay=0.02)
+    with running(fake) as url:
+        done = led_eval(*small_grid(url, tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    found = records(tmp_path / "run")
+    assert len(found) == len({identity(record) for record in found}) == SAMPLES
+    # One request a sample, each with its own seed, and the method in custom_params.
+    assert Counter(body["seed"] for body in fake.requests) == dict.fromkeys(range(4), SAMPLES // 4)
+    assert Counter(body["custom_params"]["sampler"] for body in fake.requests) == {
+        "led": SAMPLES // 2,
+        "regular": SAMPLES // 2,
+    }
+    assert all("n" not in body and body["return_meta_info"] for body in fake.requests)
+    assert fake.most_in_flight == 8
+    first = fake.requests[0]["messages"]
+    assert len(first) == 1
+    assert first[0]["content"].startswith(
+        "Please reason step by step, and put your final answer within \\boxed{}.\n\nAmong the $900$"
+    )
+    for name in ("metrics.json", "report.md", "report.html", "plots/pass_at_n.png"):
+        assert (tmp_path / "run" / name).stat().st_size > 0
+    assert "accuracy" in done.stderr
+    assert "tok/s" in done.stderr
+
+
+def test_metrics_equal_a_recount_of_the_samples(tmp_path: Path) -> None:
+    with running(engine()) as url:
+        assert led_eval(*small_grid(url, tmp_path / "run")).returncode == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["complete"] is True
+    cell = [
+        record
+        for record in records(tmp_path / "run")
+        if (record["task"], record["sampler"], record["temperature"]) == ("math500", "led", 0.6)
+    ]
+    by_item: dict[str, list[dict[str, Any]]] = {}
+    for record in cell:
+        by_item.setdefault(record["id"], []).append(record)
+    assert len(by_item) == 5
+    # Verdicts by reading the script of the engine: right answers are the gold ones.
+    for record in cell:
+        said = f"\\boxed{{{record['expected_answer']}}}" in record["generation"]
+        assert record["symbolic_correct"] == said
+    share = sum(record["symbolic_correct"] for record in cell) / len(cell)
+    solved = sum(any(r["symbolic_correct"] for r in group) for group in by_item.values()) / 5
+    got = metrics["tasks"]["math500"]["led"]["0.6"]
+    assert got["pass@1[avg-of-4]"]["symbolic_correct"] == pytest.approx(100 * share)
+    assert got["pass@4"]["symbolic_correct"] == pytest.approx(100 * solved)
+    cut = sum(record["finish_reason"] == "length" for record in cell)
+    assert got["pass@1[avg-of-4]"]["truncated"] == pytest.approx(100 * cut / len(cell))
+    explored = sum(record["led"]["explored_tokens"] for record in cell)
+    thought = sum(record["led"]["think_tokens"] for record in cell)
+    assert got["led"]["explored_share"] == pytest.approx(explored / thought)
+    tokens = [record["num_generated_tokens"] for record in cell]
+    assert got["pass@1[avg-of-4]"]["avg_tokens"] == pytest.approx(sum(tokens) / len(tokens))
+    # The difference to `regular` is that of the two means: all problems are finished in both.
+    regular = metrics["tasks"]["math500"]["regular"]["0.6"]["pass@4"]["symbolic_correct"]
+    (entry,) = [
+        entry
+        for entry in metrics["paired"]
+        if (entry["task"], entry["temperature"], entry["metric"]) == ("math500", 0.6, "pass@4")
+    ]
+    assert entry["difference"] == pytest.approx(100 * solved - regular)
+
+
+def test_killed_twenty_times_equals_uninterrupted(tmp_path: Path) -> None:
+    generator = random.Random(11)
+    fake = engine()
+    with running(fake) as url:
+        assert led_eval(*small_grid(url, tmp_path / "whole")).returncode == 0
+        fake.asked.clear()
+        fake.delay = 0.25
+        broken = tmp_path / "broken"
+        for attempt in range(20):
+            more = ["--resume"] if attempt else []
+            with (tmp_path / "log").open("w") as log:
+                process = subprocess.Popen(
+                    eval_command(*small_grid(url, broken, *more)), stdout=log, stderr=log
+                )
+            before = _count_lines(broken)
+            wanted = before + generator.randrange(13)
+            while process.poll() is None and _count_lines(broken) < wanted:
+                time.sleep(0.01)
+            # Any moment: also within start-up, where nothing has been asked yet.
+            time.sleep(generator.uniform(0, 0.1 if attempt % 4 else 0.6))
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            process.kill()
+            process.wait()
+        assert _count_lines(broken) < SAMPLES  # each kill met a running run
+        fake.delay = 0
+        done = led_eval(*small_grid(url, broken, "--resume"))
+    assert done.returncode == 0, done.stderr
+    ours, theirs = records(broken), records(tmp_path / "whole")
+    assert sorted(map(identity, ours)) == sorted(map(identity, theirs))
+    assert len({identity(record) for record in ours}) == SAMPLES
+    assert sorted(map(json.dumps, ours)) == sorted(map(json.dumps, theirs))
+    metrics = [
+        json.loads((folder / "metrics.json").read_text()) for folder in (broken, tmp_path / "whole")
+    ]
+    assert metrics[0] == metrics[1]
+    # Work is only repeated for samples that were under way when a kill came.
+    repeated = sum(fake.asked.values()) - SAMPLES
+    assert 0 < repeated <= 20 * 8
+
+
+def _count_lines(run_dir: Path) -> int:
+    return sum(f.read_bytes().count(b"\n") for f in run_dir.glob("samples/*/*/*/*.jsonl"))
+
+
+def test_an_unfinished_line_is_cut_and_asked_again(tmp_path: Path) -> None:
+    with running(engine()) as url:
+        grid = small_grid(url, tmp_path, tasks=["aime24"])
+        assert led_eval(*grid).returncode == 0
+        metrics = (tmp_path / "metrics.json").read_text()
+        for file in tmp_path.glob("samples/*/*/*/output-rs2.jsonl"):
+            text = file.read_bytes()
+            file.write_bytes(text[: text.rindex(b"\n", 0, -1) + 30])
+        assert led_eval(*grid, "--resume").returncode == 0
+    assert len(records(tmp_path)) == 80
+    assert (tmp_path / "metrics.json").read_text() == metrics
+
+
+CHANGES = [
+    (["--max-tokens", "128"], "grid.max_tokens: 256 -> 128"),
+    (["--n", "8"], "grid.n: 4 -> 8"),
+    (["--seed", "1"], "grid.seed: 0 -> 1"),
+    (["--top-p", "0.9"], "grid.top_p: 0.95 -> 0.9"),
+    (["--temperatures", "0.1,0.7"], "grid.temperatures: [0.1, 0.6] -> [0.1, 0.7]"),
+    (["--scope", "completion"], 'grid.scope: "answer" -> "completion"'),
+    (["--limit", "4"], "tasks.aime24.items: 5 -> 4"),
+    (["--samplers", "led,regular"], "grid.samplers"),
+]
+
+
+def test_a_changed_setting_is_refused_by_name(tmp_path: Path) -> None:
+    with running(engine()) as url:
+        grid = small_grid(url, tmp_path, tasks=["aime24"])
+        assert led_eval(*grid).returncode == 0
+        before = sorted(map(json.dumps, records(tmp_path)))
+        for change, key in CHANGES:
+            refused = led_eval(*grid, *change, "--resume")
+            assert refused.returncode == 1
+            assert key in refused.stderr
+    assert sorted(map(json.dumps, records(tmp_path))) == before
+
+
+def test_a_changed_server_task_or_missing_resume_is_refused(tmp_path: Path) -> None:
+    data = tmp_path / "items.jsonl"
+    data.write_text('{"id": "1", "problem": "1 + 1?", "expected_answer": "2"}\n')
+    run_dir = tmp_path / "run"
+    more = ["--data", f"aime24={data}"]
+    with running(engine()) as url:
+        assert led_eval(*small_grid(url, run_dir, *more, tasks=["aime24"])).returncode == 0
+        again = led_eval(*small_grid(url, run_dir, *more, tasks=["aime24"]))
+        assert again.returncode == 1
+        assert "--resume" in again.stderr
+        data.write_text('{"id": "1", "problem": "1 + 2?", "expected_answer": "3"}\n')
+        other = led_eval(*small_grid(url, run_dir, *more, "--resume", tasks=["aime24"]))
+        assert other.returncode == 1
+        assert "tasks.aime24.prompts" in other.stderr
+    data.write_text('{"id": "1", "problem": "1 + 1?", "expected_answer": "2"}\n')
+    with running(engine(dtype="bfloat16")) as url:
+        other = led_eval(*small_grid(url, run_dir, *more, "--resume", tasks=["aime24"]))
+    assert other.returncode == 1
+    assert 'server.dtype: "float32" -> "bfloat16"' in other.stderr
+
+
+def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
+    with running(engine(delay=0.5)) as url:
+        first = subprocess.Popen(
+            eval_command(*small_grid(url, tmp_path)), stderr=subprocess.DEVNULL
+        )
+        try:
+            while not (tmp_path / "run.json").exists():
+                time.sleep(0.05)
+            second = led_eval(*small_grid(url, tmp_path, "--resume"))
+        finally:
+            first.kill()
+            first.wait()
+    assert second.returncode == 1
+    assert "another process" in second.stderr
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopping_leaves_a_report_and_says_so(
+    tmp_path: Path, signum: signal.Signals, status: int
+) -> None:
+    with running(engine(delay=0.05)) as url:
+        process = subprocess.Popen(
+            eval_command(*small_grid(url, tmp_path)), stderr=subprocess.PIPE, text=True
+        )
+        while _count_lines(tmp_path) < 20:
+            time.sleep(0.02)
+        process.send_signal(signum)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == status
+        assert "--resume" in errors
+        metrics = json.loads((tmp_path / "metrics.json").read_text())
+        assert metrics["complete"] is False
+        assert metrics["samples"]["finished"] == _count_lines(tmp_path) >= 20
+        assert "not finished" in (tmp_path / "report.html").read_text()
+        assert led_eval(*small_grid(url, tmp_path, "--resume")).returncode == 0
+    assert len(records(tmp_path)) == SAMPLES
+
+
+def test_storm_of_refusals_and_broken_answers_is_ridden_out(tmp_path: Path) -> None:
+    storm = [429, 503, 500, 502, 504] * 6
+    fake = engine(failures=list(storm), garbage=3)
+    with running(fake) as url:
+        done = led_eval(*small_grid(url, tmp_path, tasks=["aime24"]))
+    assert done.returncode == 0, done.stderr
+    assert len(records(tmp_path)) == 80
+    assert len(fake.requests) == 80 + len(storm) + 3
+
+
+def test_an_endless_storm_ends_with_the_servers_words_and_keeps_what_is_there(
+    tmp_path: Path,
+) -> None:
+    with running(engine()) as url:
+        grid = small_grid(url, tmp_path, "--attempts", 3, tasks=["aime24"])
+        assert led_eval(*grid).returncode == 0
+        (next(tmp_path.glob("samples/*/*/*/output-rs3.jsonl"))).unlink()
+    kept = len(records(tmp_path))
+    assert kept == 75
+    with running(engine(failures=[503] * 1000)) as url:
+        grid = small_grid(url, tmp_path, "--attempts", 3, "--resume", tasks=["aime24"])
+        failed = led_eval(*grid)
+    assert failed.returncode == 1
+    assert "failed 3 times" in failed.stderr
+    assert "scripted 503" in failed.stderr
+    assert len(records(tmp_path)) == kept
+
+
+def test_endpoint_that_goes_down_keeps_what_is_finished(tmp_path: Path) -> None:
+    with running(engine(down_after=30)) as url:
+        failed = led_eval(*small_grid(url, tmp_path, "--attempts", 2, tasks=["aime24"]))
+    assert failed.returncode == 1
+    assert "failed 2 times" in failed.stderr
+    assert 20 <= len(records(tmp_path)) <= 30
+    assert json.loads((tmp_path / "metrics.json").read_text())["complete"] is False
+    with running(engine()) as url:
+        assert led_eval(*small_grid(url, tmp_path, "--resume", tasks=["aime24"])).returncode == 0
+    assert len(records(tmp_path)) == 80
+
+
+def test_endpoint_down(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    failed = led_eval(*small_grid(url, tmp_path / "run", "--attempts", 2))
+    assert failed.returncode == 1
+    assert url in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_a_refused_request_is_not_repeated(tmp_path: Path) -> None:
+    fake = engine(failures=[400])
+    with running(fake) as url:
+        failed = led_eval(*small_grid(url, tmp_path, "--concurrency", 1, tasks=["aime24"]))
+    assert failed.returncode == 1
+    assert "HTTP 400" in failed.stderr
+    assert "scripted 400" in failed.stderr
+    assert len(fake.requests) == 1
+
+
+def test_wrong_model_and_unknown_sampler(tmp_path: Path) -> None:
+    with running(engine()) as url:
+        wrong = led_eval(*small_grid(url, tmp_path / "a", "--model", "other/model"))
+        unknown = led_eval(*small_grid(url, tmp_path / "b", "--samplers", "regular,dola"))
+    assert wrong.returncode == unknown.returncode == 1
+    assert "'other/model'" in wrong.stderr
+    assert "fake/model" in wrong.stderr
+    assert "'dola'" in unknown.stderr
+    assert "led, regular" in unknown.stderr
+
+
+def test_plain_server_is_not_asked_for_led(tmp_path: Path) -> None:
+    """It would ignore custom_params, and LED would look like regular decoding."""
+    fake = engine(plugin=False)
+    with running(fake) as url:
+        refused = led_eval(*small_grid(url, tmp_path / "a"))
+        fine = led_eval(*small_grid(url, tmp_path / "b", "--samplers", "regular", tasks=["aime24"]))
+    assert refused.returncode == 1
+    assert "does not offer the sampler 'led'" in refused.stderr
+    assert fine.returncode == 0, fine.stderr
+    assert all("custom_params" not in body for body in fake.requests)
+
+
+def test_bad_line_of_a_task_file_is_named(tmp_path: Path) -> None:
+    data = tmp_path / "items.jsonl"
+    data.write_text('{"id": "1", "problem": "p", "expected_answer": "2"}\n{"id": "2", "prob\n')
+    failed = led_eval(
+        *small_grid("http://127.0.0.1:9", tmp_path / "run", "--data", f"aime24={data}")
+    )
+    assert failed.returncode == 1
+    assert f"{data}, line 2" in failed.stderr
+
+
+@pytest.mark.parametrize("tokenizes", [True, False])
+def test_never_closed_thinking_is_truncated_not_wrong_format(
+    tmp_path: Path, tokenizes: bool
+) -> None:
+    with running(engine(never_closes=True, tokenizes=tokenizes)) as url:
+        assert led_eval(*small_grid(url, tmp_path, tasks=["aime24"])).returncode == 0
+    found = records(tmp_path)
+    assert {record["outcome"] for record in found} == {"truncated"}
+    assert {record["predicted_answer"] for record in found} == {None}
+    cell = json.loads((tmp_path / "metrics.json").read_text())["tasks"]["aime24"]["led"]["0.6"]
+    first = cell["pass@1[avg-of-4]"]
+    assert (first["truncated"], first["no_answer"], first["symbolic_correct"]) == (100, 0, 0)
+
+
+def test_copies_instead_of_samples_are_noticed(tmp_path: Path) -> None:
+    with running(engine(copies=True)) as url:
+        done = led_eval(*small_grid(url, tmp_path, tasks=["aime24"]))
+    assert done.returncode == 0
+    assert "15 of 20 completions repeat another one" in done.stderr
+
+
+def test_full_disk_keeps_what_is_finished(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk: the kernel refuses the write."""
+    run_dir = tmp_path / "run"
+    with running(engine()) as url:
+        grid = small_grid(url, run_dir, tasks=["aime24"])
+        limited = subprocess.run(
+            ["bash", "-c", 'ulimit -f 2; exec "$@"', "bash", *eval_command(*grid)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        )
+        assert limited.returncode == 1, limited.stderr
+        assert "cannot write" in limited.stderr
+        assert "--resume" in limited.stderr
+        kept = records(run_dir)  # every line is whole
+        assert 0 < len(kept) < 80
+        assert led_eval(*grid, "--resume").returncode == 0
+    assert len(records(run_dir)) == 80
+    assert {identity(record) for record in kept} <= {identity(r) for r in records(run_dir)}
+
+
+def test_compare_two_runs(tmp_path: Path) -> None:
+    with running(engine()) as url:
+        for name in ("regular", "led"):
+            grid = small_grid(url, tmp_path / name, "--samplers", name)
+            assert led_eval(*grid).returncode == 0
+        both = small_grid(url, tmp_path / "both")
+        assert led_eval(*both).returncode == 0
+    done = led_eval("--compare", tmp_path / "regular", tmp_path / "led")
+    assert done.returncode == 0, done.stderr
+    assert "led - regular" in done.stdout
+    # The same samples in one run: its own paired differences must come out again.
+    metrics = json.loads((tmp_path / "both" / "metrics.json").read_text())
+    for entry in metrics["paired"]:
+        lines = [
+            [cell.strip() for cell in line.strip("|").split("|")]
+            for line in done.stdout.splitlines()
+            if line.startswith("|")
+        ]
+        (line,) = [
+            cells
+            for cells in lines
+            if cells[0] == entry["task"]
+            and cells[2] == f"{entry['temperature']:g}"
+            and cells[3] == entry["metric"]
+        ]
+        assert float(line[4]) == pytest.approx(entry["difference"], abs=0.006)
+        low, high = (float(text) for text in line[5].split(" .. "))
+        assert (low, high) == (
+            pytest.approx(entry["low"], abs=0.006),
+            pytest.approx(entry["high"], abs=0.006),
+        )
+
+
+def test_compare_refuses_an_unfinished_run(tmp_path: Path) -> None:
+    with running(engine()) as url:
+        assert led_eval(*small_grid(url, tmp_path, tasks=["aime24"])).returncode == 0
+    next(tmp_path.glob("samples/*/*/*/output-rs3.jsonl")).unlink()
+    refused = led_eval("--compare", tmp_path, tmp_path)
+    assert refused.returncode == 1
+    assert "75 of 80" in refused.stderr

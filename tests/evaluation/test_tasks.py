@@ -1,0 +1,232 @@
+"""Tasks: prompts word for word, wrong files named, the hub's rows read from local parquet."""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from led_sglang.evaluation import EvaluationError
+from led_sglang.evaluation.code_verdicts import execute, export
+from led_sglang.evaluation.hub import load_items
+from led_sglang.evaluation.prompts import CHOICE, CODE, MATH, render
+from led_sglang.evaluation.store import Key, RunStore
+from led_sglang.evaluation.tasks import Item, Task, load_task, read_items
+from led_sglang.evaluation.thinking import Delimiters, split_thinking
+
+
+def test_aime24_item_22_is_the_corrected_one() -> None:
+    assert load_task("aime24").items[22].expected_answer == "197"
+
+
+def test_math_prompt() -> None:
+    assert render(MATH, "math", Item("1", "What is {x}?")) == (
+        "Please reason step by step, and put your final answer within \\boxed{}.\n\nWhat is {x}?"
+    )
+
+
+def test_choice_prompt() -> None:
+    assert render(CHOICE, "choice", Item("1", "Which?", "A", ("p", "q", "r", "s"))) == (
+        "Please solve the following multiple-choice question. Please show your choice in the "
+        'answer field with only the choice letter, e.g.,"answer": "C".\n\n'
+        "Which?\nA. p\nB. q\nC. r\nD. s"
+    )
+
+
+def test_code_prompts() -> None:
+    start = (
+        "You will be given a question (problem specification) and will generate a correct Python "
+        "program that matches the specification and passes all tests.\n\nQuestion: Add.\n\n"
+    )
+    assert render(CODE, "code", Item("1", "Add.")) == (
+        f"{start}Read the inputs from stdin solve the problem and write the answer to stdout (do "
+        "not directly test on the sample inputs). Enclose your code within delimiters as follows. "
+        "Ensure that when the python program runs, it reads the inputs, runs the algorithm and "
+        "writes output to STDOUT.\n```python\n# YOUR CODE HERE\n```"
+    )
+    assert render(CODE, "code", Item("1", "Add.", starter_code="def add(a, b):")) == (
+        f"{start}You will use the following starter code to write the solution to the problem and "
+        "enclose your code within delimiters.\n```python\ndef add(a, b):\n```"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"id": "2"', "line 2: Expecting"),
+        ("[1]", "line 2: a line must be a JSON object"),
+        ('{"id": 2, "problem": "p", "expected_answer": "1"}', "line 2: id must be a text"),
+        ('{"id": "2", "expected_answer": "1"}', "line 2: problem must be a text"),
+        ('{"id": "2", "problem": "p"}', "line 2: expected_answer must be a text"),
+        ('{"id": "1", "problem": "p", "expected_answer": "1"}', "id '1' is used twice"),
+    ],
+)
+def test_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "items.jsonl"
+    path.write_text('{"id": "1", "problem": "p", "expected_answer": "1"}\n' + line + "\n")
+    with pytest.raises(EvaluationError, match=message) as error:
+        read_items(path, "math")
+    assert str(path) in str(error.value)
+
+
+def test_users_own_task(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        'name: mine\nkind: math\ngold: expr\ndata: mine.jsonl\nprompt: "Q: {problem} A:"\n'
+    )
+    (tmp_path / "mine.jsonl").write_text('{"id": "1", "problem": "1+1", "expected_answer": "2"}')
+    task = load_task(str(tmp_path / "mine.yaml"))
+    assert (task.name, task.prompt(task.items[0])) == ("mine", "Q: 1+1 A:")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: a\nkind: essay\ndata: x", "kind must be one of math, choice, code"),
+        ("name: a\nkind: math\ndata: x", "gold must be one of expr, latex"),
+        ("name: a/b\nkind: code\ndata: x", "name must be"),
+        ("name: a\nkind: code", "one of data and hub"),
+        ("name: a\nkind: code\ndata: x\nprompt: hi", "prompt must contain"),
+        ("name: a\nkind: code\ndata: x\nscorer: y", "unknown key scorer"),
+        ("- a", "must be a mapping"),
+        ("name: [", "is not YAML"),
+    ],
+)
+def test_wrong_task_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "task.yaml"
+    path.write_text(text)
+    with pytest.raises(EvaluationError, match=message):
+        load_task(str(path))
+
+
+def test_unknown_task_lists_the_shipped_ones() -> None:
+    with pytest.raises(EvaluationError, match="aime24, aime25, gpqa_diamond, gsm8k, livecodebench"):
+        load_task("mmlu")
+
+
+@pytest.fixture
+def parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Write rows as a parquet file; the arguments under which `datasets` loads it."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+    def write(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        pd.DataFrame(rows).to_parquet(tmp_path / "rows.parquet")
+        return {"path": "parquet", "data_files": str(tmp_path / "rows.parquet"), "split": "train"}
+
+    return write
+
+
+def test_gpqa_rows(parquet: Callable[..., dict[str, Any]]) -> None:
+    rows = [
+        {
+            "Record ID": f"rec{i}",
+            "Question": f"Question {i}?\n",
+            "Correct Answer": f"right {i}\n",
+            **{f"Incorrect Answer {j}": f"wrong {i} {j}" for j in (1, 2, 3)},
+        }
+        for i in range(100)
+    ]
+    items = load_items("gpqa.yaml", {"rows": "gpqa", **parquet(rows)})
+    for i, item in enumerate(items):
+        assert item.options["ABCD".index(item.expected_answer)] == f"right {i}"
+        assert sorted(item.options) == sorted(
+            [f"right {i}", *(f"wrong {i} {j}" for j in (1, 2, 3))]
+        )
+    assert min(Counter(item.expected_answer for item in items).values()) > 10
+    # The order is the question's own: it does not change with its place in the file.
+    again = load_items("gpqa.yaml", {"rows": "gpqa", **parquet(rows[::-1])})
+    assert {item.id: item for item in again} == {item.id: item for item in items}
+
+
+def _packed(tests: Any) -> str:
+    return base64.b64encode(zlib.compress(pickle.dumps(json.dumps(tests)))).decode()
+
+
+def _problem(question: str, date: str, private: str, **more: Any) -> dict[str, Any]:
+    public = [{"input": "1", "output": "2", "testtype": "stdin"}]
+    return {
+        "question_id": question,
+        "question_content": "Add one.",
+        "contest_date": date,
+        "starter_code": "",
+        "public_test_cases": json.dumps(public),
+        "private_test_cases": private,
+        "metadata": "{}",
+        **more,
+    }
+
+
+def test_livecodebench_rows(parquet: Callable[..., dict[str, Any]]) -> None:
+    private = [{"input": "5", "output": "6", "testtype": "stdin"}]
+    rows = [
+        _problem("b", "2024-08-01T00:00:00", _packed(private)),
+        _problem("a", "2025-01-01T00:00:00", json.dumps(private), metadata='{"func_name": "f"}'),
+        _problem("old", "2024-07-31T23:59:59", json.dumps(private)),
+    ]
+    hub = {"rows": "livecodebench", "since": "2024-08-01", **parquet(rows)}
+    first, second = load_items("lcb.yaml", hub)
+    assert (first.id, first.tests["fn_name"]) == ("a", "f")
+    assert second.tests == {"inputs": ["1", "5"], "outputs": ["2", "6"], "fn_name": None}
+
+
+class _Evil:
+    def __reduce__(self) -> Any:
+        return (print, ("executed",))
+
+
+def test_a_pickle_that_calls_something_is_refused(parquet: Callable[..., dict[str, Any]]) -> None:
+    evil = base64.b64encode(zlib.compress(pickle.dumps(_Evil()))).decode()
+    hub = {"rows": "livecodebench", **parquet([_problem("a", "2025-01-01", evil)])}
+    with pytest.raises(pickle.UnpicklingError, match="must not name"):
+        load_items("lcb.yaml", hub)
+
+
+def test_code_is_exported_and_executed(tmp_path: Path) -> None:
+    tests = {"inputs": ["1\n"], "outputs": ["2"], "fn_name": None}
+    task = Task("lcb", "code", tuple(Item(f"q{i}", "Add one.", tests=tests) for i in range(3)))
+    store = RunStore(tmp_path)
+    programs = {0: "print(int(input()) + 1)", 1: "print(0)"}
+    for i, code in programs.items():
+        record = {"task": "lcb", "sampler": "led", "temperature": 0.6, "id": f"q{i}", "sample": 0}
+        record |= {"predicted_answer": code, "outcome": "ungraded"}
+        store.append_sample(Key("lcb", "led", 0.6, f"q{i}", 0), record)
+    (path,) = export(store, task)
+    assert json.loads(path.read_text()) == [
+        {"question_id": "q0", "code_list": [programs[0]]},
+        {"question_id": "q1", "code_list": [programs[1]]},
+        {"question_id": "q2", "code_list": []},
+    ]
+    execute(store, [task], seconds=5)
+    execute(store, [task], seconds=5)  # nothing is judged twice
+    lines = (tmp_path / "code_verdicts.jsonl").read_text().splitlines()
+    assert [json.loads(line)["verdict"] for line in lines] == ["correct", "wrong"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reasoning", "finish", "opened", "answer", "closed"),
+    [
+        ("thought</think>\n\n7", None, "stop", True, "\n\n7", True),
+        ("<think>thought</think>7", None, "stop", False, "7", True),
+        ("a</think>1<think>b</think>2", None, "stop", True, "2", True),
+        ("thought without end", None, "length", True, "", False),
+        ("thought without end", None, "stop", True, "", False),
+        ("<think>thought", None, "length", False, "", False),
+        ("an answer cut of", None, "length", False, "an answer cut of", True),
+        ("cut off, who knows where", None, "length", None, "", False),
+        ("an answer", None, "stop", None, "an answer", True),
+        ("7", "thought", "stop", True, "7", True),
+        ("", "thought", "length", True, "", False),
+    ],
+)
+def test_answer_part(
+    content: str, reasoning: str | None, finish: str, opened: bool | None, answer: str, closed: bool
+) -> None:
+    parts = split_thinking(content, reasoning, finish, Delimiters(opened=opened))
+    assert (parts.answer, parts.closed) == (answer, closed)
