@@ -1,0 +1,152 @@
+"""Ask a running server for a completion with its trace, and for the texts of its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from led_sglang.client import ServerClient, ServerError
+from led_sglang.phase import Phase, ThinkAutomaton
+from led_sglang.telemetry import PHASE_NAMES
+from led_sglang.trace.records import Token, Trace, TraceSettings, read_response
+
+# What a tokenizer puts where bytes do not make a character.
+REPLACEMENT = "\ufffd"
+# No character has more bytes, so none is spread over more tokens.
+_LONGEST_CHARACTER = 4
+
+
+def run_trace(
+    client: ServerClient,
+    prompt: str,
+    *,
+    sampler: str = "led",
+    sampling: Mapping[str, Any] | None = None,
+    led: Mapping[str, Any] | None = None,
+) -> Trace:
+    """Let the server complete a prompt; with sampler `led`, every token carries its trace.
+
+    Args:
+        client: of a server that runs led-sglang.
+        prompt: one user turn; the server applies the model's chat template.
+        sampler: `led`, or another method the server offers, which has no trace: its phases follow
+            from the think delimiters.
+        sampling: `sampling_params` without `custom_params`.
+        led: further keys of `custom_params.led`.
+
+    Raises:
+        ServerError: no answer, a refused request, or a server without the plugin.
+        TraceError: the answer holds no trace.
+    """
+    server = client.led_settings()
+    if server is None:
+        raise ServerError(
+            f"the server at {client.base_url} runs without led-sglang: start it with "
+            "`led-sglang serve`"
+        )
+    custom: dict[str, Any] = {"sampler": sampler}
+    if sampler == "led":
+        custom["led"] = {**(led or {}), "trace": True}
+    prompt_ids = client.chat_tokens(prompt)
+    response = client.generate(prompt_ids, {**(sampling or {}), "custom_params": custom})
+    model = client.model_path()
+    if sampler != "led":
+        return _untraced(client, prompt, prompt_ids, response, server, sampler, model)
+    ids, entries = read_response(response)
+    wanted = {*ids, *(i for entry in entries for i in entry.get("candidate_ids", ()))}
+    texts = _token_texts(client, wanted)
+    return Trace.from_response(
+        response,
+        prompt=prompt,
+        model=model,
+        settings=trace_settings(server, sampling or {}, led or {}),
+        token_texts=texts,
+        texts=_joined_characters(client, ids, texts),
+    )
+
+
+def trace_settings(
+    server: Mapping[str, Any], sampling: Mapping[str, Any], led: Mapping[str, Any]
+) -> TraceSettings:
+    """What a reader needs of a request's settings; the temperature only if the request named it.
+
+    Args:
+        server: `ServerClient.led_settings()`.
+        sampling: the request's `sampling_params`.
+        led: its `custom_params.led`.
+    """
+    gate = str(led.get("gate", "confidence"))
+    release = led.get("preset") == "release"
+    layers = led.get("layers", "release" if release else server["layers"])
+    captured = server["captured_layers"]
+    temperature = sampling.get("temperature")
+    return TraceSettings(
+        temperature=None if temperature is None else float(temperature),
+        gate=gate,
+        gate_value=float(led.get(f"gate_{gate}", 0.0)),
+        random_gate=release,
+        num_layers=captured[0] + 1 if captured else None,
+        release_layers=layers == "release",
+    )
+
+
+def _untraced(
+    client: ServerClient,
+    prompt: str,
+    prompt_ids: Sequence[int],
+    response: Mapping[str, Any],
+    server: Mapping[str, Any],
+    sampler: str,
+    model: str,
+) -> Trace:
+    ids = list(response["output_ids"])
+    texts = _token_texts(client, set(ids))
+    pieces = _joined_characters(client, ids, texts)
+    start, end = (client.tokens(server[key] or "") for key in ("think_start", "think_end"))
+    phases = _phases(prompt_ids, ids, start, end)
+    tokens = tuple(
+        Token(i, token, piece, phase, None)
+        for i, (token, piece, phase) in enumerate(zip(ids, pieces, phases, strict=True))
+    )
+    return Trace(tokens, sampler, False, prompt, model, TraceSettings(), texts)
+
+
+def _phases(
+    prompt_ids: Sequence[int], ids: Sequence[int], start: Sequence[int], end: Sequence[int]
+) -> list[str]:
+    """The phase each token was sampled in; without delimiters every token may be LED's."""
+    if not start or not end:
+        return [PHASE_NAMES[Phase.THINK]] * len(ids)
+    automaton = ThinkAutomaton(start, end)
+    state, phases = automaton.scan_prompt(prompt_ids), []
+    for token in ids:
+        phases.append(PHASE_NAMES[automaton.phase(state)])
+        state = automaton.advance(state, [token])
+    return phases
+
+
+def _token_texts(client: ServerClient, ids: Iterable[int]) -> dict[int, str]:
+    ordered = sorted(set(ids))
+    return dict(zip(ordered, client.texts([[i] for i in ordered]), strict=True))
+
+
+def _joined_characters(
+    client: ServerClient, ids: Sequence[int], texts: Mapping[int, str]
+) -> list[str]:
+    """Each token's text; a character spread over several tokens goes to the last of them whole,
+    and the ones before it get the empty text."""
+    pieces = [texts[i] for i in ids]
+    partial = [REPLACEMENT in piece for piece in pieces]
+    windows = [
+        (begin, begin + size)
+        for begin in range(len(ids))
+        for size in range(2, _LONGEST_CHARACTER + 1)
+        if begin + size <= len(ids) and all(partial[begin : begin + size])
+    ]
+    joined = client.texts([ids[begin:end] for begin, end in windows])
+    done = 0
+    for (begin, end), text in zip(windows, joined, strict=True):
+        if begin >= done and REPLACEMENT not in text:
+            pieces[begin:end] = [""] * (end - begin - 1) + [text]
+            done = end
+    return pieces

@@ -1,0 +1,115 @@
+"""`led-sglang trace`: ask a running server for one answer and write it as an HTML page."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from led_sglang.client import ServerClient, ServerError
+from led_sglang.trace.client import run_trace
+from led_sglang.trace.page import write_page
+from led_sglang.trace.records import Trace, TraceError, first_divergence
+
+
+def trace(argv: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        argv: arguments after `trace`.
+
+    Returns:
+        The exit status: 0, or 2 where the server or its answer is not fit for a trace.
+    """
+    arguments = _parser().parse_args(argv)
+    sampling: dict[str, Any] = {
+        "temperature": arguments.temperature,
+        "max_new_tokens": arguments.max_new_tokens,
+    }
+    if arguments.top_p is not None:
+        sampling["top_p"] = arguments.top_p
+    if arguments.seed is not None:
+        sampling["sampling_seed"] = arguments.seed
+    client = ServerClient(arguments.base_url)
+    traces = []
+    try:
+        for sampler in arguments.compare:
+            print(f"{sampler}: generating ...", file=sys.stderr, flush=True)
+            run = run_trace(
+                client, arguments.prompt, sampler=sampler, sampling=sampling, led=arguments.led
+            )
+            print(f"{sampler}: {summary(run)}", file=sys.stderr, flush=True)
+            traces.append(run)
+        path = write_page(traces, arguments.out)
+    except (ServerError, TraceError, OSError) as error:
+        print(f"led-sglang: {error}", file=sys.stderr)
+        return 2
+    if len(traces) == 2:
+        split = first_divergence(*traces)
+        print("the two runs are the same" if split is None else f"first difference: token {split}")
+    print(path)
+    return 0
+
+
+def summary(run: Trace) -> str:
+    """One line of counts."""
+    text = f"{len(run.tokens)} tokens"
+    if not run.traced:
+        return text
+    steps = [token.step for token in run.tokens if token.step]
+    return f"{text}, {len(steps)} thinking, {sum(s.explored for s in steps)} explored"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="led-sglang trace",
+        description="Write one answer of a running server as an HTML page that shows, token by "
+        "token, what LED saw and chose.",
+    )
+    parser.add_argument("--base-url", default="http://127.0.0.1:30000", help="default: %(default)s")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--prompt", help="one user turn")
+    what.add_argument("--prompt-file", dest="prompt", type=_text, help="the same, read from a file")
+    parser.add_argument(
+        "--compare",
+        type=_samplers,
+        default=("led",),
+        metavar="A,B",
+        help="two samplers side by side, such as regular,led",
+    )
+    parser.add_argument("--out", type=Path, default=Path("trace.html"), help="default: %(default)s")
+    parser.add_argument("--temperature", type=float, default=0.6, help="default: %(default)s")
+    parser.add_argument("--top-p", type=float, help="of samplers other than led")
+    parser.add_argument("--seed", type=int, help="of led; others use it only if the server does")
+    parser.add_argument("--max-new-tokens", type=int, default=2048, help="default: %(default)s")
+    parser.add_argument(
+        "--led", type=_object, default={}, metavar="JSON", help="such as '{\"depth\": 4}'"
+    )
+    return parser
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(f"{path} cannot be read: {error}") from None
+
+
+def _samplers(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if len(names) not in (1, 2) or not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} is not one sampler or two, such as regular,led")
+    return names
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
+    return value

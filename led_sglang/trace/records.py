@@ -1,0 +1,278 @@
+"""Traces as objects, from a response's `meta_info` to pandas (SPEC section 2 names the symbols)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from led_sglang.telemetry import PHASE_NAMES
+
+if TYPE_CHECKING:
+    import pandas
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class TraceError(ValueError):
+    """A response holds no trace, or none that can be read; says what to do."""
+
+
+@dataclass(frozen=True)
+class TraceSettings:
+    """What the request asked for, as far as a reader of the trace needs it.
+
+    num_layers and release_layers name the layers; the rest gives the explore probability.
+    A field that is None is not known.
+    """
+
+    temperature: float | None = None
+    gate: str | None = None
+    gate_value: float = 0.0  # nats for gate `entropy`, a probability for `rate`
+    random_gate: bool = False  # preset `release`: the gate is drawn at temperature 0 as well
+    num_layers: int | None = None
+    release_layers: bool = False
+
+    def layer(self, depth: int) -> int | None:
+        """Decoder layer (1-based) whose residual stream row `depth` of a step reads."""
+        if self.num_layers is None:
+            return None
+        skipped = 1 if self.release_layers and depth > 1 else 0
+        return self.num_layers - (depth - 1) - skipped
+
+    def explore_probability(self, p1: float, entropy: float) -> float | None:
+        """SPEC step 6; None where the gate or the temperature is not known."""
+        if self.gate is None or self.temperature is None:
+            return None
+        probability = {
+            "confidence": 1.0 - p1,
+            "always": 1.0,
+            "never": 0.0,
+            "entropy": float(entropy > self.gate_value),
+            "rate": self.gate_value,
+        }[self.gate]
+        if self.temperature == 0.0 and not self.random_gate:
+            return float(probability > 0.5)
+        return probability
+
+
+@dataclass(frozen=True)
+class Step:
+    """One LED step (think phase only); d rows from the final layer downwards, k candidates.
+
+    Entropies are in nats. `behaviour_probs` is q over the candidates; `gate_draw` the uniform
+    number the gate drew (None from a server that does not report it); `explore_probability` what
+    it was held against (None where the request's gate is not known).
+    """
+
+    explored: bool
+    depth: int  # chosen; 1 is the final layer, and the only one of an exploiting step
+    p1: float
+    entropy: float  # H(p^L) over the vocabulary; 0 where the server had no need of it
+    candidate_ids: tuple[int, ...]
+    layer_probs: Floats  # [d, k], p^l(x_i)
+    behaviour_probs: Floats  # [k]
+    behaviour_logprob: float | None
+    gate_draw: float | None
+    explore_probability: float | None
+
+    @property
+    def cumulative(self) -> Floats:
+        """a^l, [d, k]: the sums of SPEC step 4, normalised over the candidates."""
+        sums: Floats = self.layer_probs.cumsum(axis=0)
+        total = sums.sum(axis=1, keepdims=True)
+        return sums / np.where(total == 0.0, 1.0, total)
+
+    @property
+    def entropies(self) -> Floats:
+        """H(a^l), [d], nats (SPEC step 5)."""
+        a = self.cumulative
+        return -(a * np.log(np.where(a == 0.0, 1.0, a))).sum(axis=1)
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token; `step` is None where LED did not sample it."""
+
+    position: int
+    token_id: int
+    text: str | None
+    phase: str  # "before", "think" or "response"
+    step: Step | None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A completion, token by token.
+
+    `traced` is False for a completion of another sampler: phases at best, no steps.
+    """
+
+    tokens: tuple[Token, ...]
+    sampler: str = "led"
+    traced: bool = True
+    prompt: str = ""
+    model: str = ""
+    settings: TraceSettings = field(default_factory=TraceSettings)
+    token_texts: Mapping[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_response(
+        cls,
+        response: Mapping[str, Any],
+        *,
+        prompt: str = "",
+        model: str = "",
+        settings: TraceSettings | None = None,
+        token_texts: Mapping[int, str] | None = None,
+        texts: Sequence[str] | None = None,
+    ) -> Trace:
+        """The trace in an answer of `/generate`.
+
+        Args:
+            response: the whole answer: `output_ids` and `meta_info` are read.
+            prompt, model: kept for display.
+            settings: of the request.
+            token_texts: text of token ids, those of candidates included.
+            texts: text of each generated token in its place, where that is not `token_texts`' (a
+                character spread over several tokens).
+
+        Raises:
+            TraceError: no trace, one that does not fit the tokens, or a malformed entry.
+        """
+        settings, token_texts = settings or TraceSettings(), token_texts or {}
+        ids, entries = read_response(response)
+        if texts is None:
+            pieces: list[str | None] = [token_texts.get(i) for i in ids]
+        else:
+            pieces = list(texts)
+        try:
+            tokens = tuple(
+                Token(i, token, piece, _phase(entry), _step(entry, settings))
+                for i, (token, piece, entry) in enumerate(zip(ids, pieces, entries, strict=True))
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise TraceError(f"an entry of led_trace cannot be read: {error!r}") from None
+        return cls(tokens, "led", True, prompt, model, settings, token_texts)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row a token: position, token_id, text, phase, explored, depth, layer, p1, entropy,
+        explore_probability, gate_draw, behaviour_logprob; empty where LED did not sample."""
+        rows = []
+        for token in self.tokens:
+            row: dict[str, Any] = {
+                "position": token.position,
+                "token_id": token.token_id,
+                "text": token.text,
+                "phase": token.phase,
+            }
+            if token.step is not None:
+                row |= {name: getattr(token.step, name) for name in _STEP_COLUMNS}
+                row["layer"] = self.settings.layer(token.step.depth)
+            rows.append(row)
+        columns = ["position", "token_id", "text", "phase", *_STEP_COLUMNS, "layer"]
+        return _pandas().DataFrame(rows, columns=columns)
+
+    def layers_to_pandas(self) -> pandas.DataFrame:
+        """One row for each token, depth (1 = final layer) and candidate: position, depth, layer,
+        rank (0 = likeliest), token_id, text, p (p^l), a (a^l), entropy (H(a^l), nats)."""
+        rows = []
+        for token in self.tokens:
+            if token.step is None:
+                continue
+            a, entropies = token.step.cumulative, token.step.entropies
+            for row, probs in enumerate(token.step.layer_probs):
+                for rank, (candidate, p) in enumerate(
+                    zip(token.step.candidate_ids, probs, strict=True)
+                ):
+                    rows.append(
+                        {
+                            "position": token.position,
+                            "depth": row + 1,
+                            "layer": self.settings.layer(row + 1),
+                            "rank": rank,
+                            "token_id": candidate,
+                            "text": self.token_texts.get(candidate),
+                            "p": p,
+                            "a": a[row, rank],
+                            "entropy": entropies[row],
+                        }
+                    )
+        columns = ["position", "depth", "layer", "rank", "token_id", "text", "p", "a", "entropy"]
+        return _pandas().DataFrame(rows, columns=columns)
+
+
+_STEP_COLUMNS = (
+    "explored",
+    "depth",
+    "p1",
+    "entropy",
+    "explore_probability",
+    "gate_draw",
+    "behaviour_logprob",
+)
+
+
+def read_response(response: Mapping[str, Any]) -> tuple[list[int], list[dict[str, Any]]]:
+    """Generated ids and trace entries of an answer of `/generate`, one entry a token.
+
+    Raises:
+        TraceError: there is no trace, or it does not fit the tokens.
+    """
+    meta = response.get("meta_info")
+    ids = response.get("output_ids")
+    if not isinstance(meta, Mapping) or not isinstance(ids, list):
+        raise TraceError("not an answer of /generate: meta_info and output_ids are needed")
+    entries = meta.get("led_trace")
+    if entries is None:
+        raise TraceError(
+            "the response holds no trace: ask with custom_params "
+            '{"sampler": "led", "led": {"trace": true}} on a server that runs led-sglang'
+        )
+    if not isinstance(entries, list) or len(entries) != len(ids):
+        raise TraceError(f"led_trace must be a list of one entry for each of the {len(ids)} tokens")
+    return ids, entries
+
+
+def first_divergence(a: Trace, b: Trace) -> int | None:
+    """Position of the first token that differs; None if the completions are the same."""
+    pairs = zip_longest((t.token_id for t in a.tokens), (t.token_id for t in b.tokens))
+    return next((i for i, (x, y) in enumerate(pairs) if x != y), None)
+
+
+def _phase(entry: Mapping[str, Any]) -> str:
+    phase: str = entry["phase"]
+    if phase not in PHASE_NAMES:
+        raise ValueError(f"phase {phase!r} is not one of {', '.join(PHASE_NAMES)}")
+    return phase
+
+
+def _step(entry: Mapping[str, Any], settings: TraceSettings) -> Step | None:
+    if "layer_probs" not in entry:
+        return None
+    layer_probs = np.asarray(entry["layer_probs"], dtype=np.float64)
+    ids, q = tuple(entry["candidate_ids"]), np.asarray(entry["behaviour_probs"], dtype=np.float64)
+    if layer_probs.ndim != 2 or layer_probs.shape[1] != len(ids) or q.shape != (len(ids),):
+        raise ValueError(f"layer_probs {layer_probs.shape} does not fit {len(ids)} candidates")
+    p1, entropy = float(entry["p1"]), float(entry["entropy"])
+    return Step(
+        explored=bool(entry["explored"]),
+        depth=int(entry["depth"]),
+        p1=p1,
+        entropy=entropy,
+        candidate_ids=ids,
+        layer_probs=layer_probs,
+        behaviour_probs=q,
+        behaviour_logprob=entry.get("behaviour_logprob"),
+        gate_draw=entry.get("gate_draw"),
+        explore_probability=settings.explore_probability(p1, entropy),
+    )
+
+
+def _pandas() -> Any:
+    from led_sglang.extras import need
+
+    return need("pandas")

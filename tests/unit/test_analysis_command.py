@@ -1,0 +1,81 @@
+"""`led-sglang analyze`: prompts, report, and what ends it early."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from led_sglang.analysis.forward import AnalysisError
+from led_sglang.analysis.prompts import read_prompts
+from led_sglang.analysis.report import FIGURES, write_report
+from led_sglang.analysis.statistics import LayerTable
+from led_sglang.cli import main
+from led_sglang.client import ServerError
+from led_sglang.server_process import running_server
+
+
+def written(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_prompts_of_text_and_jsonl(tmp_path: Path) -> None:
+    assert read_prompts(written(tmp_path, "a.txt", "one\n\n  two \n")) == ["one", "two"]
+    rows = [{"prompt": "a\nb"}, {"id": 1, "problem": "c"}, {"question": "d"}]
+    lines = "\n".join(json.dumps(row) for row in rows)
+    assert read_prompts(written(tmp_path, "a.jsonl", lines)) == ["a\nb", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "named"),
+    [
+        ("a.txt", "\n\n", "no prompt"),
+        ("a.jsonl", '{"prompt": "x"}\n{', "line 2"),
+        ("a.jsonl", '{"answer": "x"}', "prompt, problem, question"),
+        ("a.jsonl", '{"prompt": 3}', "line 1"),
+        ("a.jsonl", "[1]", "line 1"),
+    ],
+)
+def test_bad_prompt_files_are_refused(tmp_path: Path, name: str, text: str, named: str) -> None:
+    with pytest.raises(AnalysisError, match=named):
+        read_prompts(written(tmp_path, name, text))
+
+
+def test_a_missing_prompt_file_ends_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--model-path", "m", "--prompts", str(tmp_path / "none"), "--out", str(tmp_path)]
+    assert main(["analyze", *flags]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_report_holds_every_number(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    table = LayerTable(77, generator.random((2, 6)), generator.random((2, 6, 5)))
+    table.coverage[0, :, -1] = [0.5, 0.0, 0.1, 0.4, 0.5, 1.0]
+    assert write_report(table, tmp_path, 0.05, {"model": "some/model"}) == 4
+    with (tmp_path / "layers.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert len(rows) == 2 * 6
+    for row in rows:
+        at = (["False", "True"].index(row["final_norm"]), int(row["layer"]) - 1)
+        assert int(row["depth"]) == 6 - at[1]
+        assert float(row["entropy"]) == table.entropy[at]
+        assert [float(row[f"r_{k}"]) for k in (1, 2, 4, 8, 16)] == table.coverage[at].tolist()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["tokens"], summary["recommended_depth"]) == (77, 4)
+    assert all((tmp_path / name).read_bytes()[:4] == b"\x89PNG" for name in FIGURES)
+
+
+def test_a_server_that_ends_shows_its_last_words(tmp_path: Path) -> None:
+    flags = ["--model-path", str(tmp_path / "nothing"), "--device", "cpu"]
+    with (
+        pytest.raises(ServerError, match="ended with status"),
+        running_server(flags, tmp_path / "log.txt"),
+    ):
+        pass

@@ -1,0 +1,172 @@
+"""Traces as objects: SPEC's numbers from an entry, tables, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from led_sglang import extras
+from led_sglang.trace import Trace, TraceError, TraceSettings, first_divergence
+from led_sglang.trace.page import render_page
+
+# Two candidates, three rows; numbers exact in binary, so expectations are exact too.
+ENTRY: dict[str, Any] = {
+    "phase": "think",
+    "explored": True,
+    "depth": 2,
+    "p1": 0.5,
+    "entropy": 1.25,
+    "candidate_ids": [7, 3],
+    "candidate_probs": [0.5, 0.25],
+    "layer_probs": [[0.5, 0.25], [0.25, 0.5], [0.75, 0.0]],
+    "behaviour_probs": [0.58, 0.42],
+    "behaviour_logprob": math.log(0.42),
+    "gate_draw": 0.125,
+}
+RESPONSE: dict[str, Any] = {
+    "output_ids": [3, 9],
+    "meta_info": {"led_trace": [ENTRY, {"phase": "response", "behaviour_logprob": None}]},
+}
+SETTINGS = TraceSettings(temperature=0.6, gate="confidence", num_layers=12)
+
+
+def read(response: dict[str, Any] = RESPONSE, **options: Any) -> Trace:
+    return Trace.from_response(response, **{"settings": SETTINGS, **options})
+
+
+def test_cumulative_posteriors_and_entropies() -> None:
+    step = read().tokens[0].step
+    assert step is not None
+    # c = (.5 .25), (.75 .75), (1.5 .75)
+    np.testing.assert_allclose(step.cumulative, [[2 / 3, 1 / 3], [0.5, 0.5], [2 / 3, 1 / 3]])
+    third = math.log(3) - 2 / 3 * math.log(2)
+    np.testing.assert_allclose(step.entropies, [third, math.log(2), third])
+    assert step.entropies.argmax() + 1 == step.depth
+
+
+def test_a_candidate_without_mass_adds_no_entropy() -> None:
+    response = copy.deepcopy(RESPONSE)
+    response["meta_info"]["led_trace"][0]["layer_probs"] = [[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
+    step = read(response).tokens[0].step
+    assert step is not None
+    np.testing.assert_array_equal(step.entropies, [0.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (TraceSettings(0.6, "confidence"), 0.75),
+        (TraceSettings(0.6, "always"), 1.0),
+        (TraceSettings(0.6, "never"), 0.0),
+        (TraceSettings(0.6, "rate", 0.3), 0.3),
+        (TraceSettings(0.6, "entropy", 1.0), 1.0),
+        (TraceSettings(0.6, "entropy", 3.0), 0.0),
+        (TraceSettings(0.0, "confidence"), 1.0),
+        (TraceSettings(0.0, "rate", 0.3), 0.0),
+        (TraceSettings(0.0, "rate", 0.3, random_gate=True), 0.3),
+        (TraceSettings(None, "confidence"), None),
+        (TraceSettings(0.6, None), None),
+    ],
+)
+def test_explore_probability(settings: TraceSettings, expected: float | None) -> None:
+    assert settings.explore_probability(p1=0.25, entropy=2.0) == expected
+
+
+def test_rows_name_their_layers() -> None:
+    paper = TraceSettings(num_layers=12)
+    release = TraceSettings(num_layers=12, release_layers=True)
+    assert [paper.layer(d) for d in (1, 2, 3)] == [12, 11, 10]
+    assert [release.layer(d) for d in (1, 2, 3)] == [12, 10, 9]
+    assert TraceSettings().layer(2) is None
+
+
+def test_tables() -> None:
+    trace = read(token_texts={3: " wait", 7: " so", 9: "."})
+    tokens = trace.to_pandas()
+    assert tokens.text.tolist() == [" wait", "."]
+    assert tokens.phase.tolist() == ["think", "response"]
+    assert tokens.loc[0, ["depth", "layer", "gate_draw"]].tolist() == [2, 11, 0.125]
+    assert tokens.loc[1, ["explored", "depth", "p1", "layer"]].isna().all()
+    layers = trace.layers_to_pandas()
+    assert len(layers) == 3 * 2
+    row = layers[(layers.depth == 2) & (layers.token_id == 3)].iloc[0]
+    assert (row.text, row.layer, row["rank"], row.p, row.a) == (" wait", 11, 1, 0.5, 0.5)
+    assert row.entropy == pytest.approx(math.log(2))
+
+
+def test_first_divergence() -> None:
+    def run(*ids: int) -> Trace:
+        entries = [{"phase": "response"}] * len(ids)
+        return read({"output_ids": list(ids), "meta_info": {"led_trace": entries}})
+
+    assert first_divergence(run(1, 2, 3), run(1, 2, 3)) is None
+    assert first_divergence(run(1, 2, 3), run(1, 5, 3)) == 1
+    assert first_divergence(run(1, 2), run(1, 2, 3)) == 2
+
+
+def without(key: str) -> dict[str, Any]:
+    response = copy.deepcopy(RESPONSE)
+    del response["meta_info"]["led_trace"][0][key]
+    return response
+
+
+BAD: list[tuple[Any, str]] = [
+    ({"text": "x", "output_ids": [1], "meta_info": {"id": "a"}}, '"trace": true'),
+    ({"error": {"message": "no"}}, "meta_info"),
+    ({"output_ids": [1, 2], "meta_info": {"led_trace": [ENTRY]}}, "each of the 2 tokens"),
+    ({"output_ids": [1], "meta_info": {"led_trace": "x"}}, "list"),
+    ({"output_ids": [1], "meta_info": {"led_trace": [{"phase": "dream"}]}}, "dream"),
+    ({"output_ids": [1], "meta_info": {"led_trace": [None]}}, "cannot be read"),
+    (without("p1"), "p1"),
+    (without("phase"), "phase"),
+    (without("candidate_ids"), "candidate_ids"),
+    (
+        {"output_ids": [1], "meta_info": {"led_trace": [ENTRY | {"layer_probs": [[1.0]]}]}},
+        "does not fit",
+    ),
+]
+
+
+@pytest.mark.parametrize(("response", "named"), BAD)
+def test_bad_responses_are_refused_by_name(response: Any, named: str) -> None:
+    with pytest.raises(TraceError, match=re.escape(named)):
+        read(response)
+
+
+def test_a_page_shows_one_trace_or_two() -> None:
+    with pytest.raises(ValueError, match="not 3"):
+        render_page([read()] * 3)
+
+
+def test_page_embeds_text_without_any_tag() -> None:
+    evil = "</script><script>alert(1)</script><!-- @@STYLE@@ & \u2028"
+    page = render_page([read(prompt=evil, token_texts={3: evil, 7: "a", 9: "b"})])
+    assert "alert(1)</script>" not in page
+    assert page.count("<script") == page.count("</script>") == 2
+    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    assert match is not None
+    assert not set("<>&") & set(match[1])
+    run = json.loads(match[1])["runs"][0]
+    assert run["prompt"] == evil
+    assert evil in run["texts"]
+
+
+def test_page_asks_nothing_of_the_network() -> None:
+    page = render_page([read()])
+    assert "default-src 'none'" in page
+    assert not re.search(r"https?://|\bimport\b|\bfetch\b|@import|url\(", page)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> Any:
+        raise ModuleNotFoundError(name=name)
+
+    monkeypatch.setattr(extras.importlib, "import_module", absent)
+    with pytest.raises(extras.MissingExtra, match=r"led-sglang\[analysis\]"):
+        read().to_pandas()
