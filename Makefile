@@ -16,12 +16,14 @@ serve: $(INSTALLED)  ## serve the bundled model on port 30000: make serve ARGS="
 	$(BIN)/led-sglang serve $(ARGS)
 
 test: $(INSTALLED)  ## all tests, real servers included
+	.ci/install-browser
 	$(BIN)/pytest -q
 
 lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy kernels
+	$(BIN)/pip install --quiet --no-deps --upgrade --target build/typed .
+	$(BIN)/mypy -p led_sglang
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

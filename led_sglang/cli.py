@@ -1,4 +1,4 @@
-"""Command line: `led-sglang serve` and `led-sglang doctor`."""
+"""Command line: `led-sglang serve`, `eval`, `trace`, `analyze` and `doctor`."""
 
 from __future__ import annotations
 
@@ -52,10 +52,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"led-sglang {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", add_help=False, help="serve a model with LED")
+    commands.add_parser("eval", add_help=False, help="measure samplers on benchmarks")
+    commands.add_parser("trace", add_help=False, help="one answer, token by token, as HTML")
+    commands.add_parser("analyze", add_help=False, help="entropy and coverage of every layer")
     commands.add_parser("doctor", help="check that the installed SGLang is one LED can run on")
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["serve"]:  # its flags are SGLang's: no second parser for them here
         return serve(arguments[1:])
+    if arguments[:1] == ["eval"]:
+        from led_sglang.evaluation.cli import evaluate
+
+        return evaluate(arguments[1:])
+    if arguments[:1] == ["trace"]:
+        from led_sglang.trace.command import trace
+
+        return trace(arguments[1:])
+    if arguments[:1] == ["analyze"]:
+        from led_sglang.analysis.command import analyze
+
+        return analyze(arguments[1:])
     parser.parse_args(arguments)
     return doctor()
 
@@ -71,6 +86,11 @@ def serve(argv: list[str]) -> int:
         _launch(argv)
     except LaunchRefused as error:
         print(f"led-sglang: {error}", file=sys.stderr)
+        return 2
+    except SystemExit as error:
+        if not isinstance(error.code, str):
+            raise
+        print(error.code, file=sys.stderr)
         return 2
     return 0
 

@@ -184,7 +184,7 @@ def parse_led(group: Mapping[str, Any], settings: ServerSettings) -> LedParams:
             )
     deepest = settings.max_depth(params.layers)
     if params.depth > deepest:
-        if "depth" in given or params.layers != base.layers:
+        if "depth" in given:
             raise ParameterError(
                 f"custom_params.led.depth must be an integer in 1..{deepest} with layers "
                 f'"{params.layers}" on this server, got {params.depth}'

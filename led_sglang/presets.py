@@ -15,8 +15,6 @@ from typing import Any, cast
 import yaml
 
 _FALLBACK = "default"
-# Evaluation grids lie in the same folder (DESIGN section 1).
-_GRID_PREFIX = "eval_"
 _KEYS = ("name", "match", "think_start", "think_end", "depth", "candidates", "sampling", "notes")
 _MATCH_KEYS = ("model_type", "name")
 _SAMPLING_KEYS = ("temperature", "top_p", "top_k")
@@ -69,7 +67,7 @@ def load_presets() -> tuple[Preset, ...]:
     presets = [
         parse_preset(file.name, file.read_text(encoding="utf-8"))
         for file in resources.files("led_sglang.configs").iterdir()
-        if file.name.endswith(".yaml") and not file.name.startswith(_GRID_PREFIX)
+        if file.name.endswith(".yaml")
     ]
     if not any(preset.name == _FALLBACK for preset in presets):
         raise ValueError(f"the folder of presets has no {_FALLBACK}.yaml")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
 
 from led_sglang.params import LAYERS, MAX_CANDIDATES, LedParams
 
@@ -132,13 +130,6 @@ class ServerSettings:
             layers=self.layers,
             think_only=self.think_only,
         )
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> ServerSettings:
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in dict(data).items()})
 
 
 def captured_layers(num_layers: int, depth: int) -> tuple[int, ...]:

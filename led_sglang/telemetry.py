@@ -91,20 +91,28 @@ class StepRecord:
 
     summary: [B, 5] f32: is LED's, thinks, explored, depth, p1.
     phases: [B] int64, `Phase` of the state in which the token was sampled.
-    behaviour_logprob: [B] f32, log q(token); -inf where the step did not need q.
+    behaviour_logprob: None where no row asked, else [B] f32, log q(token); -inf where the step did
+        not need q.
     trace: None, or the detailed tensors by name.
     projected_rows: latent rows sent through the LM head; None where only the GPU knows.
     """
 
     summary: Tensor
     phases: Tensor
-    behaviour_logprob: Tensor
+    behaviour_logprob: Tensor | None
     trace: dict[str, Tensor] | None
     projected_rows: int | None
 
     @classmethod
     def of(
-        cls, result: LedResult, led_rows: Tensor, think_rows: Tensor, phases: Tensor, *, trace: bool
+        cls,
+        result: LedResult,
+        led_rows: Tensor,
+        think_rows: Tensor,
+        phases: Tensor,
+        *,
+        behaviour: bool,
+        trace: bool,
     ) -> StepRecord:
         """Gather a step's tensors without synchronising.
 
@@ -112,6 +120,7 @@ class StepRecord:
             result: the step's outcome.
             led_rows, think_rows: [B] bool.
             phases: [B] int64, `Phase` of the state in which the token was sampled.
+            behaviour: keep log q(token).
             trace: keep the detailed tensors as well.
         """
         summary = torch.stack(
@@ -132,7 +141,10 @@ class StepRecord:
                 "behaviour_probs": result.behaviour_probs,
                 "entropy": result.entropy,
             }
-        return cls(summary, phases, result.behaviour_logprob, detail, result.projected_rows)
+            if result.gate_draw is not None:
+                detail["gate_draw"] = result.gate_draw
+        logprob = result.behaviour_logprob if behaviour else None
+        return cls(summary, phases, logprob, detail, result.projected_rows)
 
     def copied(self, copy: Callable[[Tensor], Tensor]) -> StepRecord:
         """The same record with every tensor passed through `copy` (asynchronous, to the host)."""
@@ -140,7 +152,7 @@ class StepRecord:
         return StepRecord(
             copy(self.summary),
             copy(self.phases),
-            copy(self.behaviour_logprob),
+            None if self.behaviour_logprob is None else copy(self.behaviour_logprob),
             trace,
             self.projected_rows,
         )
@@ -171,6 +183,7 @@ def token_trace(
         "candidate_probs": [final[i] for i in live],
         "layer_probs": [[row[i] for i in live] for row in detail["layer_probs"][: params.depth]],
         "behaviour_probs": [detail["behaviour_probs"][i] for i in live],
+        "gate_draw": detail.get("gate_draw"),
     }
 
 

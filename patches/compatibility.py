@@ -51,10 +51,11 @@ def refuse_incompatible(cfg: Any) -> None:
             f"--disaggregation-mode {cfg.disaggregation_mode}",
             "the think phase does not travel from the prefill to the decode server",
         )
-    if cfg.enable_dp_attention and not cfg.enable_dp_lm_head:
+    # --enable-dp-attention is an older name that SGLang folds into --attn-dp-size.
+    if (cfg.enable_dp_attention or cfg.attn_dp_size > 1) and not cfg.enable_dp_lm_head:
         raise LaunchRefused(
-            "LED needs --enable-dp-lm-head beside --enable-dp-attention: without it one rank's "
-            "rows meet every rank's vocabulary shard"
+            "LED needs --enable-dp-lm-head beside attention data parallelism (--attn-dp-size, "
+            "--enable-dp-attention): without it one rank's rows meet every rank's vocabulary shard"
         )
     if cfg.enable_lora and {"lm_head", "all"} & set(cfg.lora_target_modules or ()):
         raise LaunchRefused(

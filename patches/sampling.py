@@ -182,16 +182,21 @@ class LedSampler(Sampler):
         # Only this rank talks to the detokenizer.
         if get_parallel().attn_tp_rank == 0:
             record = StepRecord.of(
-                result, table.is_led, rows.thinks & table.is_led, phases, trace=table.any_trace
+                result,
+                table.is_led,
+                rows.thinks & table.is_led,
+                phases,
+                behaviour=table.any_behaviour,
+                trace=table.any_trace,
             )
             step.logits_output.auxiliary_device_output = DeviceStatistics(record)
 
     def _latents(self, logits_output: Any, logits: Tensor) -> Tensor:
-        """[B, C, H], h^{L-1} first; SGLang concatenates them deepest layer first."""
+        """[B, C, H], deepest layer first: a view of what SGLang captured."""
         rows, captured = logits.shape[0], len(self._settings.captured)
         if captured == 0:
             return logits.new_empty(rows, 0, 1)
-        return logits_output.hidden_states.view(rows, captured, -1).flip(1)
+        return logits_output.hidden_states.view(rows, captured, -1)
 
     def _sample_from_probs(
         self, probs: Tensor, sampling_info: Any, positions: Tensor, simple_sampling_case: bool

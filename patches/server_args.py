@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -76,6 +78,16 @@ def settings_or_none() -> ServerSettings | None:
     return getattr(server_args, _SETTINGS_ATTRIBUTE, None)
 
 
+@contextmanager
+def _ending_with_a_sentence() -> Iterator[None]:
+    """For launches from a command line, SGLang's own included: a refusal is no traceback."""
+    try:
+        yield
+    except LaunchRefused as error:
+        # Python prints it when the process ends, after everything SGLang logs on the way out.
+        raise SystemExit(f"led-sglang: {error}") from None
+
+
 @hook("server_args.ServerArgs.add_cli_args", "AFTER")
 def _add_flags(result: Any, parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("Latent Exploration Decoding (led-sglang)")
@@ -87,14 +99,15 @@ def _add_flags(result: Any, parser: argparse.ArgumentParser) -> None:
 @hook("server_args.ServerArgs.from_cli_args", "AROUND")
 def _read_flags(original: Any, cls: type, args: argparse.Namespace) -> Any:
     typed = LaunchOptions(**{name: getattr(args, name, None) for name in _FLAGS})
-    options = typed.over(LaunchOptions.from_environment())
-    if options != LaunchOptions():
-        if args.sampling_backend not in (None, BACKEND):
-            raise LaunchRefused(
-                f"--sampling-backend {args.sampling_backend} cannot carry LED; drop it, or drop "
-                "--sampler and the --led flags"
-            )
-        args.sampling_backend = BACKEND
+    with _ending_with_a_sentence():
+        options = typed.over(LaunchOptions.from_environment())
+        if options != LaunchOptions():
+            if args.sampling_backend not in (None, BACKEND):
+                raise LaunchRefused(
+                    f"--sampling-backend {args.sampling_backend} cannot carry LED; drop it, or "
+                    "drop --sampler and the --led flags"
+                )
+            args.sampling_backend = BACKEND
     server_args = original(cls, args)
     setattr(server_args, _OPTIONS_ATTRIBUTE, options)
     return server_args
@@ -120,13 +133,19 @@ def _resolve(server_args: Any, previous: Any) -> None:
     cfg = resolving_view(server_args)
     if cfg.sampling_backend != BACKEND:
         return
+    options = getattr(server_args, _OPTIONS_ATTRIBUTE, None)
+    if options is None:  # no command line: sgl.Engine
+        _enable(server_args, cfg, LaunchOptions.from_environment())
+    else:
+        with _ending_with_a_sentence():
+            _enable(server_args, cfg, options)
+
+
+def _enable(server_args: Any, cfg: Any, options: LaunchOptions) -> None:
     from led_sglang import patches
     from led_sglang.banner import print_banner
 
     patches.enable()
-    options = getattr(server_args, _OPTIONS_ATTRIBUTE, None)
-    if options is None:  # no command line: sgl.Engine
-        options = LaunchOptions.from_environment()
     settings, preset, notices = resolve_settings(server_args, cfg, options)
     setattr(server_args, _SETTINGS_ATTRIBUTE, settings)
     _declare_capture(server_args, settings)

@@ -67,13 +67,15 @@ class HostStatistics:
         self, req: Any, row: int, phase: int, summary: list[float], params: LedParams
     ) -> None:
         info = req.customized_info
-        logprob = float(self._record.behaviour_logprob[row]) if thinks(summary) else None
+        logprobs = self._record.behaviour_logprob
+        logprob = float(logprobs[row]) if logprobs is not None and thinks(summary) else None
         if params.behaviour_logprobs:
             info.setdefault(BEHAVIOUR_KEY, []).append(logprob)
         if params.trace and self._record.trace is not None:
             detail = {name: value[row].tolist() for name, value in self._record.trace.items()}
             entry = token_trace(phase, summary, detail, params)
-            entry["behaviour_logprob"] = logprob
+            if logprob is not None:
+                entry["behaviour_logprob"] = logprob
             info.setdefault(TRACE_KEY, []).append(entry)
 
 

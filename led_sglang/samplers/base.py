@@ -29,7 +29,7 @@ class StepContext:
     """One decode step of a batch of B requests, all tensors on the device."""
 
     logits: Tensor  # [B, V] final logits; bias, penalties, grammar, custom processors applied
-    latents: Tensor  # [B, C, H] captured residual streams: [:, 0] is h^{L-1}, then h^{L-2}
+    latents: Tensor  # [B, C, H] captured residual streams, deepest first: [:, -1] is h^{L-1}
     positions: Tensor  # [B] int64 position of each row's last input token
     rows: LedRows  # per-row parameters, who owns the row and whether it thinks
     table: RowTable

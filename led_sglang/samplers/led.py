@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from led_sglang import kernels
 from led_sglang.samplers.base import StepContext
 
@@ -16,7 +18,7 @@ class Led:
         table, rows = context.table, context.rows
         final = kernels.final_posterior(context.logits, rows, table.limits)
         noise = context.noise.draw(table, final.ids, context.positions)
-        return kernels.led_step(
+        result = kernels.led_step(
             final,
             context.latents,
             rows,
@@ -26,3 +28,4 @@ class Led:
             final_norm=context.model.final_norm,
             all_gather=context.model.all_gather,
         )
+        return replace(result, gate_draw=noise.gate)

@@ -122,6 +122,10 @@ class RowTable:
         return any(row.params is not None and row.params.trace for row in self.rows)
 
     @cached_property
+    def any_behaviour(self) -> bool:
+        return any(row.params is not None and row.params.projects for row in self.rows)
+
+    @cached_property
     def any_seeded(self) -> bool:
         return any(row.params is not None and row.seed is not None for row in self.rows)
 

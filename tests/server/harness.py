@@ -30,6 +30,10 @@ def free_port() -> int:
         return port
 
 
+# Prompt, `custom_params`, the other sampling parameters.
+Body = tuple[Sequence[int], Any, dict[str, Any]]
+
+
 class Server:
     """A running server; `generate` talks to /generate, `post` to any endpoint."""
 
@@ -54,9 +58,26 @@ class Server:
         answer: dict[str, Any] = response.json()
         return answer
 
-    def generate_all(
-        self, bodies: Sequence[tuple[Sequence[int], Any, dict[str, Any]]], concurrency: int = 64
-    ) -> list[dict[str, Any]]:
+    def generate_batch(self, bodies: Sequence[Body], **options: Any) -> list[dict[str, Any]]:
+        """Completions that reach the scheduler in one message, hence in the same batches each time.
+
+        Args:
+            bodies: prompt, `custom_params` and the other sampling parameters of each.
+            options: further keys of the request, such as `return_logprob`.
+        """
+        body = {
+            "input_ids": [list(ids) for ids, _, _ in bodies],
+            "sampling_params": [
+                {"custom_params": custom, **sampling} for _, custom, sampling in bodies
+            ],
+            **options,
+        }
+        response = self.post("/generate", body)
+        assert response.status_code == 200, response.text
+        answers: list[dict[str, Any]] = response.json()
+        return answers
+
+    def generate_all(self, bodies: Sequence[Body], concurrency: int = 64) -> list[dict[str, Any]]:
         """Many completions at once, in the order given."""
         with ThreadPoolExecutor(concurrency) as pool:
             return list(pool.map(lambda b: self.generate(b[0], b[1], **b[2]), bodies))

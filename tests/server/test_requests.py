@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from harness import Server, serve
 
 
@@ -42,6 +44,26 @@ def test_bad_parameters_are_400_and_name_the_key(
     assert response.status_code == 400
     assert key in response.text
     assert len(server.generate(prompts[0], max_new_tokens=2, ignore_eos=True)["output_ids"]) == 2
+
+
+def test_nan_is_400_and_harms_no_neighbour(server: Server, prompts: list[Sequence[int]]) -> None:
+    """A bad request among good ones that run: they answer as they do alone."""
+    sampling = {"temperature": 0, "max_new_tokens": 24, "ignore_eos": True}
+    good = [(prompt, {"led": {"gate": "always"}}, sampling) for prompt in prompts[:4]]
+    alone = [server.generate_batch([body])[0]["output_ids"] for body in good]
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(server.generate_batch, good)
+        # The first two are no JSON: SGLang refuses the body itself, before it knows of any key.
+        for number in ("NaN", "-Infinity", '"NaN"', "1e308", "-0.1"):
+            text = (
+                f'{{"input_ids": {list(prompts[0])}, "sampling_params": {{"custom_params": '
+                f'{{"led": {{"gate": "rate", "gate_rate": {number}}}}}}}}}'
+            )
+            headers = {"content-type": "application/json"}
+            response = requests.post(server.url + "/generate", data=text, headers=headers)
+            assert response.status_code == 400
+            assert "json_invalid" in response.text or "gate_rate" in response.text
+        assert [answer["output_ids"] for answer in running.result()] == alone
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])

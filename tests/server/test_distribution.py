@@ -1,0 +1,84 @@
+"""First tokens drawn from a server follow q of SPEC section 2: chi-square against the oracle."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Server, serve
+from led_sglang.kernels.reference import LedReference
+from oracle import Oracle
+from scipy.stats import chisquare
+
+DRAWS = 20_000
+PER_REQUEST = 1_000
+# With this prompt and temperature p1 is 0.65, and both sides of the gate differ visibly.
+TEMPERATURE = 0.4
+PROMPT = 1
+SEEDED: list[dict[str, Any]] = [
+    {},
+    {"gate": "always"},
+    {"gate": "entropy", "gate_entropy": 1.0},
+    {"gate": "rate", "gate_rate": 0.3, "candidates": 20, "depth": 4, "layers": "release"},
+    {"candidates": 20, "candidate_top_p": 0.95, "normalize_layers": True, "final_norm": True},
+]
+# Unseeded noise comes from the server's own generator, which starts from --random-seed.
+UNSEEDED = SEEDED[:1]
+CASES = [(gate, True) for gate in SEEDED] + [(gate, False) for gate in UNSEEDED]
+
+
+@pytest.fixture(scope="module")
+def server(model_path: Path) -> Iterator[Server]:
+    with serve(model_path, "--dtype", "float32", "--max-running-requests", "512") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def oracle(model_path: Path) -> Oracle:
+    return Oracle(model_path)
+
+
+@pytest.mark.parametrize(("led", "seeded"), CASES)
+def test_first_tokens_follow_q(
+    server: Server,
+    oracle: Oracle,
+    prompts: list[Sequence[int]],
+    led: dict[str, Any],
+    seeded: bool,
+) -> None:
+    prompt = prompts[PROMPT]
+    reference = expected(oracle, prompt, led)
+    q = {
+        token: float(prob)
+        for token, prob in zip(reference.candidate_ids, reference.behaviour_probs, strict=True)
+        if prob > 0
+    }
+    counts: Counter[int] = Counter()
+    for first in range(0, DRAWS, PER_REQUEST):
+        sampling = {"temperature": TEMPERATURE, "max_new_tokens": 1, "ignore_eos": True}
+        seeds = [{"sampling_seed": first + i} if seeded else {} for i in range(PER_REQUEST)]
+        answers = server.generate_batch([(prompt, {"led": led}, sampling | s) for s in seeds])
+        counts.update(answer["output_ids"][0] for answer in answers)
+
+    assert set(counts) <= set(q)
+    observed = [counts[token] for token in q]
+    p_value = chisquare(observed, [DRAWS * prob for prob in q.values()]).pvalue
+    print(f"{led} seeded={seeded}: p = {p_value:.4f}")
+    assert p_value > 0.001
+
+    # The test has power: where LED explores, the draws do not fit the final layer alone.
+    plain = expected(oracle, prompt, led | {"gate": "never"}).behaviour_probs.tolist()
+    if reference.explore_probability > 0.0:
+        assert chisquare(observed, [DRAWS * prob for prob in plain]).pvalue < 1e-6
+
+
+def expected(oracle: Oracle, prompt: Sequence[int], led: dict[str, Any]) -> LedReference:
+    logits, streams = oracle.states(prompt)
+    options = {"depth": 8, "candidates": 8} | led
+    value = options.pop("gate_entropy", options.pop("gate_rate", 0.0))
+    return oracle.step(
+        logits[-1], streams[-1], temperature=TEMPERATURE, gate_value=value, **options
+    )

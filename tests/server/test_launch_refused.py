@@ -1,0 +1,84 @@
+"""A launch that LED cannot hold ends with one sentence that names the cause, and serves nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from launches import refused_launch
+from led_sglang.patches import TOUCHED
+
+from led_sglang.default_model import write_random_qwen3
+
+
+@pytest.mark.parametrize("path", [symbol.path for symbol in TOUCHED])
+def test_renamed_symbol(model_path: Path, path: str) -> None:
+    status, output = refused_launch("--model-path", str(model_path), rename=path)
+    assert status not in (0, None)
+    message = sentence(output)
+    assert path in message
+    assert "0.5.23" in message
+
+
+FLAGS = [
+    (("--speculative-algorithm", "NGRAM"), "--speculative-algorithm"),
+    (("--enable-two-batch-overlap",), "--enable-two-batch-overlap"),
+    (("--enable-pdmux",), "--enable-pdmux"),
+    (("--enable-return-hidden-states",), "--enable-return-hidden-states"),
+    (("--pp-size", "2"), "--pipeline-parallel-size"),
+    (("--disaggregation-mode", "prefill"), "--disaggregation-mode"),
+    (("--enable-watermark",), "--enable-watermark"),
+    (("--is-embedding",), "--is-embedding"),
+    (("--use-ray",), "--use-ray"),
+    (("--enable-lora", "--lora-target-modules", "all", "--max-lora-rank", "8"), "lm_head"),
+    (("--enable-dp-attention", "--dp", "2", "--tp", "2"), "--enable-dp-lm-head"),
+    (("--led-depth", "0"), "--led-depth"),
+    (("--led-depth", "13"), "--led-depth"),
+    (("--led-candidates", "0"), "--led-candidates"),
+    (("--led-candidates", "65"), "--led-candidates"),
+    (("--led-layers", "papers"), "--led-layers"),
+    (("--led-think-only", "maybe"), "--led-think-only"),
+    (("--sampler", "beam"), "--sampler"),
+    (("--enable-samplers", "led,beam"), "--enable-samplers"),
+    (("--sampling-backend", "pytorch"), "--sampling-backend"),
+    (("--led-think-start", "<a>", "--led-think-end", "<a>"), "think delimiters"),
+]
+
+
+@pytest.mark.parametrize(("flags", "named"), FLAGS, ids=[" ".join(f) for f, _ in FLAGS])
+def test_flags(model_path: Path, flags: tuple[str, ...], named: str) -> None:
+    status, output = refused_launch("--model-path", str(model_path), *flags)
+    assert status == 2, output[-3000:]
+    assert named in sentence(output)
+
+
+def test_tokenizer_without_the_delimiters(tmp_path: Path) -> None:
+    model = write_random_qwen3(tmp_path / "model", think_tokens=None)
+    status, output = refused_launch("--model-path", str(model))
+    assert status == 2
+    for flag in ("--led-think-start", "--led-think-end", "--led-think-only"):
+        assert flag in sentence(output)
+
+
+def test_family_that_cannot_be_captured(tmp_path: Path) -> None:
+    model = write_random_qwen3(tmp_path / "model")
+    config = (model / "config.json").read_text()
+    (model / "config.json").write_text(config.replace("Qwen3ForCausalLM", "OPTForCausalLM"))
+    status, output = refused_launch("--model-path", str(model))
+    assert status == 2
+    assert "OPTForCausalLM" in sentence(output)
+    assert "--sampler regular" in sentence(output)
+
+
+def test_sglang_launcher_refuses_too(model_path: Path) -> None:
+    flags = ("--model-path", str(model_path), "--device", "cpu", "--sampling-backend", "led")
+    status, output = refused_launch(*flags, "--enable-pdmux", command="sglang")
+    assert status not in (0, None)
+    assert "--enable-pdmux" in sentence(output)
+
+
+def sentence(output: str) -> str:
+    """The last line of a launch's output: the sentence that says what to change."""
+    lines = [line for line in output.splitlines() if line.strip()]
+    assert "Traceback" not in output, output[-3000:]
+    return lines[-1]

@@ -1,0 +1,134 @@
+"""The think phase as a server sees it: explored tokens lie inside think, whatever the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Server, serve
+
+START, END = "<think>", "</think>"
+ALWAYS = {"led": {"gate": "always", "trace": True}}
+# Both delimiters come every few tokens.
+SAMPLING = {
+    "temperature": 1.0,
+    "max_new_tokens": 48,
+    "ignore_eos": True,
+    "logit_bias": {"259": 4.0, "260": 4.0},
+}
+TURN = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+
+# Prompt, and the phase of the first generated token.
+PROMPTS = {
+    "template opens thinking": (TURN.format("Hi") + "<think>\n", "think"),
+    "template opens and closes it": (TURN.format("Hi") + "<think>\n\n</think>\n\n", "response"),
+    "template opens nothing": (TURN.format("Hi"), "before"),
+    "an earlier turn thought": (
+        TURN.format("Hi") + "<think>\nhm\n</think>\n\nHello.<|im_end|>\n" + TURN.format("Go on"),
+        "before",
+    ),
+    "an earlier thought, now thinking": (
+        TURN.format("Hi")
+        + "<think>\nhm\n</think>\n\nHello.<|im_end|>\n"
+        + TURN.format("x")
+        + "<think>\n",
+        "think",
+    ),
+    "the user writes the opening tag": (TURN.format("What does <think> mean?"), "before"),
+    "the user writes the closing tag": (TURN.format("Use </think>!") + "<think>\n", "think"),
+    "the user writes both": (TURN.format("<think>x</think>") + "<think>\n", "think"),
+    "no turns at all": ("once upon <think> a </think> time <think> there", "think"),
+}
+
+
+@pytest.fixture(scope="module")
+def server(model_path: Path) -> Iterator[Server]:
+    with serve(model_path) as running:
+        yield running
+
+
+def expected_phases(first: str, tokens: Sequence[int]) -> list[str]:
+    """Phase in which each token was sampled, from the ids of the bundled tokenizer."""
+    phases, phase = [], first
+    for token in tokens:
+        phases.append(phase)
+        phase = {259: "think", 260: "response"}.get(token, phase)
+    return phases
+
+
+def check(answer: dict[str, Any], expected: list[str]) -> None:
+    trace = answer["meta_info"]["led_trace"]
+    assert [entry["phase"] for entry in trace] == expected
+    # With gate `always` exactly the think tokens explore.
+    assert [entry.get("explored", False) for entry in trace] == [p == "think" for p in expected]
+    led = answer["meta_info"]["led"]
+    assert led["think_tokens"] == led["explored_tokens"] == expected.count("think")
+
+
+@pytest.mark.parametrize(("text", "first"), PROMPTS.values(), ids=PROMPTS)
+def test_prompts(server: Server, tokenizer: Any, text: str, first: str) -> None:
+    prompt = tokenizer.encode(text, add_special_tokens=False)
+    seen = set()
+    for seed in range(4):
+        answer = server.generate(prompt, ALWAYS, **SAMPLING, sampling_seed=seed)
+        phases = expected_phases(first, answer["output_ids"])
+        check(answer, phases)
+        seen |= set(phases)
+    assert {"think", "response"} <= seen, "no completion changed its phase"
+
+
+def test_mixed_batch_of_phases(server: Server, tokenizer: Any) -> None:
+    texts = list(PROMPTS.values()) * 2
+    answers = server.generate_batch(
+        [(tokenizer.encode(text, add_special_tokens=False), ALWAYS, SAMPLING) for text, _ in texts]
+    )
+    for (_, first), answer in zip(texts, answers, strict=True):
+        check(answer, expected_phases(first, answer["output_ids"]))
+
+
+def test_chunked_prefill(model_path: Path, tokenizer: Any) -> None:
+    """The opening tag and the prompt's end lie in different chunks."""
+    with serve(model_path, "--chunked-prefill-size", "64", "--enable-mixed-chunk") as server:
+        texts = [TURN.format("long " * (10 + 17 * i)) + "<think>\n" + "hm " * 40 for i in range(6)]
+        answers = server.generate_all(
+            [(tokenizer.encode(text, add_special_tokens=False), ALWAYS, SAMPLING) for text in texts]
+        )
+    for answer in answers:
+        check(answer, expected_phases("think", answer["output_ids"]))
+
+
+def test_think_only_off(server: Server, tokenizer: Any) -> None:
+    prompt = tokenizer.encode(TURN.format("Hi"), add_special_tokens=False)
+    custom = {"led": {"gate": "always", "trace": True, "think_only": False}}
+    answer = server.generate(prompt, custom, **SAMPLING)
+    assert all(entry["explored"] for entry in answer["meta_info"]["led_trace"])
+
+
+def test_delimiters_of_many_tokens(model_path: Path, tokenizer: Any) -> None:
+    """`<r>` and `</r>` are three and four tokens; a grammar makes the model write them."""
+    flags = ("--led-think-start", "<r>", "--led-think-end", "</r>")
+    with serve(model_path, *flags, "--grammar-backend", "xgrammar") as server:
+        for opened, pattern in [
+            ("<r>", "[a-z]{5}</r>[a-z]{5}<r>[a-z]{4}</r>[a-z]{3}"),
+            ("<r>a</", "r>[a-z]{4}<<r>[a-z]{4}</</r>[a-z]{3}"),
+            ("", "[a-z]{3}<r</r<r>[a-z]{4}<</r[a-z]{2}</r>[a-z]{3}"),
+        ]:
+            prompt = tokenizer.encode(TURN.format("</r>") + opened, add_special_tokens=False)
+            answer = server.generate(
+                prompt, ALWAYS, temperature=1.0, max_new_tokens=64, regex=pattern
+            )
+            text = tokenizer.decode(answer["output_ids"]).removesuffix("<|im_end|>")
+            ended = len(answer["output_ids"]) - len(text)
+            phases = []
+            for position in range(len(text) + ended):
+                sofar = opened + text[:position]
+                last_start, last_end = sofar.rfind("<r>"), sofar.rfind("</r>")
+                phases.append(
+                    "before"
+                    if last_start == last_end
+                    else ("think" if last_start > last_end else "response")
+                )
+            check(answer, phases)
+            assert {"think", "response"} <= set(phases)

@@ -1,0 +1,98 @@
+"""`regular` requests are bit-identical to a plain server's: tokens and log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import PLAIN_COMMAND, PLAIN_ENVIRONMENT, Body, Server, serve
+
+# Every kind of request that takes another way through the engine's sampler.
+SAMPLING: list[dict[str, Any]] = [
+    {"temperature": 0},
+    {"temperature": 1.0},
+    {"temperature": 0.6, "top_p": 0.95, "top_k": 20},
+    {"temperature": 0.8, "min_p": 0.05},
+    {"temperature": 0.7, "frequency_penalty": 0.5, "presence_penalty": 0.3},
+    {"temperature": 0.7, "repetition_penalty": 1.2},
+    {"temperature": 0.9, "logit_bias": {"65": 3.0, "66": -4.0}},
+    {"temperature": 0.6, "top_k": 20, "sampling_seed": 11},
+]
+COMMON = {"max_new_tokens": 24, "ignore_eos": True}
+REGULAR = {"sampler": "regular"}
+LED_ROWS = [{"led": {}}, {"led": {"gate": "always", "trace": True}}, {"led": {"depth": 2}}]
+
+Answers = list[tuple[list[int], list[Any]]]
+
+
+def tokens_and_logprobs(answers: list[dict[str, Any]]) -> Answers:
+    return [
+        (a["output_ids"], [entry[0] for entry in a["meta_info"]["output_token_logprobs"]])
+        for a in answers
+    ]
+
+
+def one_at_a_time(server: Server, prompts: list[Sequence[int]], custom: Any) -> Answers:
+    """Sampled tokens repeat because requests come in the same order, one by one."""
+    answers = [
+        server.generate(prompt, custom, return_logprob=True, **COMMON, **sampling)
+        for prompt, sampling in zip(prompts, SAMPLING, strict=False)
+    ]
+    return tokens_and_logprobs(answers)
+
+
+def batches(prompts: list[Sequence[int]], custom: Any, other: Sequence[Any]) -> list[list[Body]]:
+    """Three batches: even rows are `custom`, odd rows take turns in `other`."""
+    return [
+        [
+            (
+                prompts[(b * 5 + i) % len(prompts)],
+                custom if i % 2 == 0 else other[i // 2 % len(other)],
+                COMMON | SAMPLING[(b * 2 + i // 2) % len(SAMPLING)],
+            )
+            for i in range(10)
+        ]
+        for b in range(3)
+    ]
+
+
+def in_batches(server: Server, work: list[list[Body]]) -> list[Answers]:
+    return [tokens_and_logprobs(server.generate_batch(b, return_logprob=True)) for b in work]
+
+
+@pytest.fixture(scope="module")
+def plain(model_path: Path, prompts: list[Sequence[int]]) -> tuple[Answers, list[Answers]]:
+    """What a server without the plugin answers: alone, then in batches."""
+    with serve(model_path, command=PLAIN_COMMAND, env=PLAIN_ENVIRONMENT) as server:
+        assert "led" not in server.get("/server_info").json()["internal_states"][0]
+        return (
+            one_at_a_time(server, prompts, None),
+            in_batches(server, batches(prompts, None, [None])),
+        )
+
+
+def test_led_server_leaves_regular_requests_alone(
+    model_path: Path, prompts: list[Sequence[int]], plain: tuple[Answers, list[Answers]]
+) -> None:
+    alone, batched = plain
+    with serve(model_path) as server:
+        assert one_at_a_time(server, prompts, REGULAR) == alone
+        # Odd rows are LED's: their presence changes nothing in the even ones.
+        mixed = in_batches(server, batches(prompts, REGULAR, LED_ROWS))
+    for ours, theirs in zip(mixed, batched, strict=True):
+        assert ours[0::2] == theirs[0::2]
+    changed = [o[1::2] != t[1::2] for o, t in zip(mixed, batched, strict=True)]
+    assert all(changed), "LED rows were sampled plainly"
+
+
+def test_server_with_regular_as_its_default(
+    model_path: Path, prompts: list[Sequence[int]], plain: tuple[Answers, list[Answers]]
+) -> None:
+    alone, batched = plain
+    with serve(model_path, "--sampler", "regular", "--enable-samplers", "led") as server:
+        assert one_at_a_time(server, prompts, None) == alone
+        assert in_batches(server, batches(prompts, None, [REGULAR])) == batched
+        answer = server.generate(prompts[0], {"sampler": "led"}, **COMMON)
+        assert answer["meta_info"]["led"]["think_tokens"] > 0

@@ -1,0 +1,71 @@
+"""Overlap scheduling and tensor parallelism change nothing: the same tokens, traces and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Body, Server, serve
+
+COMMON = {"max_new_tokens": 48, "ignore_eos": True}
+CASES: list[tuple[Any, dict[str, Any]]] = [
+    ({"led": {"trace": True}}, {"temperature": 0}),
+    ({"led": {"gate": "always", "layers": "release", "depth": 4}}, {"temperature": 0}),
+    ({"led": {"trace": True}}, {"temperature": 0.6, "sampling_seed": 3}),
+    ({"led": {"candidates": 20, "final_norm": True}}, {"temperature": 1.0, "sampling_seed": 4}),
+    ({"led": {"behaviour_logprobs": True}}, {"temperature": 0.6}),
+    ({"led": {"gate": "rate", "gate_rate": 0.5, "trace": True}}, {"temperature": 0.8}),
+    ({"led": {"preset": "release"}}, {"temperature": 0.6, "sampling_seed": 5}),
+    ({"sampler": "regular"}, {"temperature": 0.9}),
+]
+
+
+def everything(server: Server, prompts: list[Sequence[int]]) -> list[dict[str, Any]]:
+    """Each case alone, then all in one batch; unseeded noise repeats with the order of requests."""
+    bodies: list[Body] = [
+        (prompt, custom, COMMON | sampling)
+        for prompt, (custom, sampling) in zip(prompts, CASES, strict=False)
+    ]
+    answers = [server.generate_batch([body])[0] for body in bodies]
+    return answers + server.generate_batch(bodies)
+
+
+@pytest.fixture(scope="module")
+def expected(model_path: Path, prompts: list[Sequence[int]]) -> list[dict[str, Any]]:
+    with serve(model_path, "--dtype", "float32") as server:
+        return everything(server, prompts)
+
+
+@pytest.mark.parametrize("flags", [("--disable-overlap-schedule",), ("--tp", "2")])
+def test_same_answers(
+    model_path: Path,
+    prompts: list[Sequence[int]],
+    expected: list[dict[str, Any]],
+    flags: tuple[str, ...],
+) -> None:
+    with serve(model_path, "--dtype", "float32", *flags) as server:
+        answers = everything(server, prompts)
+    for index, (ours, theirs) in enumerate(zip(answers, expected, strict=True)):
+        assert ours["output_ids"] == theirs["output_ids"], f"case {index}"
+        assert_close(ours["meta_info"].get("led"), theirs["meta_info"].get("led"))
+        assert_close(ours["meta_info"].get("led_trace"), theirs["meta_info"].get("led_trace"))
+    traces = [a["meta_info"]["led_trace"] for a in expected if "led_trace" in a["meta_info"]]
+    assert any(entry.get("explored") for trace in traces for entry in trace)
+
+
+def assert_close(ours: Any, theirs: Any) -> None:
+    """Equal structure and integers; probabilities up to the order of a matrix product's sums."""
+    if isinstance(theirs, dict):
+        assert ours.keys() == theirs.keys()
+        for key in theirs:
+            assert_close(ours[key], theirs[key])
+    elif isinstance(theirs, list):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            assert_close(one, other)
+    elif isinstance(theirs, float):
+        assert ours == pytest.approx(theirs, rel=2e-4, abs=1e-6)
+    else:
+        assert ours == theirs

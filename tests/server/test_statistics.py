@@ -1,0 +1,203 @@
+"""Statistics, traces and log-probabilities equal the oracle's, wherever they appear."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from harness import Server, serve
+from oracle import Oracle
+
+TEMPERATURE = 0.5
+SAMPLING = {
+    "temperature": TEMPERATURE,
+    "max_new_tokens": 32,
+    "ignore_eos": True,
+    "sampling_seed": 3,
+}
+# Half-way, so that a completion both explores and exploits, and ends its thought.
+WATCHED = {"led": {"depth": 6, "candidates": 8, "trace": True, "behaviour_logprobs": True}}
+LEAVES = {"logit_bias": {"260": 4.0}}
+RELATIVE = 2e-4
+
+
+@pytest.fixture(scope="module")
+def server(untied_model_path: Path) -> Iterator[Server]:
+    flags = ("--dtype", "float32", "--enable-metrics")
+    with serve(untied_model_path, *flags) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def oracle(untied_model_path: Path) -> Oracle:
+    return Oracle(untied_model_path)
+
+
+def biased(logits: torch.Tensor) -> torch.Tensor:
+    logits = logits.clone()
+    logits[260] += 4.0
+    return logits
+
+
+def test_trace_equals_the_oracle(
+    server: Server, oracle: Oracle, prompts: list[Sequence[int]]
+) -> None:
+    answers = server.generate_batch(
+        [(prompt, WATCHED, SAMPLING | LEAVES) for prompt in prompts], return_logprob=True
+    )
+    seen: Counter[str] = Counter()
+    for prompt, answer in zip(prompts, answers, strict=True):
+        tokens, meta = answer["output_ids"], answer["meta_info"]
+        logits, streams = oracle.states([*prompt, *tokens])
+        assert len(meta["led_trace"]) == len(meta["led_behaviour_logprobs"]) == len(tokens)
+        thinking = True
+        for index, token in enumerate(tokens):
+            entry, logq = meta["led_trace"][index], meta["led_behaviour_logprobs"][index]
+            at = len(prompt) + index - 1
+            assert entry["phase"] == ("think" if thinking else "response")
+            seen[entry["phase"]] += 1
+            # Log-probabilities keep the engine's meaning: the final posterior at T.
+            final = (biased(logits[at]).double() / TEMPERATURE).log_softmax(0)
+            logprob = meta["output_token_logprobs"][index][0]
+            assert logprob == pytest.approx(float(final[token]), rel=RELATIVE, abs=1e-4)
+            if not thinking:
+                assert logq is None
+                assert set(entry) == {"phase"}
+                continue
+            ref = oracle.step(
+                biased(logits[at]), streams[at], temperature=TEMPERATURE, depth=6, candidates=8
+            )
+            assert entry["p1"] == pytest.approx(ref.p1, rel=RELATIVE)
+            assert entry["entropy"] == pytest.approx(ref.entropy, rel=RELATIVE)
+            assert entry["candidate_ids"] == ref.candidate_ids
+            close(entry["candidate_probs"], ref.layer_probs[0])
+            close(entry["layer_probs"], ref.layer_probs)
+            close(entry["behaviour_probs"], ref.behaviour_probs)
+            place = ref.candidate_ids.index(token)
+            expected = math.log(float(ref.behaviour_probs[place]))
+            assert logq == entry["behaviour_logprob"]
+            assert logq == pytest.approx(expected, rel=RELATIVE, abs=1e-4)
+            best = sorted(ref.entropies)[-2:]
+            if entry["explored"] and best[1] - best[0] > 1e-5:
+                assert entry["depth"] == ref.depth
+            seen["explored" if entry["explored"] else "exploited"] += 1
+            thinking = token != 260
+    assert min(seen[name] for name in ("think", "response", "explored", "exploited")) > 10
+
+
+def close(ours: Any, theirs: torch.Tensor) -> None:
+    torch.testing.assert_close(
+        torch.tensor(ours, dtype=torch.float64), theirs, rtol=RELATIVE, atol=1e-7
+    )
+
+
+def test_summary_is_the_sum_of_the_trace(server: Server, prompts: list[Sequence[int]]) -> None:
+    for answer in server.generate_batch([(p, WATCHED, SAMPLING | LEAVES) for p in prompts[:8]]):
+        trace = [e for e in answer["meta_info"]["led_trace"] if e["phase"] == "think"]
+        led = answer["meta_info"]["led"]
+        assert led["think_tokens"] == len(trace)
+        assert led["explored_tokens"] == sum(e["explored"] for e in trace)
+        depths = Counter(str(e["depth"]) for e in trace if e["explored"])
+        assert led["depth_histogram"] == dict(depths)
+        assert led["mean_p1"] == pytest.approx(sum(e["p1"] for e in trace) / len(trace))
+
+
+def test_nothing_but_the_summary_unless_asked(server: Server, prompts: list[Sequence[int]]) -> None:
+    watched, bare, regular = server.generate_batch(
+        [
+            (prompts[0], WATCHED, SAMPLING),
+            (prompts[1], None, SAMPLING | {"max_new_tokens": 20}),
+            (prompts[2], {"sampler": "regular"}, SAMPLING),
+        ]
+    )
+    assert {"led", "led_trace", "led_behaviour_logprobs"} <= watched["meta_info"].keys()
+    assert [key for key in bare["meta_info"] if key.startswith("led")] == ["led"]
+    assert not any(key.startswith("led") for key in regular["meta_info"])
+
+
+def events(response: Any) -> list[dict[str, Any]]:
+    lines = [line[6:] for line in response.iter_lines() if line.startswith(b"data: ")]
+    assert lines.pop() == b"[DONE]"
+    return [json.loads(line) for line in lines]
+
+
+def test_generate_stream(server: Server, prompts: list[Sequence[int]]) -> None:
+    body = {
+        "input_ids": list(prompts[0]),
+        "sampling_params": SAMPLING | {"custom_params": WATCHED},
+    }
+    whole = server.post("/generate", body).json()
+    chunks = events(server.post("/generate", body | {"stream": True}, stream=True))
+    last = chunks[-1]["meta_info"]
+    assert len(chunks) > 4
+    assert chunks[-1]["output_ids"] == whole["output_ids"]
+    assert last["led"] == whole["meta_info"]["led"]
+    assert last["led_trace"] == whole["meta_info"]["led_trace"]
+    counts = [c["meta_info"]["led"]["think_tokens"] for c in chunks if "led" in c["meta_info"]]
+    assert counts == sorted(counts)
+
+
+def test_openai_streams_sample_with_led(server: Server, prompts: list[Sequence[int]]) -> None:
+    custom = {"sampler": "led", "led": {"gate": "always"}}
+    common = {"model": "m", "max_tokens": 24, "seed": 3, "ignore_eos": True, "temperature": 0.3}
+    chat = common | {"messages": [{"role": "user", "content": "What is 2 + 3?"}]}
+    text = common | {"prompt": "What is 2 + 3? <think>"}
+    for path, body, read in [
+        ("/v1/chat/completions", chat, lambda c: c["delta"].get("content") or ""),
+        ("/v1/completions", text, lambda c: c["text"]),
+    ]:
+        plain = body | {"custom_params": {"sampler": "led", "led": {"gate": "never"}}}
+        body = body | {"custom_params": custom}
+        before = totals(server)
+        choice = server.post(path, body).json()["choices"][0]
+        whole = choice["text"] if "text" in choice else choice["message"]["content"]
+        grown = totals(server)
+        assert grown["explored_tokens"] - before["explored_tokens"] == 24
+        chunks = events(server.post(path, body | {"stream": True}, stream=True))
+        assert "".join(read(c["choices"][0]) for c in chunks if c["choices"]) == whole
+        assert totals(server)["explored_tokens"] - grown["explored_tokens"] == 24
+        choice = server.post(path, plain).json()["choices"][0]
+        assert (choice["text"] if "text" in choice else choice["message"]["content"]) != whole
+
+
+def totals(server: Server) -> dict[str, Any]:
+    led = server.get("/server_info").json()["internal_states"][0]["led"]
+    result: dict[str, Any] = led["totals"]
+    return result
+
+
+def test_server_info_and_metrics(server: Server, prompts: list[Sequence[int]]) -> None:
+    before, metrics_before = totals(server), metrics(server)
+    answers = server.generate_batch([(p, WATCHED, SAMPLING | LEAVES) for p in prompts[:4]])
+    after, metrics_after = totals(server), metrics(server)
+    think = sum(a["meta_info"]["led"]["think_tokens"] for a in answers)
+    explored = sum(a["meta_info"]["led"]["explored_tokens"] for a in answers)
+    depths: Counter[str] = Counter()
+    for answer in answers:
+        depths.update(answer["meta_info"]["led"]["depth_histogram"])
+    assert after["think_tokens"] - before["think_tokens"] == think
+    assert after["explored_tokens"] - before["explored_tokens"] == explored
+    for depth, count in depths.items():
+        grown = after["tokens_per_depth"][depth] - before["tokens_per_depth"].get(depth, 0)
+        assert grown == count
+        name = f'led_depth_tokens_total{{depth="{depth}"}}'
+        assert metrics_after[name] - metrics_before.get(name, 0) == count
+    for name, count in [
+        ("led_think_tokens_total", think),
+        ("led_explored_tokens_total", explored),
+    ]:
+        assert metrics_after[name] - metrics_before.get(name, 0) == count
+
+
+def metrics(server: Server) -> dict[str, float]:
+    found = re.findall(
+        r"^sglang[:_](led_\w+?)(\{[^}]*\})? ([0-9.e+]+)$", server.get("/metrics").text, re.MULTILINE
+    )
+    return {name + labels: float(value) for name, labels, value in found}
