@@ -119,20 +119,9 @@ def _launch(argv: list[str]) -> None:
     # The default of this command; a flag or a --config file still decides.
     os.environ.setdefault(ENVIRONMENT_VARIABLE, '{"sampler": "led"}')
 
-    # Before SGLang's plugin loader, which would swallow what this raises.
-    from led_sglang.patches import check_symbols
+    from led_sglang.patches.launch import launch
 
-    check_symbols()
-    from sglang.launch_server import run_server
-    from sglang.srt.plugins import load_plugins
-    from sglang.srt.server_args import prepare_server_args
-    from sglang.srt.utils import kill_process_tree
-
-    load_plugins()
-    try:
-        run_server(prepare_server_args(argv))
-    finally:
-        kill_process_tree(os.getpid(), include_parent=False)
+    launch(argv)
 
 
 def _value(argv: list[str], *flags: str) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.server_args import settings_or_none
+from led_sglang.patches.touched import MODEL_REGISTRY, complaint, missing
 
 from led_sglang.settings import LaunchRefused
 
@@ -32,6 +33,9 @@ def refuse_unknown_family(architectures: list[str]) -> None:
     """
     if set(architectures) & _CAPTURED_FAMILIES:
         return
+    problems = missing([MODEL_REGISTRY])
+    if problems:
+        raise LaunchRefused(complaint(problems))
     from sglang.srt.models.registry import ModelRegistry
 
     model_class, name = ModelRegistry.resolve_model_cls(architectures)

@@ -6,6 +6,9 @@ from typing import Any
 
 from led_sglang.settings import LaunchRefused
 
+# SGLang calls ROCm "cuda" too.
+_DEVICES = ("cuda", "cpu")
+
 # (resolved flag, what to write in the message, why, test)
 _REFUSED: tuple[tuple[str, str, str], ...] = (
     (
@@ -41,6 +44,11 @@ def refuse_incompatible(cfg: Any) -> None:
     Raises:
         LaunchRefused: names the flag, why LED cannot hold with it, and what to do.
     """
+    if cfg.device not in _DEVICES:
+        raise LaunchRefused(
+            f"LED runs on {' and '.join(_DEVICES)} alone, not on --device {cfg.device}; choose one "
+            "of them, or start without LED (--sampler regular)"
+        )
     for field, flag, reason in _REFUSED:
         if getattr(cfg, field):
             _refuse(flag, reason)

@@ -36,6 +36,12 @@ def apply(symbols: tuple[Symbol, ...]) -> None:
     HookRegistry.apply_hooks()
 
 
+def all_applied(symbols: tuple[Symbol, ...]) -> bool:
+    """Whether hooks on `symbols` are declared and every one of them is applied."""
+    paths = {symbol.path for symbol in symbols} & set(declared())
+    return bool(paths) and not paths & set(_not_applied())
+
+
 def declared() -> list[str]:
     """Paths of all declared hooks."""
     return [symbol.path for symbol, _, _ in _HOOKS]
@@ -43,6 +49,10 @@ def declared() -> list[str]:
 
 def unapplied() -> list[str]:
     """One line per declared hook that SGLang did not apply (it logs and swallows failures)."""
+    return [f"{path} was not hooked" for path in _not_applied()]
+
+
+def _not_applied() -> list[str]:
     from sglang.srt.plugins.hook_registry import HookRegistry
 
-    return [f"{path} was not hooked" for path in declared() if path not in HookRegistry._patched]
+    return [path for path in declared() if path not in HookRegistry._patched]

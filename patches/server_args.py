@@ -27,6 +27,13 @@ BACKEND = "led"
 _OPTIONS_ATTRIBUTE = "_led_options"
 _SETTINGS_ATTRIBUTE = "_led_settings"
 
+_STEPS_THAT_RESET_THE_BACKEND = (
+    "handle_cpu_backends",
+    "handle_hpu_backends",
+    "handle_npu_backends",
+    "handle_deterministic_inference",
+)
+
 _FLAGS = {
     "sampler": ("NAME", str, "method of requests that name none: led (default) or regular"),
     "enable_samplers": ("A,B", str, "methods a request may choose; regular always may"),
@@ -48,7 +55,7 @@ def register() -> None:
     if BACKEND in _CUSTOM_SAMPLER_FACTORIES:
         return
     register_sampler_backend(BACKEND, _create_sampler)
-    for step in ("handle_cpu_backends", "handle_deterministic_inference"):
+    for step in _STEPS_THAT_RESET_THE_BACKEND:
         register_resolution_hook(step)(_keep_backend)
     register_resolution_hook("handle_other_validations")(_resolve)
 
@@ -114,7 +121,7 @@ def _read_flags(original: Any, cls: type, args: argparse.Namespace) -> Any:
 
 
 def _keep_backend(server_args: Any, previous: Any) -> None:
-    """SGLang resets the sampling backend on CPU and for deterministic inference: declare it again.
+    """SGLang resets the sampling backend in these steps: declare it again.
 
     LED's sampler delegates to the backend that SGLang would have chosen.
     """

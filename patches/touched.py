@@ -22,9 +22,9 @@ class Symbol:
     why: str
 
 
-def _symbol(path: str, parameters: str | None, why: str) -> Symbol:
+def _symbol(path: str, parameters: str | None, why: str, package: str = "sglang.srt") -> Symbol:
     names = None if parameters is None else tuple(parameters.split())
-    return Symbol(f"sglang.srt.{path}", names, why)
+    return Symbol(f"{package}.{path}", names, why)
 
 
 # Needed before a launch is known to want LED: the flags and the registration calls.
@@ -37,6 +37,15 @@ LAUNCH = (
     _symbol("plugins.hook_registry.HookRegistry.apply_hooks", "", "applies them"),
     _symbol("plugins.hook_registry.HookRegistry._patched", None, "tells which were applied"),
     _symbol("plugins.hook_registry.HookType", None, "kind of a hook"),
+    _symbol("plugins.hook_registry.HookSource", None, "whose hooks they are"),
+    _symbol("plugins.load_plugins", "", "loads this package"),
+    _symbol("launch_server.run_server", "server_args", "starts the server", package="sglang"),
+    _symbol("server_args.prepare_server_args", "argv", "reads the command line"),
+    _symbol(
+        "utils.common.kill_process_tree",
+        "parent_pid include_parent skip_pid wait_timeout",
+        "ends the server's processes",
+    ),
     _symbol("server_args.ServerArgs.add_cli_args", "parser", "adds --sampler and --led-*"),
     _symbol("server_args.ServerArgs.from_cli_args", "args", "reads them"),
     _symbol(
@@ -56,6 +65,13 @@ LAUNCH = (
         "architecture and layers of the model",
     ),
     _symbol("layers.sampler.register_sampler_backend", "backend factory", "makes `led` a backend"),
+    _symbol("layers.sampler._CUSTOM_SAMPLER_FACTORIES", None, "tells whether it is one already"),
+    _symbol(
+        "utils.hf_transformers.get_tokenizer",
+        "tokenizer_name args tokenizer_mode trust_remote_code tokenizer_revision "
+        "tokenizer_backend kwargs",
+        "ids of the think delimiters",
+    ),
 )
 
 SERVING = (
@@ -91,6 +107,7 @@ SERVING = (
         "self hidden_states lm_head embedding_bias out",
         "LM heads without a plain weight",
     ),
+    _symbol("utils.common.is_pin_memory_available", "device", "uploads that do not block"),
     _symbol("runtime_context.get_device", "", "the server's random seed"),
     _symbol("runtime_context.get_platform", "", "the built-in sampling backend"),
     _symbol("runtime_context.get_exec", "", "resolved execution settings"),
@@ -175,6 +192,12 @@ SERVING = (
 )
 
 TOUCHED = LAUNCH + SERVING
+
+# Importing it takes SGLang many seconds, so it is looked up only for an architecture that
+# `capture` does not know.
+MODEL_REGISTRY = _symbol(
+    "models.registry.ModelRegistry.resolve_model_cls", "architectures", "a model's class by name"
+)
 
 
 def sglang_version() -> str:

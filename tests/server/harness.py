@@ -85,7 +85,7 @@ class Server:
 
 @contextmanager
 def serve(
-    model: Path | str,
+    model: Path | str | None,
     *flags: str,
     command: Sequence[str] = ("-m", "led_sglang.cli", "serve"),
     env: dict[str, str] | None = None,
@@ -93,14 +93,15 @@ def serve(
     """Start a server on the CPU platform and stop it afterwards.
 
     Args:
-        model: model folder.
+        model: model folder; None names no model.
         flags: further flags.
         command: arguments of the Python interpreter that start it.
         env: further environment variables.
     """
     port = free_port()
     log = Path(tempfile.mkdtemp(prefix="led-server-")) / "log.txt"
-    arguments = [sys.executable, *command, "--model-path", str(model), "--port", str(port)]
+    named = [] if model is None else ["--model-path", str(model)]
+    arguments = [sys.executable, *command, *named, "--port", str(port)]
     arguments += ["--device", "cpu", "--random-seed", "1234", *flags]
     environment = os.environ | {"SGLANG_PLATFORM": "led_cpu", "OMP_NUM_THREADS": "1"} | (env or {})
     with log.open("wb") as out:
