@@ -13,7 +13,7 @@ from .noise import (
     uniform_from_hash,
     unseeded_noise,
 )
-from .readiness import prewarm
+from .readiness import prewarm, withdraw
 from .reference import LedReference, led_reference
 from .support import unsupported_reason
 from .types import (
@@ -46,4 +46,5 @@ __all__ = [
     "uniform_from_hash",
     "unseeded_noise",
     "unsupported_reason",
+    "withdraw",
 ]

@@ -86,6 +86,12 @@ def prewarm(
     return None
 
 
+def withdraw(head: LmHeadShard) -> None:
+    """Undo ``prewarm``: from now on ``impl="auto"`` is torch on the device of this LM head."""
+    if head.weight is not None:
+        _PREPARED.pop(head.weight.device, None)
+
+
 def serves_posterior(logits: Tensor, limits: LedLimits) -> bool:
     """Whether ``prewarm`` prepared steps 1 and 2 of this size."""
     ready = _PREPARED.get(logits.device)

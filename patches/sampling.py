@@ -14,6 +14,7 @@ from led_sglang.patches.batch_state import (
     table_of,
 )
 from led_sglang.patches.hooks import hook
+from led_sglang.patches.kernel_path import RankGather, choose
 from led_sglang.patches.lm_head import final_norm, lm_head_shard
 from led_sglang.patches.server_args import settings_or_none
 from led_sglang.patches.statistics import DeviceStatistics
@@ -99,15 +100,9 @@ class LedSampler(Sampler):
                 "model, or start without LED (--sampler regular)"
             ) from None
         ranks = torch.distributed.get_world_size(self.tp_sync_group)
-
-        def all_gather(local: Tensor) -> Tensor:
-            gathered = local.new_empty(ranks, *local.shape)
-            torch.distributed.all_gather_into_tensor(
-                gathered.view(-1, local.shape[1]), local, group=self.tp_sync_group
-            )
-            return gathered
-
-        self.__dict__["_model_view"] = ModelView(head, norm, all_gather if ranks > 1 else None)
+        gather = RankGather(self.tp_sync_group) if ranks > 1 else None
+        self.__dict__["_model_view"] = ModelView(head, norm, gather)
+        choose(head, model_runner, self._settings, self.tp_sync_group)
         # Ranks on other machines resolved a seed of their own: the first rank's counts.
         seed = torch.tensor([get_device().random_seed], dtype=torch.int64, device=device)
         if ranks > 1:

@@ -8,6 +8,7 @@ from typing import Any
 
 from led_sglang.patches.batch_state import REQUEST_ATTRIBUTE
 from led_sglang.patches.hooks import hook
+from led_sglang.patches.kernel_path import served_by
 from led_sglang.patches.server_args import settings_or_none
 from torch import Tensor
 
@@ -168,5 +169,6 @@ def _show_in_server_info(result: Any, self: Any, recv_req: Any) -> None:
                 "think_start": settings.think_start,
                 "think_end": settings.think_end,
             },
+            "kernels": served_by(),
             "totals": _totals.report(),
         }

@@ -173,6 +173,13 @@ def totals(server: Server) -> dict[str, Any]:
     return result
 
 
+def test_server_info_and_the_log_say_who_computes_the_steps(server: Server) -> None:
+    led = server.get("/server_info").json()["internal_states"][0]["led"]
+    reason = "torch: the device is cpu; the kernels need a CUDA device"
+    assert led["kernels"] == reason
+    assert f"LED steps run in {reason}." in server.log.read_text()
+
+
 def test_server_info_and_metrics(server: Server, prompts: list[Sequence[int]]) -> None:
     before, metrics_before = totals(server), metrics(server)
     answers = server.generate_batch([(p, WATCHED, SAMPLING | LEAVES) for p in prompts[:4]])
