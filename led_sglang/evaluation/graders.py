@@ -1,4 +1,4 @@
-"""Is an answer right? Pure functions; math needs `grading_worker.py` around it for the clock.
+"""Is an answer right? Pure functions; `grading_worker.py` puts a clock around them.
 
 Math-Verify parses both sides and compares them symbolically. Its own timeouts (SIGALRM) are off
 here: the worker process that runs these functions has a wall-clock bound instead.
@@ -7,8 +7,17 @@ here: the worker process that runs these functions has a wall-clock bound instea
 from __future__ import annotations
 
 import re
+import runpy
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Any
+
+from led_sglang.evaluation.tidy import tidy
+
+PythonGrader = Callable[[Mapping[str, Any], str], tuple[bool, str | None]]
+"""A user's `grade(item, answer)`: the line of the JSONL file and the answer part; the verdict and
+the answer that was read, None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +47,14 @@ class Question:
     """What a grader needs: the texts to grade and the gold answer.
 
     Attributes:
-        kind: "math" or "choice".
+        kind: "math", "choice", "text" or "python".
         gold: the expected answer.
-        gold_format: "expr" or "latex", for math.
         text: the text in scope: the answer part, or the whole completion.
         answer: the answer part.
+        gold_format: "expr" or "latex", for math.
+        verbatim: give math to Math-Verify as it is, as the authors do.
+        grader: file with the function `grade`, for python.
+        row: the item's line of the JSONL file, for python.
     """
 
     kind: str
@@ -50,13 +62,22 @@ class Question:
     text: str
     answer: str = field(default="")
     gold_format: str = "latex"
+    verbatim: bool = False
+    grader: str = ""
+    row: Mapping[str, Any] = field(default_factory=dict)
 
 
 def grade(question: Question) -> Grade:
     """Grade one answer."""
     if question.kind == "math":
-        return grade_math(question.text, question.gold, question.gold_format)
-    return grade_choice(question.answer, question.text, question.gold)
+        text = question.text if question.verbatim else tidy(question.text)
+        return grade_math(text, question.gold, question.gold_format)
+    if question.kind == "choice":
+        return grade_choice(question.answer, question.text, question.gold)
+    if question.kind == "text":
+        return grade_text(question.text, question.gold)
+    correct, predicted = python_grader(question.grader)(question.row, question.text)
+    return Grade(correct=bool(correct), predicted=predicted, vote=predicted)
 
 
 def grade_math(text: str, gold: str, gold_format: str) -> Grade:
@@ -84,10 +105,12 @@ def grade_math(text: str, gold: str, gold_format: str) -> Grade:
     if not predicted:
         return Grade(correct=False, predicted=None)
     texts = [value for value in predicted if isinstance(value, str)]
+    correct = bool(verify(expected, predicted, timeout_seconds=None))
     return Grade(
-        correct=bool(verify(expected, predicted, timeout_seconds=None)),
+        correct=correct,
         predicted=texts[-1] if texts else str(predicted[0]),
-        vote=str(predicted[0]),
+        # 1/2 and 0.5 are one answer. What is equal to the gold is equal to each other.
+        vote=gold if correct else str(predicted[0]),
     )
 
 
@@ -109,20 +132,27 @@ def official_choice(text: str, gold: str) -> bool:
     return bool(predicted) and bool(verify(expected, predicted, timeout_seconds=None))
 
 
-_LETTER = r"[(\[{]*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?[(\[{*]*([A-J])(?![A-Za-z])"
+# "A" before a word is an article, unless the word is one that follows an answer.
+_LETTER = (
+    r"(?:A(?!\s+(?!(?:is|was|would|because|since|as|and|or|for|with|due|gives|has)\b)[a-z])"
+    r"|[B-J])(?![A-Za-z])"
+)
+_OPENING = r"[(\[{]*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?[(\[{*]*"
 # Each is tried on the whole answer, the last match of the first one that matches counts.
 _LETTER_PATTERNS = tuple(
     re.compile(pattern)
     for pattern in (
         # "answer": "C", also with other quotes, bold, or none
-        r"(?i:[\"'*]*answer[\"'*]*)\s*[:=]\s*[\"'*$]*(?:\\boxed\s*\{\s*)?[\"'*$]*" + _LETTER,
-        r"\\boxed\s*\{\s*" + _LETTER,
+        r"(?i:[\"'*]*answer[\"'*]*)\s*[:=]\s*[\"'*$]*(?:\\boxed\s*\{\s*)?[\"'*$]*"
+        rf"{_OPENING}({_LETTER})",
+        r"(?i:[\"']answer[\"']\s*:\s*[\"']([a-j])[\"'])",
+        rf"\\boxed\s*\{{\s*{_OPENING}({_LETTER})",
         # the (correct, best, right, final) answer is (C); option C is correct
         r"(?i:(?:answer|choice|option)\s*(?:is|would be|must be))[\s:*$\"']*(?i:option\s+)?"
-        + _LETTER,
+        rf"{_OPENING}({_LETTER})",
         r"(?i:option|choice|answer)\s+\**\(?([A-J])\)?\**\s+(?i:is\s+(?:the\s+)?(?:correct|right|best))",
-        # the last letter that stands alone; "A" before a word is an article, "I" a pronoun
-        r"(?<![\w'’\\])\(?(A(?!\)?\s+[a-z])|[B-HJ])(?![\w'’]|\s*[=+^_])",
+        # the last letter that stands alone; "I" is a pronoun
+        rf"(?<![\w'’\\])\(?((?!I){_LETTER})(?![\w'’]|\s*[=+^_])",
     )
 )
 
@@ -132,8 +162,44 @@ def robust_letter(answer: str) -> str | None:
     for pattern in _LETTER_PATTERNS:
         letters = pattern.findall(answer)
         if letters:
-            return str(letters[-1])
+            return str(letters[-1]).upper()
     return None
+
+
+_MARKED_ANSWER = re.compile(r"\\boxed\s*\{([^{}]*)\}|<answer>(.*?)</answer>", re.DOTALL)
+
+
+def grade_text(text: str, gold: str) -> Grade:
+    """The same text: the last \\boxed{} or <answer></answer>, else the last line.
+
+    Case, white space and a final full stop do not count.
+    """
+    marked = _MARKED_ANSWER.findall(text)
+    lines = [line for line in text.split("\n") if line.strip()]
+    if not marked and not lines:
+        return Grade(correct=False, predicted=None)
+    predicted = "".join(marked[-1]) if marked else lines[-1]
+    vote = _normal(predicted)
+    return Grade(correct=vote == _normal(gold), predicted=predicted.strip(), vote=vote)
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.split()).rstrip(".").casefold()
+
+
+@cache
+def python_grader(path: str) -> PythonGrader:
+    """The function `grade` of a Python file.
+
+    Raises:
+        ValueError: it has none.
+        Exception: whatever the file itself raises.
+    """
+    function = runpy.run_path(path).get("grade")
+    if not callable(function):
+        raise ValueError("it defines no function grade(item, answer)")
+    loaded: PythonGrader = function
+    return loaded
 
 
 _FENCE = re.compile(r"```[ \t]*(?:python3?|py)[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)

@@ -39,7 +39,10 @@ _STANDARD_INPUT = (
     "the python program runs, it reads the inputs, runs the algorithm and writes output to STDOUT."
 )
 
-TEMPLATES = {"math": MATH, "choice": CHOICE, "code": CODE}
+# What a user's own task asks is its own affair: the problem alone, unless its file has a prompt.
+PLAIN = "{problem}"
+
+TEMPLATES = {"math": MATH, "choice": CHOICE, "code": CODE, "text": PLAIN, "python": PLAIN}
 
 
 def render(template: str, kind: str, item: Item) -> str:

@@ -9,23 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from led_sglang.evaluation import EvaluationError
-from led_sglang.evaluation.client import Completion, Endpoint
-from led_sglang.evaluation.graders import Grade, Question, last_python_fence
+from led_sglang.evaluation.client import Endpoint
 from led_sglang.evaluation.grading_pool import GradingPool
-from led_sglang.evaluation.grid import Grid, SamplerSpec
+from led_sglang.evaluation.grid import Grid
+from led_sglang.evaluation.samples import Job, grade_completion, make_record
 from led_sglang.evaluation.store import Key, RunStore
-from led_sglang.evaluation.tasks import Item, Task
-from led_sglang.evaluation.thinking import Delimiters, split_thinking
-
-
-@dataclass(frozen=True)
-class Job:
-    """One sample to generate."""
-
-    key: Key
-    task: Task
-    item: Item
-    sampler: SamplerSpec
+from led_sglang.evaluation.tasks import Task
+from led_sglang.evaluation.thinking import Delimiters
 
 
 @dataclass(frozen=True)
@@ -103,7 +93,11 @@ async def generate(
     async def work() -> None:
         for job in jobs:  # shared by all workers
             completion = await endpoint.complete(plan.body(job))
-            record = await _finish(plan, job, completion, endpoint, pool)
+            verdict = await grade_completion(
+                job.task, job.item, completion, plan.delimiters, plan.grid.scope, pool.grade
+            )
+            thought = await endpoint.count_tokens(plan.model, verdict.parts.reasoning)
+            record = make_record(job, plan.grid.seed, completion, verdict, thought)
             store.append_sample(job.key, record)
             on_sample(record)
 
@@ -120,66 +114,3 @@ def _first(errors: BaseExceptionGroup[Any]) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-async def _finish(
-    plan: Plan, job: Job, completion: Completion, endpoint: Endpoint, pool: GradingPool
-) -> dict[str, Any]:
-    """The record of a sample: what it said, and the verdict."""
-    parts = split_thinking(
-        completion.content, completion.reasoning, completion.finish_reason, plan.delimiters
-    )
-    whole = f"{completion.reasoning or ''}{completion.content}"
-    in_scope = parts.answer if plan.grid.scope == "answer" else whole
-    if job.task.kind == "code":
-        code = last_python_fence(in_scope)
-        grade = Grade(correct=False, predicted=code or None)
-    elif in_scope.strip():
-        question = Question(
-            kind=job.task.kind,
-            gold=job.item.expected_answer,
-            text=in_scope,
-            answer=parts.answer,
-            gold_format=job.task.gold,
-        )
-        grade = await pool.grade(question)
-    else:
-        official = False if job.task.kind == "choice" else None
-        grade = Grade(correct=False, predicted=None, official=official)
-    truncated = completion.finish_reason == "length" or not parts.closed
-    return {
-        "id": job.item.id,
-        "problem": job.item.problem,
-        "expected_answer": job.item.expected_answer,
-        "generation": parts.answer,
-        "reasoning_content": parts.reasoning,
-        "predicted_answer": grade.predicted,
-        "symbolic_correct": None if job.task.kind == "code" else grade.correct,
-        "num_generated_tokens": completion.tokens,
-        "num_reasoning_tokens": await endpoint.count_tokens(plan.model, parts.reasoning),
-        "finish_reason": completion.finish_reason,
-        "outcome": _outcome(job.task.kind, grade, truncated),
-        "truncated": truncated,
-        "vote": grade.vote,
-        "official_correct": grade.official,
-        "led": completion.led,
-        "num_prompt_tokens": completion.prompt_tokens,
-        "task": job.key.task,
-        "sampler": job.key.sampler,
-        "temperature": job.key.temperature,
-        "sample": job.key.sample,
-        "seed": plan.grid.seed + job.key.sample,
-    }
-
-
-def _outcome(kind: str, grade: Grade, truncated: bool) -> str:
-    """One word for what became of a sample."""
-    if grade.correct:
-        return "correct"
-    if grade.problem:
-        return grade.problem
-    if truncated:  # whatever it lacks, it lacks because it was cut off
-        return "truncated"
-    if grade.predicted is None:
-        return "no_answer"
-    return "ungraded" if kind == "code" else "wrong"

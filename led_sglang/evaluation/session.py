@@ -169,15 +169,7 @@ def _settings(plan: Plan, server: Mapping[str, Any]) -> dict[str, Any]:
         "server": dict(server),
         "delimiters": asdict(plan.delimiters),
         "grid": plan.grid.to_json(),
-        "tasks": {
-            task.name: {
-                "kind": task.kind,
-                "gold": task.gold,
-                "items": len(task.items),
-                "prompts": task.prompt_digest(),
-            }
-            for task in plan.tasks
-        },
+        "tasks": {task.name: task.fingerprint() for task in plan.tasks},
         "math_verify": version("math-verify"),
     }
 

@@ -3,15 +3,18 @@
 Keys of the YAML file:
 
     name    letters, digits, `-`, `_`, `.`
-    kind    math | choice | code
+    kind    math | choice | code | text | python
     data    JSONL file, relative to the YAML file   (either this)
     hub     rows, path, name, split, ...            (or this: see `hub.py`)
     gold    math only: expr (plain numbers) | latex
-    prompt  optional text with `{problem}`; the paper's prompt of the kind is the default
+    grader  python only: file with the function `grade(item, answer)`, relative to the YAML file
+    prompt  optional text with `{problem}`; the paper's prompt of the kind is the default, for text
+            and python the problem alone
 
 A line of the JSONL file is an object: `id`, `problem`, `expected_answer`; for `choice` also
 `options` (unless the problem lists them) and a letter as the answer; for `code` `tests`
-(`inputs`, `outputs`, `fn_name` or null) and, where the solution is a function, `starter_code`.
+(`inputs`, `outputs`, `fn_name` or null) and, where the solution is a function, `starter_code`;
+for `python` whatever the grader reads.
 """
 
 from __future__ import annotations
@@ -28,16 +31,24 @@ from typing import Any
 import yaml
 
 from led_sglang.evaluation import EvaluationError
+from led_sglang.evaluation.graders import python_grader
 from led_sglang.evaluation.prompts import LETTERS, TEMPLATES, render
 
 GOLDS = ("expr", "latex")
-_KEYS = ("name", "kind", "data", "hub", "gold", "prompt")
+_KEYS = ("name", "kind", "data", "hub", "gold", "grader", "prompt")
+# Kinds whose verdict needs no gold answer.
+_WITHOUT_GOLD = ("code", "python")
 _NAME = re.compile(r"[\w.-]+")
 
 
 @dataclass(frozen=True)
 class Item:
-    """One problem. `tests` is only there for code: `inputs`, `outputs`, `fn_name`."""
+    """One problem.
+
+    Attributes:
+        tests: for code: `inputs`, `outputs`, `fn_name`.
+        row: for python: the whole line.
+    """
 
     id: str
     problem: str
@@ -45,17 +56,25 @@ class Item:
     options: tuple[str, ...] = ()
     starter_code: str = ""
     tests: Mapping[str, Any] = field(default_factory=dict)
+    row: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Task:
-    """A benchmark. `gold` is how the expected answer is read, for kind `math`."""
+    """A benchmark.
+
+    Attributes:
+        gold: how the expected answer is read, for math.
+        template: of the prompt; empty for that of the kind.
+        grader: file with the user's grader, for python.
+    """
 
     name: str
     kind: str
     items: tuple[Item, ...]
     gold: str = "latex"
     template: str = ""
+    grader: Path | None = None
 
     def prompt(self, item: Item) -> str:
         """The single user turn sent for an item."""
@@ -65,9 +84,21 @@ class Task:
         """Digest of every prompt and gold answer: two runs with the same one are comparable."""
         digest = hashlib.sha256()
         for item in self.items:
-            line = json.dumps([item.id, self.prompt(item), item.expected_answer])
-            digest.update(line.encode() + b"\n")
+            facts = [item.id, self.prompt(item), item.expected_answer, item.row]
+            digest.update(json.dumps(facts, sort_keys=True).encode() + b"\n")
         return digest.hexdigest()[:16]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What of the task decides the numbers of a run."""
+        facts: dict[str, Any] = {
+            "kind": self.kind,
+            "gold": self.gold,
+            "items": len(self.items),
+            "prompts": self.prompt_digest(),
+        }
+        if self.grader is not None:
+            facts["grader"] = hashlib.sha256(self.grader.read_bytes()).hexdigest()[:16]
+        return facts
 
 
 def load_task(name: str, *, data: Path | None = None, limit: int | None = None) -> Task:
@@ -81,13 +112,14 @@ def load_task(name: str, *, data: Path | None = None, limit: int | None = None) 
     Raises:
         EvaluationError: unknown task, a wrong key or a bad line; the message says where.
     """
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-    else:
-        path = Path(str(resources.files("led_sglang.configs"))) / "tasks" / f"{name}.yaml"
+    shipped = Path(str(resources.files("led_sglang.configs"))) / "tasks"
+    path = Path(name) if name.endswith((".yaml", ".yml")) else shipped / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
-        raise EvaluationError(f"task {name!r}: there is no {path.name}; shipped tasks: {known}")
+        known = ", ".join(sorted(file.stem for file in shipped.glob("*.yaml")))
+        raise EvaluationError(
+            f"task {name!r}: there is no file {path.name if path.parent == shipped else path}; "
+            f"shipped tasks: {known}; your own is named by the path of its YAML file"
+        )
     keys = _read_keys(path)
     if data is not None:
         items = read_items(data, keys["kind"])
@@ -103,7 +135,18 @@ def load_task(name: str, *, data: Path | None = None, limit: int | None = None) 
         items=items[:limit],
         gold=keys.get("gold", "latex"),
         template=keys.get("prompt", ""),
+        grader=_checked_grader(path, keys["grader"]) if keys["kind"] == "python" else None,
     )
+
+
+def _checked_grader(path: Path, name: str) -> Path:
+    grader = (path.parent / name).resolve()
+    try:
+        python_grader(str(grader))
+    # It is the user's code: anything may be wrong with it.
+    except Exception as error:
+        raise EvaluationError(f"{path}: grader {grader}: {error!r}") from None
+    return grader
 
 
 def _read_keys(path: Path) -> dict[str, Any]:
@@ -124,6 +167,8 @@ def _read_keys(path: Path) -> dict[str, Any]:
         raise EvaluationError(f"{path}: give one of data and hub")
     if keys["kind"] == "math" and keys.get("gold") not in GOLDS:
         raise EvaluationError(f"{path}: gold must be one of {', '.join(GOLDS)}")
+    if (keys["kind"] == "python") != isinstance(keys.get("grader"), str):
+        raise EvaluationError(f"{path}: kind python, and no other, needs grader: a Python file")
     if "{problem}" not in keys.get("prompt", "{problem}"):
         raise EvaluationError(f"{path}: prompt must contain {{problem}}")
     return keys
@@ -170,9 +215,11 @@ def make_item(row: Any, kind: str) -> Item:
     """
     if not isinstance(row, dict):
         raise ValueError("a line must be a JSON object")
-    for key in ("id", "problem") if kind == "code" else ("id", "problem", "expected_answer"):
+    for key in ("id", "problem", *(() if kind in _WITHOUT_GOLD else ("expected_answer",))):
         if not isinstance(row.get(key), str) or not row[key].strip():
             raise ValueError(f"{key} must be a text")
+    if not isinstance(row.get("expected_answer", ""), str):
+        raise ValueError("expected_answer must be a text")
     options = row.get("options", [])
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
         raise ValueError("options must be a list of texts")
@@ -190,6 +237,7 @@ def make_item(row: Any, kind: str) -> Item:
         options=tuple(options),
         starter_code=row.get("starter_code") or "",
         tests=tests,
+        row=row if kind == "python" else {},
     )
 
 

@@ -1,6 +1,6 @@
 """Answers as models write them, with the verdict a person would give.
 
-MATH: (gold, how the gold is read, answer part, right). CHOICE: (gold, answer part, right).
+MATH: (gold, how the gold is read, answer part, right).
 """
 
 from __future__ import annotations
@@ -237,66 +237,96 @@ MATH: list[tuple[str, str, str, bool]] = [
     ("12", "expr", "", False),
     ("12", "latex", "$\\boxed{}$", False),
     ("12", "latex", "The answer is $\\boxed{\\text{unknown}}$", False),
+    # numbers as typesetters and Markdown dress them
+    ("70000", "expr", "The profit is \\boxed{70\\,000}.", True),
+    ("70000", "expr", "The profit is \\boxed{70~000}.", True),
+    ("70000", "expr", "The profit is \\boxed{70 000}.", True),
+    ("70000", "expr", "The profit is \\boxed{\\text{70,000}}.", True),
+    ("70000", "expr", "The profit is \\boxed{70\\,001}.", False),
+    ("1000000", "expr", "$\\boxed{1\\,000\\,000}$", True),
+    ("1000000", "expr", "$\\boxed{1\\,000}$", False),
+    ("18", "expr", "**Answer: 18**", True),
+    ("18", "expr", "The answer is **18**.", True),
+    ("18", "expr", "The answer is **17**.", False),
+    ("18", "expr", "**Answer: \\$18**", True),
+    ("18", "expr", "**Total: 18.**", True),
+    ("18", "expr", "The answer is `18`.", True),
+    ("18", "expr", "The answer is *18*.", True),
+    ("18", "expr", "<answer>18</answer>", True),
+    ("18", "expr", "<answer>81</answer>", False),
+    ("18", "expr", "**Final Answer:** \\boxed{18}", True),
+    ("18", "expr", "**$\\boxed{18}$**", True),
+    ("8", "expr", "2**3 = 8", True),
+    ("64", "expr", "2**3 * 2**3 = 64", True),
+    ("5", "expr", "$\\boxed{5.}$", True),
+    ("5", "expr", "$\\boxed{5~\\text{apples}}$", True),
+    ("5", "expr", "$\\boxed{\\text{5 dollars}}$", True),
+    ("5", "expr", "$\\boxed{\\textbf{5}}$", True),
+    ("5", "expr", "$\\boxed{\\text{Answer: }5}$", True),
+    ("5", "expr", "$\\boxed{\\text{Answer: }6}$", False),
+    ("42", "expr", "She pays \\boxed{£42}.", True),
+    ("42", "expr", "She pays \\boxed{42 €}.", True),
+    ("42", "expr", "$\\boxed{20+22=42}$", True),
+    ("42", "expr", "$\\boxed{42}\\,\\text{km/h}$", True),
+    ("\\emptyset", "latex", "There is none: $\\boxed{\\varnothing}$.", True),
+    ("\\emptyset", "latex", "There is none: $\\boxed{0}$.", False),
+    # boxed twice, and parts of an answer in boxes of their own
+    ("12", "latex", "So $x = \\boxed{12}$.\n\n**Final Answer**\n\n$\\boxed{12}$", True),
+    ("5", "latex", "The first part gives $\\boxed{3}$. The second gives $\\boxed{5}$.", True),
+    ("3, 5", "latex", "So $x = \\boxed{3}$ or $x = \\boxed{5}$.", True),
+    ("3, 5", "latex", "So $x = \\boxed{3}$ or $x = \\boxed{4}$.", False),
+    # a check after the box does not count
+    ("25", "expr", "It is $\\boxed{25}$. Check: $5 \\cdot 5 = 25$ and $5 + 5 = 10$.", True),
+    ("25", "expr", "The answer is \\boxed{25", False),
 ]
 
-CHOICE: list[tuple[str, str, bool]] = [
-    # the format that the prompt asks for, and its neighbours
-    ("C", '"answer": "C"', True),
-    ("C", '```json\n{"answer": "C"}\n```', True),
-    ("C", '{"answer": "C"}', True),
-    ("C", "{'answer': 'C'}", True),
-    ("C", '"answer": "B"', False),
-    ("C", '{"reasoning": "B looks good, but", "answer": "C"}', True),
-    ("C", '"answer": "B". Wait, I made an error. "answer": "C"', True),
-    ("C", '"answer": "C) 4.5 eV"', True),
-    ("C", '**"answer": "C"**', True),
-    ("D", '"Answer": "D"', True),
-    ("D", "Answer: D", True),
-    ("D", "**Answer:** D", True),
-    ("D", "Answer: **D**", True),
-    ("D", "answer = D", True),
-    ("D", "ANSWER: (D)", True),
-    ("D", "Answer: $\\boxed{D}$", True),
-    # boxes
-    ("B", "$\\boxed{B}$", True),
-    ("B", "$\\boxed{\\text{B}}$", True),
-    ("B", "$\\boxed{(B)}$", True),
-    ("B", "$\\boxed{\\mathrm{B}}$", True),
-    ("B", "$\\boxed{\\textbf{(B)}}$", True),
-    ("B", "$\\boxed{C}$", False),
-    ("B", "At first $\\boxed{A}$, but on reflection $\\boxed{B}$.", True),
-    # sentences
-    ("A", "The correct answer is A.", True),
-    ("A", "The correct answer is (A).", True),
-    ("A", "The answer is **A**.", True),
-    ("A", "Hence the answer is option A.", True),
-    ("A", "The best choice is A) the first isomer.", True),
-    ("A", "The final answer is $A$.", True),
-    ("A", "Option A is correct.", True),
-    ("A", "The answer is B, not A.", False),
-    ("D", "So, the answer must be D", True),
-    # a letter that stands alone; articles and pronouns do not count
-    ("C", "A careful look at a spectrum shows one peak.\n\nC", True),
-    ("C", "A careful look at the data leads to C.", True),
-    ("A", "A careful look at the spectrum shows nothing.", False),
-    ("B", "I would pick B", True),
-    ("D", "(D)", True),
-    ("D", "D.", True),
-    ("A", "A", True),
-    ("A", "A.", True),
-    ("A", "I think the reaction is fast.", False),
-    ("C", "Of A, B and C only the last survives: C.", True),
-    # nothing to read
-    ("C", "I cannot determine this.", False),
-    ("C", "", False),
-    ("C", "The product is CH3COOH.", False),
+# Texts compared as texts: (gold, answer part, right).
+TEXT: list[tuple[str, str, bool]] = [
+    ("(1 + 2) * 3", "So the formula is\n(1 + 2) * 3", True),
+    ("(1 + 2) * 3", "So the formula is\n(1  +  2) * 3.\n\n", True),
+    ("(1 + 2) * 3", "So the formula is\n3 * (1 + 2)", False),
+    ("Paris", "It is \\boxed{paris}, of course.", True),
+    ("Paris", "First \\boxed{Rome}, no: \\boxed{Paris}", True),
+    ("Paris", "<answer>Paris</answer>\nI hope so.", True),
+    ("Paris", "<answer>Rome</answer>\nParis", False),
+    ("Paris", "", False),
 ]
 
-# Where Math-Verify disagrees with a person: (gold, how it is read, answer part, its verdict).
+# Whole completions of a model whose template opens the thinking: (content, finish reason, outcome).
+# The gold answer is 12.
+COMPLETIONS: list[tuple[str, str, str]] = [
+    ("I add.</think>\n\nSo $\\boxed{12}$.", "stop", "correct"),
+    ("I add.</think>\n\nSo $\\boxed{13}$.", "stop", "wrong"),
+    ("I add.</think>\n\nI do not know.", "stop", "no_answer"),
+    ("I add.</think>\n\n", "stop", "no_answer"),
+    # Cut off while thinking: neither a wrong answer nor a wrong format, box or no box.
+    ("I add 5 and 7 and", "length", "truncated"),
+    ("So it might be $\\boxed{12}$. Wait,", "length", "truncated"),
+    ("So it might be $\\boxed{13}$. Wait,", "length", "truncated"),
+    # It went round in circles and stopped without an answer: its thinking has not ended.
+    ("I add 5 and 7. I add 5 and 7.", "stop", "truncated"),
+    # Cut off in the answer: what stands there counts.
+    ("I add.</think>\n\nSo $\\boxed{12}$. To check, 5 +", "length", "correct"),
+    ("I add.</think>\n\nThe sum of the two", "length", "truncated"),
+    ("I add.</think>\n\nSo $\\boxed{13}$. To check, 5 +", "length", "truncated"),
+    # The thought holds the answer, the answer does not.
+    ("It is 12, $\\boxed{12}$.</think>\n\nSo $\\boxed{11}$.", "stop", "wrong"),
+    ("It is $\\boxed{11}$.</think>\n\nSo $\\boxed{12}$.", "stop", "correct"),
+    # It thinks twice: the answer is what follows the last thought.
+    ("a</think>$\\boxed{11}$<think>no</think>$\\boxed{12}$", "stop", "correct"),
+]
+
+# Where the grader disagrees with a person: (gold, how it is read, answer part, its verdict).
 # These verdicts are facts about the pinned version, kept so that a change is noticed.
 LIMITS: list[tuple[str, str, str, bool]] = [
-    # the closing ** of Markdown is read as part of the number
-    ("18", "expr", "**Answer: 18**", False),
-    # a thin space is read as a product, 70 * 0
-    ("70000", "expr", "The profit is \\boxed{70\\,000}.", False),
+    # without a box the last number counts
+    ("25", "expr", "So the total is 20 + 5 = 25 in 3 days.", False),
+    # an inequality is not read as the interval it describes
+    ("(1,2)", "latex", "$\\boxed{1 < x < 2}$", False),
+    ("[1,\\infty)", "latex", "$\\boxed{x \\ge 1}$", False),
+    # numbers in words, and roots without LaTeX
+    ("1000000", "expr", "$\\boxed{1 \\text{ million}}$", False),
+    ("2\\sqrt{3}", "latex", "$\\boxed{2√3}$", False),
+    # an unordered pair is taken for the point
+    ("(1,2)", "latex", "$\\boxed{1, 2}$", True),
 ]

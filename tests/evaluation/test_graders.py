@@ -6,33 +6,76 @@ import asyncio
 import itertools
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
-from grader_cases import CHOICE, LIMITS, MATH
+from choice_cases import CHOICE
+from grader_cases import COMPLETIONS, LIMITS, MATH, TEXT
 
 from led_sglang.evaluation import EvaluationError
+from led_sglang.evaluation.client import Completion
 from led_sglang.evaluation.graders import (
     Grade,
     Question,
+    grade,
     grade_choice,
     grade_math,
+    grade_text,
     last_python_fence,
     official_choice,
 )
 from led_sglang.evaluation.grading_pool import GradingPool
-from led_sglang.evaluation.tasks import load_task
+from led_sglang.evaluation.samples import grade_completion
+from led_sglang.evaluation.tasks import Item, Task, load_task
+from led_sglang.evaluation.thinking import Delimiters
 
 
 @pytest.mark.parametrize(("gold", "gold_format", "answer", "right"), MATH)
 def test_math_verdict(gold: str, gold_format: str, answer: str, right: bool) -> None:
-    assert grade_math(answer, gold, gold_format).correct == right
+    question = Question("math", gold=gold, text=answer, gold_format=gold_format)
+    assert grade(question).correct == right
 
 
 @pytest.mark.parametrize(("gold", "gold_format", "answer", "verdict"), LIMITS)
-def test_where_math_verify_disagrees_with_a_person(
+def test_where_the_grader_disagrees_with_a_person(
     gold: str, gold_format: str, answer: str, verdict: bool
 ) -> None:
-    assert grade_math(answer, gold, gold_format).correct == verdict
+    question = Question("math", gold=gold, text=answer, gold_format=gold_format)
+    assert grade(question).correct == verdict
+
+
+def test_verbatim_math_is_not_tidied() -> None:
+    """The authors' numbers come from Math-Verify alone."""
+    dressed = Question("math", gold="70000", text="\\boxed{70\\,000}", gold_format="expr")
+    assert grade(dressed).correct
+    assert not grade(replace(dressed, verbatim=True)).correct
+
+
+def test_equal_answers_are_one_vote() -> None:
+    answers = ["\\boxed{\\frac{1}{2}}", "\\boxed{0.5}", "\\boxed{50\\%}", "$x = \\frac{2}{4}$"]
+    votes = {grade_math(answer, "\\frac12", "latex").vote for answer in answers}
+    assert len(votes) == 1
+    assert grade_math("\\boxed{3}", "\\frac12", "latex").vote not in votes
+
+
+@pytest.mark.parametrize(("gold", "answer", "right"), TEXT)
+def test_text_verdict(gold: str, answer: str, right: bool) -> None:
+    assert grade_text(answer, gold).correct == right
+
+
+@pytest.mark.parametrize(("content", "finish_reason", "outcome"), COMPLETIONS)
+def test_outcome_of_a_whole_completion(content: str, finish_reason: str, outcome: str) -> None:
+    async def grade_here(question: Question) -> Grade:
+        return grade(question)
+
+    completion = Completion(content, None, finish_reason, tokens=9, prompt_tokens=9, led=None)
+    item = Item("1", "5 + 7?", "12")
+    task = Task("sums", "math", (item,), gold="expr")
+    verdict = asyncio.run(
+        grade_completion(task, item, completion, Delimiters(opened=True), "answer", grade_here)
+    )
+    assert verdict.outcome == outcome
+    assert verdict.truncated == (finish_reason == "length" or "</think>" not in content)
 
 
 @pytest.mark.parametrize(("gold", "answer", "right"), CHOICE)
@@ -41,7 +84,9 @@ def test_choice_verdict(gold: str, answer: str, right: bool) -> None:
 
 
 def test_the_table_is_as_large_as_promised() -> None:
-    assert len({*MATH}) + len({*CHOICE}) >= 150
+    # The prompt says what is asked for; each case is an answer of its own.
+    assert len({*MATH}) + len({*CHOICE}) + len({*COMPLETIONS}) >= 150
+    assert len({*MATH}) >= 150
 
 
 @pytest.mark.parametrize(
@@ -68,8 +113,11 @@ def test_gold_is_right_against_itself(task: str, items: int) -> None:
         item.id
         for item in loaded.items
         for answer in (f"$\\boxed{{{item.expected_answer}}}$", f"\\boxed{{{item.expected_answer}}}")
-        if not grade_math(answer, item.expected_answer, loaded.gold).correct
+        if not grade(
+            Question("math", gold=item.expected_answer, text=answer, gold_format=loaded.gold)
+        ).correct
     ]
+    print(f"{task}: {items - len({*wrong})} of {items} gold answers are right against themselves")
     assert wrong == []
 
 

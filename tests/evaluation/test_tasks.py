@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import pickle
@@ -16,6 +17,8 @@ import pytest
 
 from led_sglang.evaluation import EvaluationError
 from led_sglang.evaluation.code_verdicts import execute, export
+from led_sglang.evaluation.graders import Grade, Question
+from led_sglang.evaluation.grading_pool import GradingPool
 from led_sglang.evaluation.hub import load_items
 from led_sglang.evaluation.prompts import CHOICE, CODE, MATH, render
 from led_sglang.evaluation.store import Key, RunStore
@@ -86,10 +89,79 @@ def test_users_own_task(tmp_path: Path) -> None:
     assert (task.name, task.prompt(task.items[0])) == ("mine", "Q: 1+1 A:")
 
 
+GRADER = """
+def grade(item, answer):
+    words = answer.split()
+    return (bool(words) and eval(words[-1]) == item["target"], words[-1] if words else None)
+"""
+
+
+@pytest.fixture
+def countdown(tmp_path: Path) -> Path:
+    """A user's task with a grader of its own and no gold answers."""
+    (tmp_path / "countdown.yaml").write_text(
+        "name: countdown\nkind: python\ngrader: grade.py\ndata: countdown.jsonl\n"
+    )
+    (tmp_path / "grade.py").write_text(GRADER)
+    (tmp_path / "countdown.jsonl").write_text('{"id": "1", "problem": "2 3 4", "target": 14}\n')
+    return tmp_path / "countdown.yaml"
+
+
+def test_users_own_grader(countdown: Path) -> None:
+    task = load_task(str(countdown))
+    (item,) = task.items
+    assert task.prompt(item) == "2 3 4"
+    answers = ["It is 2*(3+4)", "It is 2*3+4", "", "It is 2*("]
+    questions = [
+        Question("python", gold="", text=answer, grader=str(task.grader), row=item.row)
+        for answer in answers
+    ]
+
+    async def run() -> list[Grade]:
+        async with GradingPool(1, timeout=5.0) as pool:
+            return [await pool.grade(question) for question in questions]
+
+    grades = asyncio.run(run())
+    assert [grade.correct for grade in grades] == [True, False, False, False]
+    assert [grade.predicted for grade in grades] == ["2*(3+4)", "2*3+4", None, None]
+    assert [grade.problem for grade in grades] == ["", "", "", "error"]
+
+
+def test_a_changed_grader_or_line_is_another_task(countdown: Path) -> None:
+    before = load_task(str(countdown)).fingerprint()
+    data = countdown.with_name("countdown.jsonl")
+    data.write_text(data.read_text().replace("14", "15"))
+    assert load_task(str(countdown)).fingerprint()["prompts"] != before["prompts"]
+    countdown.with_name("grade.py").write_text(GRADER + "# another one\n")
+    assert load_task(str(countdown)).fingerprint()["grader"] != before["grader"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("grade = 3", "defines no function grade"),
+        ("import a_module_that_is_not_there", "a_module_that_is_not_there"),
+        ("def grade(", "SyntaxError"),
+        (None, "No such file"),
+    ],
+)
+def test_a_broken_grader_is_named(countdown: Path, source: str | None, message: str) -> None:
+    file = countdown.with_name("grade.py")
+    if source is None:
+        file.unlink()
+    else:
+        file.write_text(source)
+    with pytest.raises(EvaluationError, match=message) as error:
+        load_task(str(countdown))
+    assert str(file) in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name: a\nkind: essay\ndata: x", "kind must be one of math, choice, code"),
+        ("name: a\nkind: essay\ndata: x", "kind must be one of math, choice, code, text, python"),
+        ("name: a\nkind: python\ndata: x", "kind python, and no other, needs grader"),
+        ("name: a\nkind: text\ndata: x\ngrader: y", "kind python, and no other, needs grader"),
         ("name: a\nkind: math\ndata: x", "gold must be one of expr, latex"),
         ("name: a/b\nkind: code\ndata: x", "name must be"),
         ("name: a\nkind: code", "one of data and hub"),
