@@ -10,7 +10,7 @@ from led_sglang.evaluation import EvaluationError
 from led_sglang.evaluation.metrics import Floats, Interval, paired_bootstrap
 from led_sglang.evaluation.results import Cell, Results, read_results
 from led_sglang.evaluation.store import RunStore
-from led_sglang.evaluation.tables import Table, number
+from led_sglang.evaluation.tables import Table, interval_text, number, reading
 
 
 def compare(first: Path, second: Path) -> Table:
@@ -61,7 +61,7 @@ def compare(first: Path, second: Path) -> Table:
     return Table(
         f"{second} minus {first}",
         "Percentage points on the same problems; 95% bootstrap intervals over problems.",
-        ["task", "samplers", "T", "metric", "difference", "95% interval", "clear", "problems"],
+        ["task", "samplers", "T", "metric", "difference", "95% interval", "reading", "problems"],
         rows,
         labels=4,
     )
@@ -97,7 +97,7 @@ def _texts(interval: Interval, items: int) -> list[str]:
     low, high = 100 * interval.low, 100 * interval.high
     return [
         number(100 * interval.mean, 2, sign=True),
-        f"{number(low, 2, sign=True)} .. {number(high, 2, sign=True)}",
-        "yes" if low > 0 or high < 0 else "no",
+        interval_text(low, high),
+        reading(low, high),
         f"{items:,}",
     ]

@@ -13,7 +13,7 @@ from led_sglang.evaluation.plots import Plot, draw_all
 from led_sglang.evaluation.results import Results, Row, read_results
 from led_sglang.evaluation.store import RunStore, write_atomically
 from led_sglang.evaluation.summary import summarize
-from led_sglang.evaluation.tables import Table, all_tables, markdown
+from led_sglang.evaluation.tables import Table, answers, backgrounds, markdown
 
 CSS = """\
 :root { color-scheme: light dark; --ink: #1c2330; --soft: #5a6577; --grid: #dde2ea;
@@ -71,35 +71,32 @@ def write_report(store: RunStore) -> dict[str, Any]:
     results = read_results(store)
     metrics = summarize(results)
     write_atomically(store.folder / "metrics.json", json.dumps(metrics, indent=1))
-    tables = all_tables(metrics)
-    write_atomically(store.folder / "report.md", render_markdown(metrics, results, tables))
+    write_atomically(store.folder / "report.md", render_markdown(metrics, results))
     try:
         plots = draw_all(metrics, store.folder / "plots")
     except OSError as error:
         raise EvaluationError(f"cannot write the plots: {error}. Samples are kept") from None
     write_pages(store, results, CSS)
-    write_atomically(store.folder / "report.html", render_html(metrics, results, tables, plots))
+    write_atomically(store.folder / "report.html", render_html(metrics, results, plots))
     return metrics
 
 
-def render_markdown(metrics: Mapping[str, Any], results: Results, tables: list[Table]) -> str:
+def render_markdown(metrics: Mapping[str, Any], results: Results) -> str:
     """The report for terminals."""
     facts = [f"- {name}: {value}" for name, value in _facts(metrics, results)]
     warnings = [f"> **Note** {warning}" for warning in metrics["warnings"]]
     parts = [f"# {_title(results)}", *facts, "", *warnings, ""]
+    tables = [*answers(metrics), *backgrounds(metrics)]
     return "\n".join(parts) + "\n\n".join(markdown(table) for table in tables) + "\n"
 
 
-def render_html(
-    metrics: Mapping[str, Any], results: Results, tables: list[Table], plots: list[Plot]
-) -> str:
+def render_html(metrics: Mapping[str, Any], results: Results, plots: list[Plot]) -> str:
     """The report as one file that asks for nothing over the network."""
     facts = "".join(
         f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>"
         for name, value in _facts(metrics, results)
     )
     warnings = "".join(f"<li>{escape(warning)}</li>" for warning in metrics["warnings"])
-    main, *rest = [_html_table(table) for table in tables] or [""]
     title = escape(_title(results))
     return "\n".join(
         [
@@ -109,9 +106,10 @@ def render_html(
             f"<title>{title}</title><style>{CSS}</style></head><body>",
             f"<h1>{title}</h1><dl>{facts}</dl>",
             f'<ul class="warnings">{warnings}</ul>' if warnings else "",
-            main,
-            *(_html_plot(plot) for plot in plots),
-            *rest,
+            *map(_html_table, answers(metrics)),
+            *map(_html_plot, plots),
+            "<h2>All numbers</h2>",
+            *map(_folded_table, backgrounds(metrics)),
             _html_samples(results),
             "</body></html>",
         ]
@@ -140,7 +138,19 @@ def _facts(metrics: Mapping[str, Any], results: Results) -> list[tuple[str, str]
     ]  # fmt: skip
 
 
+def _folded_table(table: Table) -> str:
+    return (
+        f"<details><summary>{escape(table.title)}</summary><p class=note>{escape(table.note)}</p>"
+        f"{_cells(table)}</details>"
+    )
+
+
 def _html_table(table: Table) -> str:
+    note = f"<p class=note>{escape(table.note)}</p>"
+    return f"<h2>{escape(table.title)}</h2>{note}{_cells(table)}"
+
+
+def _cells(table: Table) -> str:
     def row(texts: Any, tag: str) -> str:
         cells = "".join(
             f"<{tag}{' class=name' if index < table.labels else ''}>{escape(text)}</{tag}>"
@@ -149,11 +159,8 @@ def _html_table(table: Table) -> str:
         return f"<tr>{cells}</tr>"
 
     body = "".join(row(texts, "td") for texts in table.rows)
-    return (
-        f"<h2>{escape(table.title)}</h2><p class=note>{escape(table.note)}</p>"
-        f"<div class=wide><table><thead>{row(table.heads, 'th')}</thead>"
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    head = row(table.heads, "th")
+    return f"<div class=wide><table><thead>{head}</thead><tbody>{body}</tbody></table></div>"
 
 
 def _html_plot(plot: Plot) -> str:

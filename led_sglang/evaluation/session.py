@@ -24,7 +24,7 @@ from led_sglang.evaluation.progress import Progress
 from led_sglang.evaluation.report import write_report
 from led_sglang.evaluation.runner import Plan, generate
 from led_sglang.evaluation.store import RunStore
-from led_sglang.evaluation.tables import accuracy, markdown
+from led_sglang.evaluation.tables import answers, markdown
 from led_sglang.evaluation.tasks import Task, load_task
 
 
@@ -89,7 +89,8 @@ def run(grid: Grid, options: Options, *, base_url: str | None, launch: str | Non
             raise
     _verdicts(store, tasks, execute=options.execute_code and status == 0)
     metrics = write_report(store)
-    print(markdown(accuracy(metrics)))
+    for table in answers(metrics):
+        print(f"{markdown(table)}\n")
     for warning in metrics["warnings"]:
         print(f"led-sglang eval: {warning}", file=sys.stderr)
     print(options.run_dir / "report.html")

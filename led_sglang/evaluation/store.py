@@ -78,7 +78,7 @@ class RunStore:
         except BlockingIOError:
             raise EvaluationError(f"another process is running in {self.folder}") from None
         if not self.settings_path.exists():
-            write_atomically(self.settings_path, json.dumps(settings, indent=1, sort_keys=True))
+            write_atomically(self.settings_path, json.dumps(settings, indent=1))
             self.is_open = True
             return
         if not resume:

@@ -221,8 +221,8 @@ def _lengths(rows: Sequence[Row]) -> dict[str, float | None]:
 
 
 def _exploration(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """Sums of the server's statistics over the samples that carry them."""
-    reports = [row.led for row in rows if row.led]
+    """Sums of the server's statistics over the samples that carry them; no other sampler does."""
+    reports = [row.led for row in rows if row.led and "explored_tokens" in row.led]
     thought = sum(report["think_tokens"] for report in reports)
     if not thought:
         return None
@@ -264,6 +264,11 @@ def _warnings(results: Results, tasks: Mapping[str, Any]) -> list[str]:
                     warnings.append(
                         f"{where}: {first['truncated']:.0f}% of the samples were cut off or never "
                         "ended thinking; a larger max_tokens would change the accuracy."
+                    )
+                if first["avg_thinking_tokens"] is None:
+                    warnings.append(
+                        f"{where}: the server cannot count tokens (/tokenize), so the length of "
+                        "the thinking is not known and the figure does not show it."
                     )
                 if first["ungraded"] > 0:
                     warnings.append(

@@ -27,10 +27,76 @@ def number(value: float | None, digits: int = 1, *, sign: bool = False) -> str:
     return f"{value:{'+' if sign else ''},.{digits}f}"
 
 
-def all_tables(metrics: Mapping[str, Any]) -> list[Table]:
-    """Every table there are numbers for."""
-    tables = [accuracy(metrics), differences(metrics), alpha(metrics), details(metrics)]
+def answers(metrics: Mapping[str, Any]) -> list[Table]:
+    """What a reader wants first: does a sampler help, and how accurate is each."""
+    return [table for table in (in_short(metrics), accuracy(metrics)) if table.rows]
+
+
+def backgrounds(metrics: Mapping[str, Any]) -> list[Table]:
+    """The other tables there are numbers for."""
+    tables = [
+        differences(metrics),
+        alpha(metrics),
+        details(metrics),
+    ]
     return [table for table in tables if table.rows]
+
+
+def interval_text(low: float, high: float) -> str:
+    """A 95% interval in percentage points."""
+    return f"{number(low, 2, sign=True)} .. {number(high, 2, sign=True)}"
+
+
+def reading(low: float, high: float) -> str:
+    """What an interval of a difference says."""
+    if low > 0:
+        return "higher"
+    return "lower" if high < 0 else "not clear"
+
+
+def in_short(metrics: Mapping[str, Any]) -> Table:
+    """The answer first: each sampler against the baseline over all tasks."""
+    tasks = list(metrics["tasks"])
+    over = "average" if len(tasks) > 1 else tasks[0] if tasks else ""
+    found: dict[tuple[str, float], dict[str, Mapping[str, Any]]] = {}
+    for entry in metrics["paired"]:
+        if entry["task"] == over:
+            by_metric = found.setdefault((entry["sampler"], entry["temperature"]), {})
+            by_metric[entry["metric"]] = entry
+    rows, names, baseline = [], [], ""
+    for (sampler, temperature), entries in found.items():
+        names, baseline = list(entries), entries["pass@1"]["baseline"]
+        texts = [
+            text
+            for entry in entries.values()
+            for text in (
+                f"{number(entry['difference'], 2, sign=True)} "
+                f"({interval_text(entry['low'], entry['high'])})",
+                reading(entry["low"], entry["high"]),
+            )
+        ]
+        ours = _mean_tokens(metrics, sampler, f"{temperature:g}")
+        theirs = _mean_tokens(metrics, baseline, f"{temperature:g}")
+        longer = 100 * (ours / theirs - 1) if ours and theirs else None
+        rows.append([sampler, f"{temperature:g}", *texts, number(longer, 1, sign=True)])
+    return Table(
+        "In short",
+        f"Difference to {baseline} in percentage points, "
+        + (f"mean over {len(tasks)} tasks, " if len(tasks) > 1 else "")
+        + "with 95% bootstrap intervals over problems; not clear: the interval holds zero.",
+        ["sampler", "T", *(head for name in names for head in (name, "")), "length, %"],
+        rows,
+        labels=2,
+    )
+
+
+def _mean_tokens(metrics: Mapping[str, Any], sampler: str, temperature: str) -> float | None:
+    """Mean over the tasks of the mean length; None unless each task has one."""
+    cells = [_cell(metrics, task, sampler, temperature) for task in metrics["tasks"]]
+    lengths = [
+        cell[f"pass@1[avg-of-{metrics['grid']['n']}]"]["avg_tokens"] for cell in cells if cell
+    ]
+    return sum(lengths) / len(lengths) if len(lengths) == len(cells) else None
 
 
 def accuracy(metrics: Mapping[str, Any]) -> Table:
@@ -81,8 +147,8 @@ def differences(metrics: Mapping[str, Any]) -> Table:
             f"{entry['temperature']:g}",
             entry["metric"],
             number(entry["difference"], 2, sign=True),
-            f"{number(entry['low'], 2, sign=True)} .. {number(entry['high'], 2, sign=True)}",
-            "yes" if entry["low"] > 0 or entry["high"] < 0 else "no",
+            interval_text(entry["low"], entry["high"]),
+            reading(entry["low"], entry["high"]),
             f"{entry['items']:,}",
         ]
         for entry in metrics["paired"]
@@ -92,7 +158,7 @@ def differences(metrics: Mapping[str, Any]) -> Table:
         "Percentage points on the same problems; 95% bootstrap intervals over problems. Nothing is "
         "corrected for the number of comparisons: of twenty true zeros, one is expected to look "
         "different.",
-        ["task", "samplers", "T", "metric", "difference", "95% interval", "clear", "problems"],
+        ["task", "samplers", "T", "metric", "difference", "95% interval", "reading", "problems"],
         rows,
         labels=4,
     )
@@ -143,16 +209,19 @@ def details(metrics: Mapping[str, Any]) -> Table:
                     number(led["mean_p1"] if led else None, 3),
                 ]
             )
+    heads = [
+        *("task", "sampler", "T", "samples", f"majority@{n}", "official", "no answer"),
+        *("cut off", "grader failed", "repeated", "tokens", "think tokens", "explored", "p1"),
+    ]
+    # "official" is for multiple choice, "explored" for LED: only where there is any
+    used = [i for i in range(len(heads)) if any(row[i] != NONE for row in rows)]
     return Table(
         "Details",
         "no answer, cut off (or thinking never ended) and grader failures in percent of the "
         "samples; repeated: completions identical to another one of the same problem; explored in "
         "percent of the think tokens; p1: mean top-1 probability while thinking.",
-        [
-            *("task", "sampler", "T", "samples", f"majority@{n}", "official", "no answer"),
-            *("cut off", "grader failed", "repeated", "tokens", "think tokens", "explored", "p1"),
-        ],
-        rows,
+        [heads[i] for i in used],
+        [[row[i] for i in used] for row in rows],
         labels=3,
     )
 

@@ -58,7 +58,7 @@ def eval_command(*arguments: object) -> list[str]:
 def led_eval(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run `led-sglang eval` to its end."""
     return subprocess.run(
-        eval_command(*arguments), capture_output=True, text=True, timeout=120, **options
+        eval_command(*arguments), capture_output=True, text=True, timeout=300, **options
     )
 
 

@@ -127,12 +127,13 @@ class FakeEngine:
         custom = body.get("custom_params") or {"sampler": "regular"}
         sampler = custom["sampler"]
         seed = 0 if self.copies else body["seed"]
-        name = json.dumps([prompt, seed, sampler, body["temperature"]])
+        name = json.dumps([prompt, seed, custom, body["temperature"]])
         self.asked[json.dumps([prompt, body["seed"], sampler, body["temperature"]])] += 1
         draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
         gold = next((a for piece, a in self.answers.items() if piece in prompt), "0")
-        # LED is right a little more often, high temperatures a little less.
-        chance = 0.45 + 0.12 * (sampler == "led") - 0.1 * body["temperature"]
+        # Problems differ; LED is right a little more often, high temperatures a little less.
+        ease = hashlib.sha256(prompt.encode()).digest()[0] / 255
+        chance = ease**2 + 0.06 * (sampler == "led") - 0.1 * body["temperature"]
         right = (draw >> 8) % 10_000 < 10_000 * chance
         length = 20 + draw % 200
         thought = f"Draw {draw}. " + "let me think about it " * (length // 5)
@@ -148,11 +149,13 @@ class FakeEngine:
             content, finish = self.says, "stop"
         led = None
         if sampler == "led" and self.plugin:
-            explored = length // 4
+            depths = Counter(
+                1 + int(8 * ((draw * step) % 997 / 997) ** 2) for step in range(length // 4)
+            )
             led = {
                 "think_tokens": length,
-                "explored_tokens": explored,
-                "depth_histogram": {"1": explored // 2, "5": explored - explored // 2},
+                "explored_tokens": depths.total(),
+                "depth_histogram": {str(depth): depths[depth] for depth in sorted(depths)},
                 "mean_p1": 0.75,
             }
         return {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
-import subprocess
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,9 +13,11 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from eval_harness import gold_answers, led_eval, running, small_grid
+from browser import chromium
+from eval_harness import TASKS, gold_answers, led_eval, running, small_grid
 from fake_engine import FakeEngine
 from matplotlib import pyplot as plt
+from selenium.webdriver import Chrome
 
 PLOTS = ["pass_at_n", "paired", "alpha", "length", "exploration"]
 SAMPLES = 320
@@ -29,61 +32,73 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     return folder
 
 
-def chromium(page: Path, profile: Path, *flags: str) -> tuple[str, str]:
-    """Open a page; its DOM after loading, and what the browser logged."""
-    done = subprocess.run(
-        [
-            *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
-            *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
-            *("--disable-sync", "--hide-scrollbars", "--enable-logging=stderr", "--v=0"),
-            *(f"--user-data-dir={profile}", *flags, page.as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout, done.stderr
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    with chromium(tmp_path_factory.mktemp("profile"), width=1366, height=768) as running_browser:
+        yield running_browser
 
 
-def console(log: str) -> list[str]:
-    return [line for line in log.splitlines() if "CONSOLE" in line]
-
-
-def test_console_lines_are_seen(tmp_path: Path) -> None:
+def test_console_lines_are_seen(browser: Chrome, tmp_path: Path) -> None:
     """The next test would pass in silence if the browser did not log."""
     page = tmp_path / "page.html"
     page.write_text("<script>console.error('seen')</script>")
-    _, log = chromium(page, tmp_path / "profile", "--dump-dom")
-    assert len(console(log)) == 1
+    browser.get(page.as_uri())
+    assert ["seen" in entry["message"] for entry in browser.get_log("browser")] == [True]
 
 
-def test_browser_shows_every_plot_without_a_console_line(run_dir: Path, tmp_path: Path) -> None:
-    dom, log = chromium(run_dir / "report.html", tmp_path / "profile", "--dump-dom")
-    assert console(log) == []
-    figures = dict(re.findall(r'<figure id="(\w+)">(.*?)</figure>', dom, re.DOTALL))
-    assert list(figures) == PLOTS
-    for svg in figures.values():
-        assert svg.count("<path") > 10
+def test_browser_shows_every_plot_without_a_console_line(browser: Chrome, run_dir: Path) -> None:
+    browser.get((run_dir / "report.html").as_uri())
+    assert browser.get_log("browser") == []
+    script = """
+        return [...document.querySelectorAll('figure')].map(figure => {
+            const box = figure.querySelector('svg').getBoundingClientRect();
+            return [figure.id, box.width, box.height, figure.querySelectorAll('path').length];
+        })"""
+    figures = browser.execute_script(script)
+    assert [name for name, *_ in figures] == PLOTS
+    for _, width, height, paths in figures:
+        assert 800 < width <= 1200
+        assert height > 200
+        assert paths > 10
     for name in PLOTS:
         assert (run_dir / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    # A laptop's window needs no sideways scrolling.
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 1366
 
 
-@pytest.mark.parametrize(("scheme", "dark"), [(0, True), (1, False)])
-def test_ink_stands_out_in_light_and_dark(
-    run_dir: Path, tmp_path: Path, scheme: int, dark: bool
+def test_page_begins_with_the_answer_and_keeps_the_order_of_the_grid(
+    browser: Chrome, run_dir: Path
 ) -> None:
-    shot = tmp_path / "shot.png"
-    chromium(
-        *(run_dir / "report.html", tmp_path / "profile", f"--screenshot={shot}"),
-        *("--window-size=1240,3400", f"--blink-settings=preferredColorScheme={scheme}"),
+    browser.get((run_dir / "report.html").as_uri())
+    headings = browser.execute_script(
+        "return [...document.querySelectorAll('h2')].map(h => h.textContent)"
     )
-    grey = plt.imread(shot)[..., :3].mean(axis=2)
+    assert headings[:2] == ["In short", "Accuracy"]
+    heads = browser.execute_script(
+        "return [...document.querySelectorAll('table')[1].querySelectorAll('th')]"
+        ".map(h => h.textContent)"
+    )
+    assert heads == ["sampler", "T", *TASKS, "average"]
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_ink_stands_out_in_light_and_dark(browser: Chrome, run_dir: Path, scheme: str) -> None:
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    browser.get((run_dir / "report.html").as_uri())
+    whole = {"captureBeyondViewport": True, "clip": _clip(browser)}
+    shot = browser.execute_cdp_cmd("Page.captureScreenshot", whole)["data"]
+    grey = plt.imread(io.BytesIO(base64.b64decode(shot)))[..., :3].mean(axis=2)
     paper = float(np.median(grey))
-    assert (paper < 0.2) if dark else (paper > 0.8)
+    assert (paper < 0.2) if scheme == "dark" else (paper > 0.8)
     # Ink of every band of the page, plots included, is far from the paper.
-    for band in np.array_split(grey[:3000], 6):
+    for band in np.array_split(grey, 8):
         assert float(np.abs(band - paper).max()) > 0.5
+
+
+def _clip(browser: Chrome) -> dict[str, int]:
+    height = browser.execute_script("return document.documentElement.scrollHeight")
+    return {"x": 0, "y": 0, "width": 1366, "height": height, "scale": 1}
 
 
 def test_report_asks_for_nothing(run_dir: Path) -> None:

@@ -1,0 +1,86 @@
+"""What the report's figures share: colours, panels, legends, and access to the metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+# Seven hues that read on white and on near-black, and for most colour-blind readers.
+COLOURS = ("#4c8bd6", "#e07b39", "#2fa37c", "#b06fc4", "#d1495b", "#a08c2c", "#7f8794")
+LINES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D", "v")
+# Stand-ins in the SVG, replaced by CSS variables.
+INK, GRID = "#010203", "#040506"
+
+_COLUMNS = 3
+_WIDTH = 10.5
+
+
+def panels(count: int, height: float = 2.6, *, share_y: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure of page width with so many panels, at most three in a row."""
+    columns = 2 if count == 4 else min(count, _COLUMNS)
+    rows = math.ceil(count / columns)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(_WIDTH / max(columns, 2) * columns, height * rows),
+        squeeze=False,
+        sharey=share_y,
+        layout="constrained",
+    )
+    figure.get_layout_engine().set(h_pad=0.1)
+    flat = list(axes.flat)
+    for spare in flat[count:]:
+        spare.set_visible(False)
+    return figure, flat[:count]
+
+
+def legend(figure: Figure, handles: Sequence[Any]) -> None:
+    """One legend below all panels."""
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
+
+
+def sampler_handles(metrics: Mapping[str, Any]) -> list[Patch]:
+    return [Patch(color=colour(metrics, name), label=name) for name in samplers(metrics)]
+
+
+def style_handles(labels: Sequence[str], *, lines: bool) -> list[Line2D]:
+    """Handles in the page's ink: a marker each, and a line style each if `lines`."""
+    return [
+        Line2D(
+            *([], []),
+            color=INK,
+            marker=marker(index),
+            linestyle=line(index) if lines else "none",
+            markersize=4,
+            label=label,
+        )
+        for index, label in enumerate(labels)
+    ]
+
+
+def line(index: int) -> str:
+    return LINES[index % len(LINES)]
+
+
+def marker(index: int) -> str:
+    return MARKERS[index % len(MARKERS)]
+
+
+def samplers(metrics: Mapping[str, Any]) -> list[str]:
+    return [sampler["label"] for sampler in metrics["grid"]["samplers"]]
+
+
+def temperatures(metrics: Mapping[str, Any]) -> list[str]:
+    return [f"{t:g}" for t in metrics["grid"]["temperatures"]]
+
+
+def colour(metrics: Mapping[str, Any], sampler: str) -> str:
+    return COLOURS[samplers(metrics).index(sampler) % len(COLOURS)]
