@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import ctypes
+import signal
 import socket
 import subprocess
 import sys
@@ -17,15 +18,16 @@ import requests
 from led_sglang.client import ServerError
 
 _LOG_TAIL = 2000
+_PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
-def running_server(flags: Sequence[str], log: Path, timeout_s: float = 1800.0) -> Iterator[str]:
-    """Run `led-sglang serve` on a free port of this machine.
+def running_server(flags: Sequence[str], log: Path, timeout_s: float = 3600.0) -> Iterator[str]:
+    """Run `led-sglang serve` on this machine.
 
     Args:
-        flags: of `led-sglang serve`, without a port.
-        log: file for all the server prints.
+        flags: of `led-sglang serve`; without a `--port`, a free one is taken.
+        log: file for all the server prints, appended to.
         timeout_s: how long loading may take.
 
     Yields:
@@ -34,19 +36,39 @@ def running_server(flags: Sequence[str], log: Path, timeout_s: float = 1800.0) -
     Raises:
         ServerError: it ended or was not ready in time; carries the end of its log.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "led_sglang.cli", "serve", *flags]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
+    port = _port(flags)
+    if port is None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        flags = [*flags, "--port", port]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "led_sglang.cli", "serve", *flags],
+            stdout=out,
+            stderr=out,
+            start_new_session=True,  # Ctrl-C ends the command first, then the server
+            preexec_fn=_die_with_parent,  # a killed command must not leave a server on the GPU
+        )
     try:
         url = f"http://127.0.0.1:{port}"
         _wait(process, url, log, timeout_s)
         yield url
     finally:
         _stop(process)
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _port(flags: Sequence[str]) -> str | None:
+    for flag, following in zip(flags, [*flags[1:], ""], strict=True):
+        name, equals, value = flag.partition("=")
+        if name == "--port":
+            return value if equals else following
+    return None
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, log: Path, timeout_s: float) -> None:
@@ -70,7 +92,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         children = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
         children = []
-    if process.poll() is None and os.name == "posix":
+    if process.poll() is None:
         process.terminate()
     _, alive = psutil.wait_procs(children, timeout=5)
     for child in alive:

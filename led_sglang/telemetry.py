@@ -159,17 +159,18 @@ class StepRecord:
 
 
 def token_trace(
-    phase: int, summary: Sequence[float], detail: dict[str, Any], params: LedParams
+    token: int, phase: int, summary: Sequence[float], detail: dict[str, Any], params: LedParams
 ) -> dict[str, Any]:
     """One token's trace entry, as it appears in `meta_info["led_trace"]`.
 
     Args:
+        token: its id.
         phase: `Phase` value.
         summary: the token's row of `StepRecord.summary`.
         detail: the token's row of each trace tensor.
         params: the request's own; k and d of the batch may be larger.
     """
-    entry: dict[str, Any] = {"phase": PHASE_NAMES[phase]}
+    entry: dict[str, Any] = {"token_id": token, "phase": PHASE_NAMES[phase]}
     if not thinks(summary):
         return entry
     final = detail["layer_probs"][0][: params.candidates]

@@ -61,11 +61,12 @@ class HostStatistics:
             count_token(summary[row], _statistics_of(req), _totals)
             params: LedParams = getattr(req, REQUEST_ATTRIBUTE).led
             if params.projects:
-                self._append_detail(req, row, phases[row], summary[row], params)
+                token = commit.token_ids[0]
+                self._append_detail(req, row, token, phases[row], summary[row], params)
         _publish(before)
 
     def _append_detail(
-        self, req: Any, row: int, phase: int, summary: list[float], params: LedParams
+        self, req: Any, row: int, token: int, phase: int, summary: list[float], params: LedParams
     ) -> None:
         info = req.customized_info
         logprobs = self._record.behaviour_logprob
@@ -74,7 +75,7 @@ class HostStatistics:
             info.setdefault(BEHAVIOUR_KEY, []).append(logprob)
         if params.trace and self._record.trace is not None:
             detail = {name: value[row].tolist() for name, value in self._record.trace.items()}
-            entry = token_trace(phase, summary, detail, params)
+            entry = token_trace(token, phase, summary, detail, params)
             if logprob is not None:
                 entry["behaviour_logprob"] = logprob
             info.setdefault(TRACE_KEY, []).append(entry)

@@ -41,19 +41,20 @@ def analyze(argv: Sequence[str]) -> int:
     if serve_flags and arguments.base_url:
         parser.error("flags after -- are for a server of this command's own, not for --base-url")
     try:
-        depth = _run(arguments, serve_flags)
+        depth, least = _run(arguments, serve_flags)
     except (AnalysisError, EvaluationError, MissingExtra, ServerError, OSError) as error:
         print(f"led-sglang: {error}", file=sys.stderr)
         return 2
     print(
         f"recommended depth {depth}: the layers, from the final one down, that hold at least "
-        f"{arguments.coverage_threshold:g} of the final 16 candidates (r_16, no final norm)"
+        f"{least:.3g} of the final 16 candidates (r_16, no final norm)"
     )
     print(arguments.out)
     return 0
 
 
-def _run(arguments: argparse.Namespace, serve_flags: Sequence[str]) -> int:
+def _run(arguments: argparse.Namespace, serve_flags: Sequence[str]) -> tuple[int, float]:
+    """The recommended depth, and the coverage its layers have at least."""
     need("matplotlib")  # before minutes of work, not after
     prompts = _prompts(arguments)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -64,9 +65,10 @@ def _run(arguments: argparse.Namespace, serve_flags: Sequence[str]) -> int:
     # The server is gone and its memory free before the model is loaded a second time.
     with (arguments.out / TOKENS).open("w", encoding="utf-8") as out:
         out.writelines(json.dumps(answer) + "\n" for answer in answers)
-    analysis = LayerAnalysis(
-        load_model(model_path, _device(arguments.device), arguments.dtype), arguments.temperature
+    model = load_model(
+        model_path, _device(arguments.device), arguments.dtype, arguments.trust_remote_code
     )
+    analysis = LayerAnalysis(model, arguments.temperature)
     count = sum(len(answer["output_ids"]) for answer in answers)
     if count == 0:
         raise AnalysisError("the server generated no token")
@@ -80,7 +82,9 @@ def _run(arguments: argparse.Namespace, serve_flags: Sequence[str]) -> int:
         "temperature": arguments.temperature,
         "dtype": arguments.dtype,
     }
-    return write_report(analysis.table(), arguments.out, arguments.coverage_threshold, facts)
+    table, threshold = analysis.table(), arguments.coverage_threshold
+    depth = write_report(table, arguments.out, threshold, facts)
+    return depth, table.least_coverage(threshold)
 
 
 def _prompts(arguments: argparse.Namespace) -> list[str]:
@@ -102,6 +106,8 @@ def _server(arguments: argparse.Namespace, serve_flags: Sequence[str]) -> Iterat
     flags = ["--sampler", "regular", "--model-path", arguments.model_path, *serve_flags]
     if arguments.device:
         flags += ["--device", arguments.device]
+    if arguments.trust_remote_code:
+        flags.append("--trust-remote-code")
     print("starting the server ...", file=sys.stderr, flush=True)
     with running_server(flags, arguments.out / _SERVER_LOG) as url:
         yield url
@@ -173,6 +179,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", help="such as cuda or cpu; default: what is found")
     parser.add_argument(
         "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto"
+    )
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run the code that the model brings, in the server and here",
     )
     return parser
 

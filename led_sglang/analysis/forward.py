@@ -49,6 +49,8 @@ class LayerAnalysis:
         self._norm: Callable[[Tensor], Tensor] = self._decoder.norm
         self._head = _head(model)
         weight = self._head.weight
+        if weight.shape[0] <= max(COVERAGE_SIZES):
+            raise AnalysisError(f"a vocabulary of {weight.shape[0]} tokens has no top 16")
         self._sums = LayerSums(len(self._layers), weight.shape[0], weight.device)
         self._tops: list[list[Tensor]] = []
         self._wanted = slice(0, 0)
@@ -130,17 +132,21 @@ class LayerAnalysis:
             )
 
 
-def load_model(path: Path | str, device: str, dtype: str) -> Any:
+def load_model(path: Path | str, device: str, dtype: str, trust_remote_code: bool = False) -> Any:
     """A causal language model for `LayerAnalysis`.
 
     Args:
         path: folder or Hugging Face name.
         device: such as `cpu` or `cuda`.
         dtype: `auto` (the checkpoint's), `float32`, `bfloat16` or `float16`.
+        trust_remote_code: run the code that the model brings.
     """
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, trust_remote_code=trust_remote_code
+    )
+    return model.to(device).eval()
 
 
 def _head(model: Any) -> Head:

@@ -41,14 +41,16 @@ def write_report(
     """
     depth = recommended_depth(table, threshold)
     _write_csv(table, folder / TABLE)
-    _draw(table, folder, depth, str(facts.get("model", "")))
+    _draw(table, folder, depth, threshold, str(facts.get("model", "")))
     summary = {
         **facts,
         "led_sglang": __version__,
         "tokens": table.tokens,
         "layers": table.layers,
+        "vocabulary": table.vocab,
         "recommended_depth": depth,
         "coverage_threshold": threshold,
+        "least_coverage": table.least_coverage(threshold),
     }
     (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return depth
@@ -74,7 +76,7 @@ def _write_csv(table: LayerTable, path: Path) -> None:
                 )
 
 
-def _draw(table: LayerTable, folder: Path, depth: int, model: str) -> None:
+def _draw(table: LayerTable, folder: Path, depth: int, threshold: float, model: str) -> None:
     need("matplotlib")
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -101,6 +103,8 @@ def _draw(table: LayerTable, folder: Path, depth: int, model: str) -> None:
             panel.plot(layers, values, "o-", markersize=3, color=colour, label=f"k = {k}")
         panel.set(title=f"{name}, {title}", ylim=(0, 1.02))
     panels[0].set_ylabel("coverage $r_k$ of the final top k")
+    least = table.least_coverage(threshold)
+    panels[0].axhline(least, color="0.3", linewidth=1, linestyle=":", label="least $r_{16}$")
 
     for figure, path in zip((entropy, coverage), FIGURES, strict=True):
         for axes in figure.axes:

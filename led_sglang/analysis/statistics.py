@@ -22,17 +22,26 @@ class LayerTable:
     p^L has.
 
     tokens: how many.
+    vocab: size V of the vocabulary.
     entropy: [2, L], H(p^l) / log V, without and with the final norm.
     coverage: [2, L, 5], r_k for k of COVERAGE_SIZES.
     """
 
     tokens: int
+    vocab: int
     entropy: np.ndarray[Any, np.dtype[np.float64]]
     coverage: np.ndarray[Any, np.dtype[np.float64]]
 
     @property
     def layers(self) -> int:
         return self.entropy.shape[1]
+
+    def least_coverage(self, threshold: float) -> float:
+        """The r_16 from which a layer counts: `threshold` of the way from what two random sets of
+        16 tokens share, 16 / V, to all. Only a small vocabulary makes it differ from `threshold`.
+        """
+        chance = max(COVERAGE_SIZES) / self.vocab
+        return chance + threshold * (1.0 - chance)
 
 
 class LayerSums:
@@ -44,7 +53,7 @@ class LayerSums:
 
     def __init__(self, layers: int, vocab: int, device: torch.device) -> None:
         self.tokens = 0
-        self._log_vocab = math.log(vocab)
+        self._vocab = vocab
         self._entropy = torch.zeros(2, layers, dtype=torch.float64, device=device)
         self._overlap = torch.zeros(
             2, layers, len(COVERAGE_SIZES), dtype=torch.int64, device=device
@@ -80,13 +89,16 @@ class LayerSums:
         sizes = np.array(COVERAGE_SIZES)
         return LayerTable(
             tokens=self.tokens,
-            entropy=self._entropy.cpu().numpy() / (self.tokens * self._log_vocab),
+            vocab=self._vocab,
+            entropy=self._entropy.cpu().numpy() / (self.tokens * math.log(self._vocab)),
             coverage=self._overlap.cpu().numpy() / (self.tokens * sizes),
         )
 
 
 def recommended_depth(table: LayerTable, threshold: float) -> int:
-    """Exploration depth d: from the final layer downwards, how many layers in a row still cover at
-    least `threshold` of the final 16 candidates (r_16, without the final norm)."""
-    covers = table.coverage[0, ::-1, COVERAGE_SIZES.index(16)] >= threshold
+    """Exploration depth d: from the final layer downwards, how many layers in a row still hold a
+    share of the final 16 candidates (r_16, without the final norm) that is not negligible, which
+    is `LayerTable.least_coverage`."""
+    r_16 = table.coverage[0, ::-1, COVERAGE_SIZES.index(16)]
+    covers = r_16 >= table.least_coverage(threshold)
     return int(covers.argmin()) if not covers.all() else len(covers)

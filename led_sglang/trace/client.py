@@ -8,7 +8,7 @@ from typing import Any
 from led_sglang.client import ServerClient, ServerError
 from led_sglang.phase import Phase, ThinkAutomaton
 from led_sglang.telemetry import PHASE_NAMES
-from led_sglang.trace.records import Token, Trace, TraceSettings, read_response
+from led_sglang.trace.records import Token, Trace, TraceSettings, trace_entries
 
 # What a tokenizer puts where bytes do not make a character.
 REPLACEMENT = "\ufffd"
@@ -50,18 +50,30 @@ def run_trace(
     prompt_ids = client.chat_tokens(prompt)
     response = client.generate(prompt_ids, {**(sampling or {}), "custom_params": custom})
     model = client.model_path()
+    asked = dict(sampling or {})
     if sampler != "led":
-        return _untraced(client, prompt, prompt_ids, response, server, sampler, model)
-    ids, entries = read_response(response)
-    wanted = {*ids, *(i for entry in entries for i in entry.get("candidate_ids", ()))}
-    texts = _token_texts(client, wanted)
+        return _untraced(client, prompt, prompt_ids, response, server, sampler, model, asked)
+    entries = trace_entries(response)
+    ids = [entry["token_id"] for entry in entries]
+    candidates = {i for entry in entries for i in entry.get("candidate_ids", ())}
+    texts = _token_texts(client, candidates.union(ids))
+    settings = trace_settings(server, asked, led or {})
     return Trace.from_response(
         response,
         prompt=prompt,
         model=model,
-        settings=trace_settings(server, sampling or {}, led or {}),
+        settings=settings,
         token_texts=texts,
         texts=_joined_characters(client, ids, texts),
+        # what shapes a step is shown even where the request left it alone
+        request={
+            "depth": server["depth"],
+            "candidates": server["candidates"],
+            "layers": "release" if settings.release_layers else "paper",
+            "gate": settings.gate,
+            **(led or {}),
+            **asked,
+        },
     )
 
 
@@ -98,6 +110,7 @@ def _untraced(
     server: Mapping[str, Any],
     sampler: str,
     model: str,
+    asked: Mapping[str, Any],
 ) -> Trace:
     ids = list(response["output_ids"])
     texts = _token_texts(client, set(ids))
@@ -108,7 +121,7 @@ def _untraced(
         Token(i, token, piece, phase, None)
         for i, (token, piece, phase) in enumerate(zip(ids, pieces, phases, strict=True))
     )
-    return Trace(tokens, sampler, False, prompt, model, TraceSettings(), texts)
+    return Trace(tokens, sampler, False, prompt, model, TraceSettings(), texts, asked)
 
 
 def _phases(

@@ -85,6 +85,10 @@ def _run(trace: Trace) -> dict[str, Any]:
         "sampler": trace.sampler,
         "model": trace.model,
         "prompt": trace.prompt,
+        "request": [
+            [name, value if isinstance(value, str) else json.dumps(value)]
+            for name, value in trace.request.items()
+        ],
         "layers": [trace.settings.layer(d) for d in range(1, _deepest(trace) + 1)],
         "gate": trace.settings.gate,
         "count": len(trace.tokens),

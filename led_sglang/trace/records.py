@@ -108,7 +108,8 @@ class Token:
 class Trace:
     """A completion, token by token.
 
-    `traced` is False for a completion of another sampler: phases at best, no steps.
+    `traced` is False for a completion of another sampler: phases at best, no steps. `request` is
+    what was asked for, name by name, for display.
     """
 
     tokens: tuple[Token, ...]
@@ -118,45 +119,47 @@ class Trace:
     model: str = ""
     settings: TraceSettings = field(default_factory=TraceSettings)
     token_texts: Mapping[int, str] = field(default_factory=dict)
+    request: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_response(
         cls,
         response: Mapping[str, Any],
         *,
+        choice: int = 0,
         prompt: str = "",
         model: str = "",
         settings: TraceSettings | None = None,
         token_texts: Mapping[int, str] | None = None,
         texts: Sequence[str] | None = None,
+        request: Mapping[str, Any] | None = None,
     ) -> Trace:
-        """The trace in an answer of `/generate`.
+        """The trace in an answer of `/generate` or `/v1/chat/completions`.
 
         Args:
-            response: the whole answer: `output_ids` and `meta_info` are read.
-            prompt, model: kept for display.
+            response: the whole answer, of which `meta_info` is read.
+            choice: which of a chat answer's choices.
+            prompt, model, request: kept for display.
             settings: of the request.
             token_texts: text of token ids, those of candidates included.
             texts: text of each generated token in its place, where that is not `token_texts`' (a
                 character spread over several tokens).
 
         Raises:
-            TraceError: no trace, one that does not fit the tokens, or a malformed entry.
+            TraceError: no trace, or a malformed entry.
         """
         settings, token_texts = settings or TraceSettings(), token_texts or {}
-        ids, entries = read_response(response)
-        if texts is None:
-            pieces: list[str | None] = [token_texts.get(i) for i in ids]
-        else:
-            pieces = list(texts)
+        entries = trace_entries(response, choice)
         try:
+            ids = [int(entry["token_id"]) for entry in entries]
+            pieces = texts if texts is not None else [token_texts.get(i) for i in ids]
             tokens = tuple(
                 Token(i, token, piece, _phase(entry), _step(entry, settings))
                 for i, (token, piece, entry) in enumerate(zip(ids, pieces, entries, strict=True))
             )
         except (KeyError, TypeError, ValueError) as error:
             raise TraceError(f"an entry of led_trace cannot be read: {error!r}") from None
-        return cls(tokens, "led", True, prompt, model, settings, token_texts)
+        return cls(tokens, "led", True, prompt, model, settings, token_texts, request or {})
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row a token: position, token_id, text, phase, explored, depth, layer, p1, entropy,
@@ -216,25 +219,35 @@ _STEP_COLUMNS = (
 )
 
 
-def read_response(response: Mapping[str, Any]) -> tuple[list[int], list[dict[str, Any]]]:
-    """Generated ids and trace entries of an answer of `/generate`, one entry a token.
+def trace_entries(response: Mapping[str, Any], choice: int = 0) -> list[dict[str, Any]]:
+    """`meta_info["led_trace"]` of an answer of `/generate` or `/v1/chat/completions`.
 
     Raises:
-        TraceError: there is no trace, or it does not fit the tokens.
+        TraceError: there is no such thing; says what to ask for.
     """
-    meta = response.get("meta_info")
-    ids = response.get("output_ids")
-    if not isinstance(meta, Mapping) or not isinstance(ids, list):
-        raise TraceError("not an answer of /generate: meta_info and output_ids are needed")
+    holder: Any = response
+    if isinstance(response, Mapping) and "choices" in response:
+        choices = response["choices"]
+        if not 0 <= choice < len(choices):
+            raise TraceError(f"the answer has {len(choices)} choices: there is no choice {choice}")
+        holder = choices[choice]
+        if holder.get("meta_info") is None:
+            raise TraceError(
+                'the response holds no meta_info: ask with "return_meta_info": true and without '
+                "streaming"
+            )
+    meta = holder.get("meta_info") if isinstance(holder, Mapping) else None
+    if not isinstance(meta, Mapping):
+        raise TraceError("not one answer of /generate or /v1/chat/completions: it has no meta_info")
     entries = meta.get("led_trace")
     if entries is None:
         raise TraceError(
             "the response holds no trace: ask with custom_params "
             '{"sampler": "led", "led": {"trace": true}} on a server that runs led-sglang'
         )
-    if not isinstance(entries, list) or len(entries) != len(ids):
-        raise TraceError(f"led_trace must be a list of one entry for each of the {len(ids)} tokens")
-    return ids, entries
+    if not isinstance(entries, list):
+        raise TraceError("led_trace must be a list of one entry a token")
+    return entries
 
 
 def first_divergence(a: Trace, b: Trace) -> int | None:

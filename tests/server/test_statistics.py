@@ -61,6 +61,7 @@ def test_trace_equals_the_oracle(
         for index, token in enumerate(tokens):
             entry, logq = meta["led_trace"][index], meta["led_behaviour_logprobs"][index]
             at = len(prompt) + index - 1
+            assert entry["token_id"] == token
             assert entry["phase"] == ("think" if thinking else "response")
             seen[entry["phase"]] += 1
             # Log-probabilities keep the engine's meaning: the final posterior at T.
@@ -69,7 +70,7 @@ def test_trace_equals_the_oracle(
             assert logprob == pytest.approx(float(final[token]), rel=RELATIVE, abs=1e-4)
             if not thinking:
                 assert logq is None
-                assert set(entry) == {"phase"}
+                assert set(entry) == {"token_id", "phase"}
                 continue
             ref = oracle.step(
                 biased(logits[at]), streams[at], temperature=TEMPERATURE, depth=6, candidates=8

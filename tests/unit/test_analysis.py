@@ -219,23 +219,38 @@ def test_buffers_do_not_grow_with_tokens(tmp_path: Path) -> None:
     assert seen.largest <= 32 * max(501, 4 * 400)
 
 
-def table_of(coverage16: Sequence[float]) -> LayerTable:
+def table_of(coverage16: Sequence[float], vocab: int) -> LayerTable:
     coverage = np.zeros((2, len(coverage16), len(COVERAGE_SIZES)))
     coverage[0, :, -1] = coverage16
-    return LayerTable(1, np.zeros((2, len(coverage16))), coverage)
+    coverage[1] = 1.0  # with the final norm; not looked at
+    return LayerTable(1, vocab, np.zeros((2, len(coverage16))), coverage)
+
+
+# Figure 4 of the paper, Qwen3-4B-Thinking, k = 16: the known points, straight lines in between.
+FIGURE_4 = np.interp(
+    np.arange(1, 37),
+    [1, 23, 24, 28, 30, 32, 34, 35, 36],
+    [0.0, 0.0, 0.05, 0.20, 0.35, 0.47, 0.57, 0.46, 1.0],
+).tolist()
 
 
 @pytest.mark.parametrize(
-    ("coverage16", "depth"),
+    ("coverage16", "vocab", "threshold", "depth"),
     [
-        ([0.0, 0.0, 0.01, 0.05, 0.3, 1.0], 3),
-        ([0.9, 0.0, 0.2, 1.0], 2),  # what covers below a gap does not count
-        ([0.0, 0.0, 1.0], 1),
-        ([0.5, 0.5, 1.0], 3),
+        ([0.0, 0.0, 0.01, 0.051, 0.3, 1.0], 152_000, 0.05, 3),
+        ([0.9, 0.0, 0.2, 1.0], 152_000, 0.05, 2),  # what covers below a gap does not count
+        ([0.0, 0.0, 1.0], 152_000, 0.05, 1),
+        ([0.5, 0.5, 1.0], 152_000, 0.05, 3),
+        # Two random sets of 16 among 64 tokens share 0.25: 0.28 is next to nothing, 0.29 is not.
+        ([0.28, 0.29, 1.0], 64, 0.05, 2),
+        (FIGURE_4, 151_936, 0.05, 12),
+        (FIGURE_4, 151_936, 0.25, 8),
     ],
 )
-def test_recommended_depth(coverage16: list[float], depth: int) -> None:
-    assert recommended_depth(table_of(coverage16), threshold=0.05) == depth
+def test_recommended_depth(
+    coverage16: list[float], vocab: int, threshold: float, depth: int
+) -> None:
+    assert recommended_depth(table_of(coverage16, vocab), threshold) == depth
 
 
 def test_what_cannot_be_analysed_is_refused() -> None:
@@ -246,6 +261,8 @@ def test_what_cannot_be_analysed_is_refused() -> None:
     model.config.final_logit_softcapping = 1.0  # says what the model does not do
     with pytest.raises(AnalysisError, match="shapes its logits"):
         LayerAnalysis(model, temperature=1.0)
+    with pytest.raises(AnalysisError, match="16 tokens has no top 16"):
+        LayerAnalysis(LlamaForCausalLM(LlamaConfig(vocab_size=16, **SIZES)).eval(), temperature=1.0)
 
 
 def test_nothing_analysed_is_an_error(tmp_path: Path) -> None:

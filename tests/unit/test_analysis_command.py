@@ -56,7 +56,7 @@ def test_a_missing_prompt_file_ends_the_command(
 
 def test_report_holds_every_number(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
-    table = LayerTable(77, generator.random((2, 6)), generator.random((2, 6, 5)))
+    table = LayerTable(77, 1000, generator.random((2, 6)), generator.random((2, 6, 5)))
     table.coverage[0, :, -1] = [0.5, 0.0, 0.1, 0.4, 0.5, 1.0]
     assert write_report(table, tmp_path, 0.05, {"model": "some/model"}) == 4
     with (tmp_path / "layers.csv").open() as lines:
@@ -69,6 +69,7 @@ def test_report_holds_every_number(tmp_path: Path) -> None:
         assert [float(row[f"r_{k}"]) for k in (1, 2, 4, 8, 16)] == table.coverage[at].tolist()
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["tokens"], summary["recommended_depth"]) == (77, 4)
+    assert summary["least_coverage"] == pytest.approx(0.016 + 0.05 * 0.984)
     assert all((tmp_path / name).read_bytes()[:4] == b"\x89PNG" for name in FIGURES)
 
 

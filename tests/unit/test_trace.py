@@ -17,6 +17,7 @@ from led_sglang.trace.page import render_page
 
 # Two candidates, three rows; numbers exact in binary, so expectations are exact too.
 ENTRY: dict[str, Any] = {
+    "token_id": 3,
     "phase": "think",
     "explored": True,
     "depth": 2,
@@ -29,10 +30,8 @@ ENTRY: dict[str, Any] = {
     "behaviour_logprob": math.log(0.42),
     "gate_draw": 0.125,
 }
-RESPONSE: dict[str, Any] = {
-    "output_ids": [3, 9],
-    "meta_info": {"led_trace": [ENTRY, {"phase": "response", "behaviour_logprob": None}]},
-}
+META: dict[str, Any] = {"led_trace": [ENTRY, {"token_id": 9, "phase": "response"}]}
+RESPONSE: dict[str, Any] = {"output_ids": [3, 9], "meta_info": META}
 SETTINGS = TraceSettings(temperature=0.6, gate="confidence", num_layers=12)
 
 
@@ -100,10 +99,18 @@ def test_tables() -> None:
     assert row.entropy == pytest.approx(math.log(2))
 
 
+def test_a_chat_answer_is_read_as_well() -> None:
+    other = copy.deepcopy(META)
+    other["led_trace"][1]["token_id"] = 5
+    answer = {"choices": [{"index": 0, "meta_info": META}, {"index": 1, "meta_info": other}]}
+    assert read(answer).to_pandas().equals(read().to_pandas())
+    assert [token.token_id for token in read(answer, choice=1).tokens] == [3, 5]
+
+
 def test_first_divergence() -> None:
     def run(*ids: int) -> Trace:
-        entries = [{"phase": "response"}] * len(ids)
-        return read({"output_ids": list(ids), "meta_info": {"led_trace": entries}})
+        entries = [{"token_id": i, "phase": "response"} for i in ids]
+        return read({"meta_info": {"led_trace": entries}})
 
     assert first_divergence(run(1, 2, 3), run(1, 2, 3)) is None
     assert first_divergence(run(1, 2, 3), run(1, 5, 3)) == 1
@@ -116,20 +123,25 @@ def without(key: str) -> dict[str, Any]:
     return response
 
 
+def of(entries: Any) -> dict[str, Any]:
+    return {"meta_info": {"led_trace": entries}}
+
+
 BAD: list[tuple[Any, str]] = [
     ({"text": "x", "output_ids": [1], "meta_info": {"id": "a"}}, '"trace": true'),
+    ({"choices": [{"message": {}, "meta_info": {"id": "a"}}]}, '"trace": true'),
+    ({"choices": [{"message": {}}]}, '"return_meta_info": true'),
+    ({"choices": []}, "no choice 0"),
     ({"error": {"message": "no"}}, "meta_info"),
-    ({"output_ids": [1, 2], "meta_info": {"led_trace": [ENTRY]}}, "each of the 2 tokens"),
-    ({"output_ids": [1], "meta_info": {"led_trace": "x"}}, "list"),
-    ({"output_ids": [1], "meta_info": {"led_trace": [{"phase": "dream"}]}}, "dream"),
-    ({"output_ids": [1], "meta_info": {"led_trace": [None]}}, "cannot be read"),
+    ([RESPONSE], "not one answer"),
+    (of("x"), "list"),
+    (of([{"token_id": 1, "phase": "dream"}]), "dream"),
+    (of([None]), "cannot be read"),
+    (without("token_id"), "token_id"),
     (without("p1"), "p1"),
     (without("phase"), "phase"),
     (without("candidate_ids"), "candidate_ids"),
-    (
-        {"output_ids": [1], "meta_info": {"led_trace": [ENTRY | {"layer_probs": [[1.0]]}]}},
-        "does not fit",
-    ),
+    (of([ENTRY | {"layer_probs": [[1.0]]}]), "does not fit"),
 ]
 
 

@@ -47,11 +47,13 @@ class Detail {
       return;
     }
     this.panel.append(this.facts(run, i), this.gate(run, i), this.switch(), this.table(run, i, step));
-    const note = this.shown === "p"
-      ? "p\u02e1: probability over the whole vocabulary; rows are not normalised over the candidates."
-      : "a\u02e1: p summed from the final layer down to this row, normalised over the candidates.";
-    this.panel.append(element("p", "note",
-      note + " H: entropy of a\u02e1 in nats; \u2605 where it is largest. q: what the token was drawn from. Colour: square-root scale."));
+    this.panel.append(element("p", "note", `${this.meaning(run)} H: entropy of a\u02e1 in nats; \u2605 where it is largest. q: what the token was drawn from. Colour: square-root scale.`));
+  }
+
+  meaning(run) {
+    if (this.shown === "a") return "a\u02e1: p summed from the final layer down to this row, normalised over the candidates.";
+    if (run.request.get("normalize_layers") === "true") return "p\u02e1: each row normalised over the candidates (normalize_layers).";
+    return "p\u02e1: probability over the whole vocabulary; rows are not normalised over the candidates.";
   }
 
   chip(run, i) {
@@ -65,8 +67,8 @@ class Detail {
 
   reason(run, i) {
     const kind = KINDS[run.kind[i]];
-    if (kind === "untraced") return `Sampler ${run.sampler} has no trace: its tokens come from the final layer alone.`;
-    return "LED explores only while the model thinks; the engine's own sampler drew this token.";
+    if (kind === "untraced") return `Sampler ${run.sampler} has no trace: its text and phases are all that is known.`;
+    return "LED explores only while the model thinks: this token comes from the final layer alone.";
   }
 
   facts(run, i) {

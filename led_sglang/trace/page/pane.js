@@ -126,7 +126,13 @@ class Pane {
     const thought = run.phase.reduce((n, phase) => n + (phase === 1), 0);
     title.append(element("span", "",
       `${run.count} tokens, ${thought} thinking, ${run.explored.length} explored`));
-    made.append(title, this.legend(), this.map(jump));
+    const request = element("div", "request");
+    for (const [name, value] of run.request) {
+      const entry = element("span", "", `${visible(name)} `);
+      entry.append(element("b", "", visible(value)));
+      request.append(entry);
+    }
+    made.append(title, request, this.legend(), this.map(jump));
     return made;
   }
 

@@ -27,6 +27,7 @@ class Run {
     this.sampler = data.sampler;
     this.model = data.model;
     this.prompt = data.prompt;
+    this.request = new Map(data.request);
     this.layers = data.layers;
     this.gate = data.gate;
     this.count = data.count;
