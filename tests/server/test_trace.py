@@ -73,6 +73,31 @@ def test_the_gate_draw_decides(trace: Trace) -> None:
     assert len({step.gate_draw for step in steps}) == len(steps)
 
 
+def test_a_chat_answer_holds_the_same_trace(server: Server, trace: Trace) -> None:
+    body = {
+        "model": "m",
+        "messages": [{"role": "user", "content": PROMPT}],
+        "custom_params": {"sampler": "led", "led": LED | {"trace": True}},
+        "return_meta_info": True,
+        **{"temperature": 0.6, "seed": 11, "max_tokens": 120, "ignore_eos": True},
+    }
+    answer = server.post("/v1/chat/completions", body).json()
+    chat = Trace.from_response(answer, settings=trace.settings)
+    assert [t.token_id for t in chat.tokens] == [t.token_id for t in trace.tokens]
+    ours, theirs = chat.layers_to_pandas(), trace.layers_to_pandas()
+    np.testing.assert_allclose(
+        ours[["p", "a", "entropy"]], theirs[["p", "a", "entropy"]], rtol=1e-4
+    )
+    assert (ours.groupby("position").size() == 5 * 6).all()
+
+
+def test_a_stop_string_leaves_one_entry_a_token(client: ServerClient, trace: Trace) -> None:
+    text = next(t.text for t in trace.tokens[20:] if t.text and t.text.isalnum())
+    cut = run_trace(client, PROMPT, sampling=SAMPLING | {"stop": [text]}, led=LED)
+    assert 0 < len(cut.tokens) < len(trace.tokens)
+    assert first_divergence(cut, trace) == len(cut.tokens)
+
+
 def test_texts_are_the_server_s(client: ServerClient, trace: Trace) -> None:
     ids = [token.token_id for token in trace.tokens]
     whole = client.texts([ids])[0]
@@ -128,6 +153,8 @@ def test_viewer_shows_the_trace(trace: Trace, client: ServerClient, tmp_path: Pa
         viewer.press("d")
         assert viewer.selected() == first_divergence(regular, trace)
         assert viewer.script("return document.querySelector('#prompt p').textContent") == PROMPT
+        request = viewer.script("return document.querySelectorAll('.request')[1].textContent")
+        assert all(part in request for part in ("depth 5", "candidates 6", "gate confidence"))
         assert viewer.script("return document.images.length") == 0
         assert viewer.errors() == []
 

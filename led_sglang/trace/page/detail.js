@@ -39,7 +39,7 @@ class Detail {
     const title = element("h2");
     title.append(quoted(run.textOf(i)));
     const place = element("div", "what");
-    place.append(this.chip(run, i), `token ${i + 1} of ${run.count}, id ${run.ids[i]}`);
+    place.append(this.chip(run, i), element("span", "where", `token ${i + 1} of ${run.count}, id ${run.ids[i]}`));
     this.panel.replaceChildren(title, place);
     const step = run.step(i);
     if (!step) {
@@ -47,7 +47,7 @@ class Detail {
       return;
     }
     this.panel.append(this.facts(run, i), this.gate(run, i), this.switch(), this.table(run, i, step));
-    this.panel.append(element("p", "note", `${this.meaning(run)} H: entropy of a\u02e1 in nats; \u2605 where it is largest. q: what the token was drawn from. Colour: square-root scale.`));
+    this.panel.append(element("p", "note", `${this.meaning(run)} H: entropy of a\u02e1 in nats, \u2605 where it is largest. Filled label: the row that was chosen. q: what the token was drawn from. Colour: square-root scale.`));
   }
 
   meaning(run) {
@@ -155,9 +155,7 @@ class Detail {
       cell.dataset.id = step.ids[k];
       cell.dataset.value = value;
       cell.title = `${label}, ${quoted(step.texts[k]).textContent}: ${value}`;
-      const share = Math.sqrt(value);
-      cell.style.setProperty("--v", share * 0.9);
-      if (share > 0.55) cell.classList.add("strong");
+      cell.style.setProperty("--v", Math.sqrt(value) * 0.9);
       line.append(cell);
     });
     return line;
