@@ -152,7 +152,9 @@ class Trace:
         entries = trace_entries(response, choice)
         try:
             ids = [int(entry["token_id"]) for entry in entries]
-            pieces = texts if texts is not None else [token_texts.get(i) for i in ids]
+            pieces: Sequence[str | None] = (
+                [token_texts.get(i) for i in ids] if texts is None else texts
+            )
             tokens = tuple(
                 Token(i, token, piece, _phase(entry), _step(entry, settings))
                 for i, (token, piece, entry) in enumerate(zip(ids, pieces, entries, strict=True))
