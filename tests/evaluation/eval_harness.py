@@ -67,5 +67,5 @@ def small_grid(url: str, run_dir: Path, *more: object, tasks: Sequence[str] = TA
     return [
         *("--base-url", url, "--run-dir", run_dir, "--tasks", ",".join(tasks), "--limit", 5),
         *("--samplers", "regular,led", "--temperatures", "0.1,0.6", "--n", 4),
-        *("--max-tokens", 256, "--concurrency", 8, *more),
+        *("--max-tokens", 256, "--concurrency", 8, "--grade-workers", 1, *more),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -57,7 +58,8 @@ def test_a_whole_grid(tmp_path: Path) -> None:
     for name in ("metrics.json", "report.md", "report.html", "plots/pass_at_n.png"):
         assert (tmp_path / "run" / name).stat().st_size > 0
     assert "accuracy" in done.stderr
-    assert "tok/s" in done.stderr
+    # The progress bar: accuracy so far, speed, and tqdm's own time left.
+    assert re.search(r"accuracy \d+\.\d%, [\d,]+ tok/s", done.stderr)
 
 
 def test_metrics_equal_a_recount_of_the_samples(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import chromium
 from harness import Server, serve
 
 SAMPLES = 2 * 2 * 4 * 5 * 4
@@ -62,7 +63,13 @@ def test_full_grid_on_a_real_server(server: Server, tmp_path: Path) -> None:
     led = [r for r in records if r["sampler"] == "led" and r["temperature"] == 0.6]
     texts = {(r["id"], r["reasoning_content"] + r["generation"]) for r in led}
     assert len(texts) == len(led)
-    assert (tmp_path / "report.html").stat().st_size > 10_000
+    with chromium(tmp_path / "profile") as browser:
+        browser.get((tmp_path / "report.html").as_uri())
+        assert browser.get_log("browser") == []
+        figures = "return [...document.querySelectorAll('figure svg')].map(s => s.parentNode.id)"
+        assert browser.execute_script(figures) == [
+            *("pass_at_n", "paired", "alpha", "length", "exploration")
+        ]
 
 
 def test_launch_starts_a_server_and_ends_it(model_path: Path, tmp_path: Path) -> None:
