@@ -19,6 +19,8 @@ from fake_engine import FakeEngine
 from matplotlib import pyplot as plt
 from selenium.webdriver import Chrome
 
+from led_sglang.evaluation.tables import reading
+
 PLOTS = ["pass_at_n", "paired", "alpha", "length", "exploration"]
 SAMPLES = 320
 
@@ -167,5 +169,20 @@ def test_markdown_report_has_the_same_numbers(run_dir: Path) -> None:
     first = cell["pass@1[avg-of-4]"]
     shown = f"{first['symbolic_correct']:.1f} ± {first['standard_error']:.1f}"
     assert f"{shown} / {cell['pass@4']['symbolic_correct']:.1f}" in text
+    (short,) = [
+        entry
+        for entry in metrics["paired"]
+        if (entry["task"], entry["temperature"], entry["metric"]) == ("average", 0.6, "pass@1")
+    ]
+    ends = f"({short['low']:+.2f} .. {short['high']:+.2f})"
+    assert f"{short['difference']:+.2f} {ends}" in text.split("## Accuracy")[0]
     slopes = {entry["sampler"]: entry["alpha"] for entry in metrics["alpha"]}
     assert f"{slopes['led']:+.2f}" in text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(0.1, 2, "higher"), (-2, -0.1, "lower"), (-1, 1, "not clear"), (0, 2, "not clear")],
+)
+def test_an_interval_is_read_as_it_is(low: float, high: float, words: str) -> None:
+    assert reading(low, high) == words
