@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 import threading
@@ -58,7 +59,7 @@ def eval_command(*arguments: object) -> list[str]:
 def led_eval(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run `led-sglang eval` to its end."""
     return subprocess.run(
-        eval_command(*arguments), capture_output=True, text=True, timeout=300, **options
+        eval_command(*arguments), capture_output=True, text=True, timeout=500, **options
     )
 
 
@@ -69,3 +70,10 @@ def small_grid(url: str, run_dir: Path, *more: object, tasks: Sequence[str] = TA
         *("--samplers", "regular,led", "--temperatures", "0.1,0.6", "--n", 4),
         *("--max-tokens", 256, "--concurrency", 8, "--grade-workers", 1, *more),
     ]
+
+
+def records(run_dir: Path) -> list[dict[str, Any]]:
+    """Every stored sample of a run."""
+    files = sorted(run_dir.glob("samples/*/*/*/output-rs*.jsonl"))
+    # Not splitlines: a text may hold other line separators of Unicode.
+    return [json.loads(line) for file in files for line in file.open(newline="\n")]

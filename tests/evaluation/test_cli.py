@@ -79,6 +79,24 @@ def test_other_commands_import_nothing_of_the_extra() -> None:
     assert done.stdout == "[]\n", done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--temperatures", "0.1,warm"], "must be numbers, as in 0.1,0.6, not '0.1,warm'"),
+        (["--concurrency", "0"], "must be a whole number from 1 up, not '0'"),
+        (["--attempts", "many"], "must be a whole number from 1 up, not 'many'"),
+        (["--data", "items.jsonl"], "must be TASK=FILE.jsonl"),
+    ],
+)
+def test_a_wrong_flag_is_explained(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        evaluate(arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     for arguments, message in (
         ([], "--run-dir is missing"),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from eval_harness import eval_command, gold_answers, led_eval, running, small_grid
+from eval_harness import eval_command, gold_answers, led_eval, records, running, small_grid
 from fake_engine import FakeEngine
 from harness import free_port
 
@@ -23,12 +23,6 @@ SAMPLES = 2 * 2 * 4 * 5 * 4
 
 def engine(**options: Any) -> FakeEngine:
     return FakeEngine(answers=gold_answers(), **options)
-
-
-def records(run_dir: Path) -> list[dict[str, Any]]:
-    files = sorted(run_dir.glob("samples/*/*/*/output-rs*.jsonl"))
-    # Not splitlines: a text may hold other line separators of Unicode.
-    return [json.loads(line) for file in files for line in file.open(newline="\n")]
 
 
 def identity(record: dict[str, Any]) -> tuple[Any, ...]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from browser import chromium
+from eval_harness import led_eval, records
 from harness import Server, serve
 
 SAMPLES = 2 * 2 * 4 * 5 * 4
@@ -23,27 +21,16 @@ def server(model_path: Path) -> Iterator[Server]:
         yield running
 
 
-def _eval(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "led_sglang.cli", "eval", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=500)
-
-
-def _records(run_dir: Path) -> list[dict[str, Any]]:
-    files = sorted(run_dir.glob("samples/*/*/*/*.jsonl"))
-    # Not splitlines: a text may hold other line separators of Unicode.
-    return [json.loads(line) for file in files for line in file.open(newline="\n")]
-
-
 def test_full_grid_on_a_real_server(server: Server, tmp_path: Path) -> None:
-    done = _eval(
+    done = led_eval(
         *("--base-url", server.url, "--run-dir", tmp_path, "--n", 4, "--limit", 5),
         *("--tasks", "aime24,aime25,math500,gsm8k", "--samplers", "regular,led"),
         *("--temperatures", "0.1,0.6", "--max-tokens", 48, "--concurrency", 16),
     )
     assert done.returncode == 0, done.stderr
-    records = _records(tmp_path)
-    assert len(records) == SAMPLES
-    for record in records:
+    found = records(tmp_path)
+    assert len(found) == SAMPLES
+    for record in found:
         assert 1 <= record["num_generated_tokens"] <= 48
         assert (record["led"] is not None) == (record["sampler"] == "led")
         if record["led"]:
@@ -60,7 +47,7 @@ def test_full_grid_on_a_real_server(server: Server, tmp_path: Path) -> None:
             assert cell["num_samples"] == 20
             assert 0 < cell["led"]["explored_share"] < 1
     # Seeds of LED requests are their own: no completion repeats another one.
-    led = [r for r in records if r["sampler"] == "led" and r["temperature"] == 0.6]
+    led = [r for r in found if r["sampler"] == "led" and r["temperature"] == 0.6]
     texts = {(r["id"], r["reasoning_content"] + r["generation"]) for r in led}
     assert len(texts) == len(led)
     with chromium(tmp_path / "profile") as browser:
@@ -76,19 +63,19 @@ def test_launch_starts_a_server_and_ends_it(model_path: Path, tmp_path: Path) ->
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    done = _eval(
+    done = led_eval(
         *("--launch", f"--model-path {model_path} --device cpu --port {port}"),
         *("--run-dir", tmp_path, "--tasks", "gsm8k", "--samplers", "led", "--limit", 2),
         *("--n", 2, "--max-tokens", 16),
     )
     assert done.returncode == 0, done.stderr
-    assert len(_records(tmp_path)) == 4
+    assert len(records(tmp_path)) == 4
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=5)
 
 
 def test_a_launch_that_is_refused_shows_why(model_path: Path, tmp_path: Path) -> None:
-    done = _eval(
+    done = led_eval(
         *("--launch", f"--model-path {model_path} --device cpu --led-depth 99"),
         *("--run-dir", tmp_path, "--tasks", "gsm8k", "--samplers", "led"),
     )
