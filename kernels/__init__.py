@@ -1,18 +1,11 @@
 """Kernels of the LED step. Imports torch and triton only, nothing of SGLang.
 
-A step is ``final_posterior`` (SPEC 2, steps 1 and 2), noise for the candidates it names, then
-``led_step`` (steps 3 to 7). ``led_reference`` is the float64 oracle for both.
+A step is ``final_posterior`` (SPEC 2, steps 1 and 2), ``draw_noise`` for the candidates it names,
+then ``led_step`` (steps 3 to 7). ``led_reference`` is the float64 oracle for both.
 """
 
-from .dispatch import final_posterior, led_step
-from .noise import (
-    gumbel_from_hash,
-    hash32,
-    mix_noise,
-    seeded_noise,
-    uniform_from_hash,
-    unseeded_noise,
-)
+from .dispatch import draw_noise, final_posterior, led_step
+from .noise import gumbel_from_hash, hash32, seeded_noise, uniform_from_hash
 from .readiness import prewarm, withdraw
 from .reference import LedReference, led_reference
 from .support import unsupported_reason
@@ -23,6 +16,7 @@ from .types import (
     LedResult,
     LedRows,
     LmHeadShard,
+    NoiseStream,
     StepNoise,
 )
 
@@ -34,17 +28,17 @@ __all__ = [
     "LedResult",
     "LedRows",
     "LmHeadShard",
+    "NoiseStream",
     "StepNoise",
+    "draw_noise",
     "final_posterior",
     "gumbel_from_hash",
     "hash32",
     "led_reference",
     "led_step",
-    "mix_noise",
     "prewarm",
     "seeded_noise",
     "uniform_from_hash",
-    "unseeded_noise",
     "unsupported_reason",
     "withdraw",
 ]

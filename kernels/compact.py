@@ -13,8 +13,7 @@ from collections.abc import Callable
 
 import triton
 import triton.language as tl
-from torch import Tensor, empty_like, float64, where
-from torch import bool as torch_bool
+from torch import Tensor, float64, where
 
 from .types import FinalPosterior, Gate, LedRows, StepNoise
 from .workspace import StepWorkspace
@@ -61,7 +60,6 @@ def gate_compact_kernel(
     explored_out,  # [B] bool
     explore_probability,  # [B] f64
     projected_out,  # [B] bool
-    slot_of,  # [B * layers] int32, place of a (request, layer) in the list, -1: not in it
     live_rows,  # [capacity] int32, the list: request * layers + layer
     live_count,  # [1] int32
     batch,
@@ -102,15 +100,13 @@ def gate_compact_kernel(
         place = listed + tl.cumsum(live, 0) - live
         for layer in range(0, layers):
             in_list = layer < live
-            flat = row * layers + layer
-            tl.store(slot_of + flat, tl.where(in_list, place + layer, -1), mask=real)
-            tl.store(live_rows + place + layer, flat, mask=in_list)
+            tl.store(live_rows + place + layer, row * layers + layer, mask=in_list)
         listed += tl.sum(live, 0)
     tl.store(live_count, listed)
 
 
 @triton.jit(
-    do_not_specialize=["layers", "captured"],
+    do_not_specialize=["first", "layers", "captured"],
     do_not_specialize_on_alignment=["temperature", "release_layers"],
 )
 def gather_latents_kernel(
@@ -119,19 +115,20 @@ def gather_latents_kernel(
     release_layers,  # [B] bool
     live_rows,
     live_count,
-    latent_rows,  # [capacity, HIDDEN]
-    row_scale,  # [capacity] f32
+    latent_rows,  # [window, HIDDEN]
+    row_scale,  # [window] f32
     request_stride,
     layer_stride,
+    first,
     layers,
     captured,
     HIDDEN: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     slot = tl.program_id(0)
-    if slot >= tl.load(live_count):
+    if first + slot >= tl.load(live_count):
         return
-    flat = tl.load(live_rows + slot)
+    flat = tl.load(live_rows + first + slot)
     request = flat // layers
     below_final = flat % layers + tl.load(release_layers + request).to(tl.int32)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -151,7 +148,7 @@ def gate_and_compact(
     final: FinalPosterior, rows: LedRows, noise: StepNoise, layers: int, workspace: StepWorkspace
 ) -> Tensor:
     """K1. Returns explored [B] bool; the rest is left in the workspace: explore_probability [B],
-    projected [B], slot_of and live_rows [B * layers], live_count [1].
+    projected [B], live_rows [B * layers], live_count [1].
 
     layers: latent layers per request, LedLimits.depth - 1.
     """
@@ -173,13 +170,12 @@ def gate_and_compact(
         rows.depth,
     )
     assert all(column.shape == (batch,) for column in columns)
-    explored = empty_like(rows.owns, dtype=torch_bool)
+    explored = workspace.explored[:batch]
     gate_compact_kernel[(1,)](
         *(column.contiguous() for column in columns),
         explored,
         workspace.explore_probability,
         workspace.projected,
-        workspace.slot_of,
         workspace.live_rows,
         workspace.live_count,
         batch,
@@ -194,19 +190,22 @@ def gather_latents(
     latents: Tensor,
     rows: LedRows,
     layers: int,
+    first: int,
     workspace: StepWorkspace,
     final_norm: Callable[[Tensor], Tensor] | None,
 ) -> None:
-    """K2: the listed rows of latents [B, C, H] into workspace.latent_rows, with log2(e) / T.
+    """K2: one window of the listed rows of latents [B, C, H], from the list's index ``first`` on,
+    into workspace.latent_rows, with log2(e) / T.
 
-    final_norm: None if no row wants it. It sees a fixed number of rows, B * layers, of which those
-    beyond the live count hold anything; each row keeps its norm's result only if it wants it.
+    final_norm: None if no row wants it. It sees a fixed number of rows, of which those beyond the
+    live count hold anything; each row keeps its norm's result only if it wants it. It is torch's,
+    and allocates.
     """
     batch, captured, hidden = latents.shape
-    capacity = batch * layers
+    count = min(workspace.window, batch * layers - first)
     assert latents.stride(2) == 1
     assert hidden == workspace.latent_rows.shape[1]
-    gather_latents_kernel[(capacity, triton.cdiv(hidden, _HIDDEN_AT_ONCE))](
+    gather_latents_kernel[(count, triton.cdiv(hidden, _HIDDEN_AT_ONCE))](
         latents,
         rows.temperature.contiguous(),
         rows.release_layers.contiguous(),
@@ -216,6 +215,7 @@ def gather_latents(
         workspace.row_scale,
         latents.stride(0),
         latents.stride(1),
+        first,
         layers,
         captured,
         HIDDEN=hidden,
@@ -224,8 +224,8 @@ def gather_latents(
     )
     if final_norm is None:
         return
-    gathered = workspace.latent_rows[:capacity]
+    gathered = workspace.latent_rows[:count]
     # Entries beyond the live count are stale: any request will do for them.
-    request = (workspace.live_rows[:capacity] // layers).clamp(0, batch - 1)
+    request = (workspace.live_rows[first : first + count] // layers).clamp(0, batch - 1)
     wants = rows.final_norm.index_select(0, request)[:, None]
     gathered.copy_(where(wants, final_norm(gathered).to(gathered.dtype), gathered))

@@ -10,9 +10,18 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from . import noise as torch_noise
 from . import torch_impl, triton_impl
-from .readiness import serves_posterior, serves_step
-from .types import FinalPosterior, LedLimits, LedResult, LedRows, LmHeadShard, StepNoise
+from .readiness import serves_noise, serves_posterior, serves_step
+from .types import (
+    FinalPosterior,
+    LedLimits,
+    LedResult,
+    LedRows,
+    LmHeadShard,
+    NoiseStream,
+    StepNoise,
+)
 
 IMPLEMENTATIONS = ("auto", "torch", "triton")
 
@@ -32,6 +41,22 @@ def final_posterior(
     return implementation.final_posterior(logits, rows, limits)
 
 
+def draw_noise(
+    stream: NoiseStream,
+    seeds: Tensor,
+    has_seed: Tensor,
+    positions: Tensor,
+    candidate_ids: Tensor,
+    *,
+    impl: str = "auto",
+) -> StepNoise:
+    """The randomness between steps 2 and 3; see ``noise.draw_noise``. ValueError for an unknown
+    ``impl``."""
+    triton = _uses_triton(impl, serves_noise(candidate_ids))
+    implementation = triton_impl if triton else torch_noise
+    return implementation.draw_noise(stream, seeds, has_seed, positions, candidate_ids)
+
+
 def led_step(
     final: FinalPosterior,
     latents: Tensor,
@@ -46,7 +71,8 @@ def led_step(
 ) -> LedResult:
     """Steps 3 to 7; see ``torch_impl.led_step``. ValueError for an unknown ``impl``.
 
-    Ranks may differ in what ``auto`` takes: both send the same shape in their one all_gather.
+    All ranks must take the same implementation: the two round differently. Where ``prewarm`` fails
+    on one rank, the others ``withdraw``.
     """
     triton = _uses_triton(impl, serves_step(final, latents, limits, head))
     implementation = triton_impl if triton else torch_impl

@@ -1,8 +1,4 @@
-"""K4: fold the partials, dot the candidates (step 3), then steps 4, 5 and 7 for every request.
-
-Two launches with the ranks' exchange between them. The first is parallel over (request, layer) and
-blocks of candidates, the second over requests.
-"""
+"""K4, second half: fold the ranks' partials (step 3), then steps 4, 5 and 7, row by row."""
 
 # Kernels are compiled, never called by Python: what their arguments are stands beside each.
 # mypy: allow-untyped-defs, allow-incomplete-defs
@@ -14,108 +10,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .latent_lse import column_tiles, soft_cap
-from .types import FinalPosterior, LedResult, LedRows, LmHeadShard, StepNoise
+from .types import FinalPosterior, LedResult, LedRows, StepNoise
 from .workspace import StepWorkspace
 
 # Fixed whatever the batch asks for: the order of every sum, and so its last bit, hangs on them.
 MAX_CANDIDATES = 64
 _DEPTH_PAD = 16
-_CANDIDATES_AT_ONCE = 8
-_HIDDEN_AT_ONCE = 256
-_TILES_AT_ONCE = 1024
-
-
-@triton.jit(
-    do_not_specialize=[
-        "layers",
-        "candidates",
-        "columns",
-        "column_tiles",
-        "vocab_start",
-        "logit_scale",
-        "softcap",
-    ],
-    do_not_specialize_on_alignment=["temperature"],
-)
-def latent_partials_kernel(
-    weight,  # [columns, HIDDEN]
-    latent_rows,  # [capacity, HIDDEN]
-    row_scale,  # [capacity] f32, log2(e) / T
-    tile_max,  # [capacity, column_tiles] f32
-    tile_sum,
-    slot_of,  # [B * layers] int32
-    ids,  # [B, candidates] int64
-    temperature,  # [B] f32
-    partials,  # [B * layers, candidates + 2] f32
-    layers,
-    candidates,
-    columns,
-    column_tiles,
-    vocab_start,
-    logit_scale,
-    softcap,
-    HIDDEN: tl.constexpr,
-    WEIGHT_STRIDE: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
-    TILES: tl.constexpr,
-    CANDIDATES: tl.constexpr,
-    BLOCK_H: tl.constexpr,
-):
-    flat = tl.program_id(0)
-    block = tl.program_id(1)
-    request = flat // layers
-    slot = tl.load(slot_of + flat)
-    live = slot >= 0
-    slot = tl.maximum(slot, 0).to(tl.int64)
-    out = partials + flat.to(tl.int64) * (candidates + 2)
-    t = tl.load(temperature + request)
-    if block == 0:
-        peak = tl.full([], -float("inf"), tl.float32)
-        total = tl.full([], 0.0, tl.float64)
-        if live:
-            scale = tl.load(row_scale + slot)
-            tile = tl.arange(0, TILES)
-            for first in range(0, column_tiles, TILES):
-                at = slot * column_tiles + first + tile
-                maxima = tl.load(
-                    tile_max + at, mask=first + tile < column_tiles, other=-float("inf")
-                )
-                peak = tl.maximum(peak, tl.max(maxima, 0))
-            for first in range(0, column_tiles, TILES):
-                at = slot * column_tiles + first + tile
-                inside = first + tile < column_tiles
-                maxima = tl.load(tile_max + at, mask=inside, other=-float("inf"))
-                sums = tl.load(tile_sum + at, mask=inside, other=0.0)
-                # A tile that saw nothing has sum 0, or NaN, which must not be lost.
-                decay = tl.where(maxima == -float("inf"), 1.0, tl.exp2((maxima - peak) * scale))
-                total += tl.sum((sums * decay).to(tl.float64), 0)
-        tl.store(out, peak / t)
-        tl.store(out + 1, total.to(tl.float32))
-    else:
-        slots = (block - 1) * CANDIDATES + tl.arange(0, CANDIDATES)
-        real = slots < candidates
-        local = tl.load(ids + request.to(tl.int64) * candidates + slots, mask=real, other=-1)
-        local = local - vocab_start
-        owned = real & live & (local >= 0) & (local < columns)
-        lanes = tl.zeros([CANDIDATES, BLOCK_H], tl.float32)
-        if live:
-            for first in range(0, HIDDEN, BLOCK_H):
-                at = first + tl.arange(0, BLOCK_H)
-                inside = at < HIDDEN
-                h = tl.load(latent_rows + slot * HIDDEN + at, mask=inside, other=0.0)
-                w = tl.load(
-                    weight + local[:, None] * WEIGHT_STRIDE + at[None, :],
-                    mask=owned[:, None] & inside[None, :],
-                    other=0.0,
-                )
-                lanes += w.to(tl.float32) * h.to(tl.float32)[None, :]
-        # Each lane adds few terms in fp32; the lanes are added in fp64.
-        z = tl.sum(lanes.to(tl.float64), 1) * logit_scale
-        if HAS_SOFTCAP:
-            z = soft_cap(z, softcap)
-        z = tl.where(owned, z / t.to(tl.float64), 0.0)
-        tl.store(out + 2 + slots, z.to(tl.float32), mask=real)
 
 
 @triton.jit
@@ -240,51 +140,6 @@ def combine_kernel(
     tl.store(behaviour_logprob + row, tl.log(drawn).to(tl.float32))
 
 
-def latent_partials(
-    ids: Tensor, rows: LedRows, layers: int, head: LmHeadShard, workspace: StepWorkspace
-) -> Tensor:
-    """This rank's share of step 3: (max, sum of exponentials, K logits) [B * layers, K + 2] f32,
-    all over T, as ``torch_lse.latent_partials`` packs them; (-inf, 0, 0...) for rows not live.
-
-    ids: [B, K] int64. Reads what K1 to K3 left in the workspace; the result lies there too.
-    """
-    batch, candidates = ids.shape
-    weight = head.weight
-    assert weight is not None
-    assert weight.stride(1) == 1
-    assert ids.is_contiguous()
-    assert candidates <= workspace.candidates
-    assert column_tiles(head.valid) <= (workspace.tile_max.shape[1])
-    out = workspace.partials[: batch * layers * (candidates + 2)].view(-1, candidates + 2)
-    grid = (batch * layers, 1 + triton.cdiv(candidates, _CANDIDATES_AT_ONCE))
-    latent_partials_kernel[grid](
-        weight,
-        workspace.latent_rows,
-        workspace.row_scale,
-        workspace.tile_max,
-        workspace.tile_sum,
-        workspace.slot_of,
-        ids,
-        rows.temperature.contiguous(),
-        out,
-        layers,
-        candidates,
-        head.valid,
-        workspace.tile_max.shape[1],
-        head.vocab_start,
-        1.0 if head.logit_scale is None else head.logit_scale,
-        1.0 if head.softcap is None else head.softcap,
-        HIDDEN=weight.shape[1],
-        WEIGHT_STRIDE=weight.stride(0),
-        HAS_SOFTCAP=head.softcap is not None,
-        TILES=_TILES_AT_ONCE,
-        CANDIDATES=_CANDIDATES_AT_ONCE,
-        BLOCK_H=_HIDDEN_AT_ONCE,
-        num_warps=4,
-    )
-    return out
-
-
 def combine(
     gathered: Tensor,
     final: FinalPosterior,
@@ -294,30 +149,31 @@ def combine(
     layers: int,
     workspace: StepWorkspace,
 ) -> LedResult:
-    """Steps 3 (across ranks), 4, 5 and 7.
+    """Steps 3 (across ranks), 4, 5 and 7; the result's tensors lie in the workspace.
 
     gathered: [ranks, B * layers, K + 2] f32 from every rank's ``latent_partials``. noise.pick:
     [B, K] f64. explored: [B] bool from ``gate_and_compact``.
     """
     batch, candidates = final.ids.shape
-    assert candidates <= MAX_CANDIDATES
     assert gathered.is_contiguous()
     assert gathered.shape[1:] == (batch * layers, candidates + 2)
     assert noise.pick.dtype == torch.float64
     assert noise.pick.shape == (batch, candidates)
     assert final.ids.is_contiguous()
     assert final.logprobs.is_contiguous()
-    device = final.ids.device
+    assert batch <= workspace.batch
+    assert candidates <= workspace.candidates
+    per_layer = batch * (layers + 1) * candidates
     result = LedResult(
-        token_ids=torch.empty(batch, dtype=torch.int64, device=device),
+        token_ids=workspace.token_ids[:batch],
         explored=explored,
-        depth=torch.empty(batch, dtype=torch.int64, device=device),
+        depth=workspace.depth[:batch],
         p1=final.p1,
         entropy=final.entropy,
         candidate_ids=final.ids,
-        layer_probs=torch.empty(batch, layers + 1, candidates, dtype=torch.float32, device=device),
-        behaviour_probs=torch.empty(batch, candidates, dtype=torch.float32, device=device),
-        behaviour_logprob=torch.empty(batch, dtype=torch.float32, device=device),
+        layer_probs=workspace.layer_probs[:per_layer].view(batch, layers + 1, candidates),
+        behaviour_probs=workspace.behaviour_probs[: batch * candidates].view(batch, candidates),
+        behaviour_logprob=workspace.behaviour_logprob[:batch],
         projected_rows=None,
     )
     combine_kernel[(batch,)](

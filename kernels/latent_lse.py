@@ -47,15 +47,17 @@ def soft_cap(z, cap):
 
 
 @triton.jit(
-    do_not_specialize=["columns", "column_tiles", "logit_scale", "softcap"],
+    do_not_specialize=["first", "window", "columns", "column_tiles", "logit_scale", "softcap"],
 )
 def latent_lse_kernel(
     weight,  # [columns, HIDDEN], or its descriptor
-    latent_rows,  # [capacity, HIDDEN], or its descriptor
-    row_scale,  # [capacity] f32, log2(e) / T
+    latent_rows,  # [window, HIDDEN], or its descriptor
+    row_scale,  # [window] f32, log2(e) / T
     live_count,  # [1] int32
-    tile_max,  # [capacity, column_tiles] f32
-    tile_sum,  # [capacity, column_tiles] f32
+    tile_max,  # [window, column_tiles] f32
+    tile_sum,  # [window, column_tiles] f32
+    first,
+    window,
     columns,
     column_tiles,
     logit_scale,
@@ -72,7 +74,7 @@ def latent_lse_kernel(
     DESCRIPTORS: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    count = tl.load(live_count)
+    count = tl.minimum(tl.load(live_count) - first, window)
     if count <= MORE_THAN or count > AT_MOST:
         return
     tiles_of_rows = tl.cdiv(count, ROWS)
@@ -149,16 +151,18 @@ def latent_lse(
     tile_max: Tensor,
     tile_sum: Tensor,
     *,
+    first: int,
     at_most: int,
     descriptors: bool | None = None,
 ) -> None:
     """Step 3's logsumexp as partials, written to tile_max and tile_sum.
 
-    latent_rows: [capacity, H], the weight's dtype. row_scale: [capacity] f32, log2(e) / T.
-    live_count: [1] int32 on the device; rows beyond are neither computed nor written.
-    tile_max, tile_sum: [capacity, column_tiles(head.valid)] f32: per row and tile of columns, the
+    latent_rows: [window, H], the weight's dtype. row_scale: [window] f32, log2(e) / T.
+    live_count: [1] int32 on the device, of the whole list, of which row 0 is number ``first``; rows
+        beyond are neither computed nor written.
+    tile_max, tile_sum: [window, column_tiles(head.valid)] f32: per row and tile of columns, the
         largest logit and the sum of exp((logit - largest) / T).
-    at_most: bound on live_count known to the host. descriptors: None chooses by ``head.weight``.
+    at_most: bound on the rows of this window. descriptors: None chooses by ``head.weight``.
     """
     weight = head.weight
     assert weight is not None, "K3 needs the weight itself"
@@ -194,6 +198,8 @@ def latent_lse(
             live_count,
             tile_max,
             tile_sum,
+            first,
+            latent_rows.shape[0],
             head.valid,
             tiles,
             1.0 if head.logit_scale is None else head.logit_scale,

@@ -1,16 +1,19 @@
-"""Randomness of a step (SPEC 3): hashed for seeded rows, drawn in a fixed shape for others."""
+"""Randomness of a step (SPEC 3): one hash, of the request's seed or of the server's own stream."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from .types import StepNoise
+from .types import NoiseStream, StepNoise
 
 _MASK = 0xFFFFFFFF
 
 # Column hashed for the gate ("LEDG" in ASCII): far above any vocabulary, so it never meets a pick.
 GATE_COLUMN = 0x4C454447
+
+# Seeds of consecutive steps of a stream lie 2**64 / golden ratio apart (int64, wrapping).
+STEP_STRIDE = 0x9E3779B97F4A7C15 - 2**64
 
 
 def _rotate_left(x: Tensor, bits: int) -> Tensor:
@@ -71,24 +74,20 @@ def seeded_noise(seed: Tensor, position: Tensor, candidate_ids: Tensor) -> StepN
     )
 
 
-def unseeded_noise(
-    batch: int, candidates: int, generator: torch.Generator | None, device: torch.device | str
+def draw_noise(
+    stream: NoiseStream, seeds: Tensor, has_seed: Tensor, positions: Tensor, candidate_ids: Tensor
 ) -> StepNoise:
-    """Noise from a generator: one draw of [B, K + 1] whatever the gates will say.
+    """Noise of one step, and the stream moved on by one.
 
-    generator: on ``device``; None is the device's default one.
+    Rows with a seed get ``seeded_noise``. The others share the stream: the same hash, with the
+    stream's seed of this step for a seed and the row's index for a position. Nothing depends on
+    what the gates will say, so ranks with equal streams draw equal noise; and all state is on the
+    device, so a replayed CUDA graph draws fresh noise.
+
+    seeds, positions: [B] int64. has_seed: [B] bool. candidate_ids: [B, K] int64 vocabulary ids.
     """
-    draws = torch.rand(
-        batch, candidates + 1, dtype=torch.float64, generator=generator, device=device
-    )
-    # torch.rand can return 0, never 1: its smallest step keeps the Gumbel finite.
-    pick = -(-draws[:, 1:].clamp(min=2.0**-53).log()).log()
-    return StepNoise(gate=draws[:, 0], pick=pick)
-
-
-def mix_noise(seeded_mask: Tensor, seeded: StepNoise, unseeded: StepNoise) -> StepNoise:
-    """Row by row, ``seeded`` where ``seeded_mask`` [B] bool, else ``unseeded``."""
-    return StepNoise(
-        gate=torch.where(seeded_mask, seeded.gate, unseeded.gate),
-        pick=torch.where(seeded_mask[:, None], seeded.pick, unseeded.pick),
-    )
+    row = torch.arange(len(seeds), device=seeds.device)
+    seed = torch.where(has_seed, seeds, stream.seed + stream.step * STEP_STRIDE)
+    noise = seeded_noise(seed, torch.where(has_seed, positions, row), candidate_ids)
+    stream.step.add_(1)
+    return noise

@@ -8,14 +8,26 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 
 import torch
 from torch import Tensor
 
-from . import compact, explore, latent_lse, topk_gate, triton_impl
-from .noise import unseeded_noise
+from . import latent_lse, noise_kernel, topk_gate, triton_impl
+from .compact import gate_and_compact, gather_latents
+from .explore import combine
+from .partials import latent_partials
 from .support import unsupported_reason
-from .types import FinalPosterior, Gate, LedLimits, LedRows, LmHeadShard
+from .types import (
+    FinalPosterior,
+    Gate,
+    LedLimits,
+    LedRows,
+    LmHeadShard,
+    NoiseStream,
+    StepNoise,
+)
 
 
 @dataclass(frozen=True)
@@ -41,13 +53,14 @@ def prewarm(
     batch: int,
     limits: LedLimits,
     vocab: int,
+    captured: int,
     latents_dtype: torch.dtype,
     logits_dtypes: Sequence[torch.dtype] = (torch.float32, torch.bfloat16),
 ) -> str | None:
     """Prepare the device of ``head.weight`` for steps up to these sizes, once, at launch.
 
     batch: most rows of a step. limits: the largest candidates and depth a request may ask for.
-    vocab: columns of the final logits, all ranks together.
+    vocab: columns of the final logits, all ranks together. captured: C of latents [B, C, H].
     Returns None when the kernels are ready: from then on ``impl="auto"`` uses them for steps that
     fit. Otherwise the reason why the torch path serves instead; if a kernel fails to compile, a
     RuntimeWarning names it too.
@@ -60,7 +73,8 @@ def prewarm(
     reason = unsupported_reason(weight, latents_dtype, candidates, limits.depth)
     if reason is not None:
         return reason
-    for name, launch in _launches(head, batch, limits, vocab, latents_dtype, logits_dtypes):
+    latents = torch.randn(1, captured, weight.shape[1], device=weight.device).to(latents_dtype)
+    for name, launch in _launches(head, batch, limits, vocab, latents, logits_dtypes):
         try:
             launch()
         except Exception as error:  # compilers, drivers and allocators each raise their own
@@ -105,6 +119,16 @@ def serves_posterior(logits: Tensor, limits: LedLimits) -> bool:
     )
 
 
+def serves_noise(candidate_ids: Tensor) -> bool:
+    """Whether ``prewarm`` prepared the noise of this many rows and candidates."""
+    ready = _PREPARED.get(candidate_ids.device)
+    return (
+        ready is not None
+        and candidate_ids.shape[0] <= ready.batch
+        and candidate_ids.shape[1] <= ready.candidates
+    )
+
+
 def serves_step(
     final: FinalPosterior, latents: Tensor, limits: LedLimits, head: LmHeadShard
 ) -> bool:
@@ -128,31 +152,31 @@ def _launches(
     batch: int,
     limits: LedLimits,
     vocab: int,
-    latents_dtype: torch.dtype,
+    latents: Tensor,
     logits_dtypes: Sequence[torch.dtype],
 ) -> list[tuple[str, Callable[[], object]]]:
     """(kernel, its launch) for every variant a step within these sizes may need. One exploring row
-    runs through all of them; the row tiles it does not need compile and exit."""
+    runs through all of them in the order of a step; the row tiles it does not need compile and
+    exit."""
     weight = head.weight
     assert weight is not None
     device, layers = weight.device, limits.depth - 1
     largest = min(limits.candidates, vocab)
     scratch = triton_impl.posterior_workspace(batch, largest, vocab, device)
+    noise_scratch = triton_impl.noise_workspace(batch, largest, device)
     workspace = triton_impl.step_workspace(batch, layers, largest, weight, head.valid)
     rows = _exploring_row(limits, device)
     launches: list[tuple[str, Callable[[], object]]] = []
 
-    # KEEP is a power of two of at least 8, so these candidate counts cover every larger batch.
-    for k in sorted({min(k, largest) for k in (8, 16, 32, 64)}):
-        for dtype in logits_dtypes:
-            for entropy in (False, True):
-                logits = torch.randn(1, vocab, device=device).to(dtype)
-                part = LedLimits(k, limits.depth, False, entropy)
-
-                def run(logits: Tensor = logits, part: LedLimits = part) -> None:
-                    topk_gate.posterior(logits, rows, part, scratch)
-
-                launches.append(("topk_gate", run))
+    # KEEP is a power of two of at least 8, so these candidate counts cover every other.
+    counts = sorted({min(k, largest) for k in (8, 16, 32, 64)})
+    for k, stride, dtype, entropy in product(
+        counts, _row_strides(vocab), logits_dtypes, (False, True)
+    ):
+        logits = torch.randn(1, stride, device=device).to(dtype)[:, :vocab]
+        part = LedLimits(k, limits.depth, False, entropy)
+        launch = partial(topk_gate.posterior, logits, rows, part, scratch)
+        launches.append(("topk_gate", launch))
 
     final = FinalPosterior(
         ids=torch.arange(largest, device=device)[None],
@@ -160,43 +184,49 @@ def _launches(
         p1=torch.full((1,), 0.5, device=device),
         entropy=torch.ones(1, device=device),
     )
-    noise = unseeded_noise(1, largest, None, device)
-    launches.append(
-        ("gate_compact", lambda: compact.gate_and_compact(final, rows, noise, layers, workspace))
-    )
+    position = torch.zeros(1, dtype=torch.int64, device=device)
+    stream = NoiseStream.start(0, device)
+    noise = StepNoise(noise_scratch.gate[:1], noise_scratch.pick[:largest].view(1, largest))
+    explored = workspace.explored[:1]
     gathered = workspace.partials.new_zeros(1, layers, largest + 2)
-    if layers > 0:
-        latents = torch.randn(1, limits.depth, weight.shape[1], device=device).to(latents_dtype)
-        launches += [
-            (
-                "gather_latents",
-                lambda: compact.gather_latents(latents, rows, layers, workspace, None),
-            ),
-            (
-                "latent_lse",
-                lambda: latent_lse.latent_lse(
-                    workspace.latent_rows,
-                    workspace.row_scale,
-                    workspace.live_count,
-                    head,
-                    workspace.tile_max,
-                    workspace.tile_sum,
-                    at_most=batch * layers,
-                ),
-            ),
-            (
-                "latent_partials",
-                lambda: explore.latent_partials(final.ids, rows, layers, head, workspace),
-            ),
-        ]
-    explored = torch.ones(1, dtype=torch.bool, device=device)
-    launches.append(
+    launches += [
         (
-            "combine",
-            lambda: explore.combine(gathered, final, rows, noise, explored, layers, workspace),
-        )
-    )
-    return launches
+            "noise",
+            partial(
+                noise_kernel.draw_noise,
+                *(stream, position, rows.owns, position, final.ids, noise_scratch),
+            ),
+        ),
+        ("gate_compact", partial(gate_and_compact, final, rows, noise, layers, workspace)),
+        ("combine", partial(combine, gathered, final, rows, noise, explored, layers, workspace)),
+    ]
+    if layers == 0:
+        return launches
+    return [
+        *launches,
+        ("gather_latents", partial(gather_latents, latents, rows, layers, 0, workspace, None)),
+        (
+            "latent_lse",
+            partial(
+                latent_lse.latent_lse,
+                *(workspace.latent_rows, workspace.row_scale, workspace.live_count, head),
+                *(workspace.tile_max, workspace.tile_sum),
+                first=0,
+                at_most=workspace.window,
+            ),
+        ),
+        (
+            "latent_partials",
+            partial(latent_partials, final.ids, rows, layers, 0, head, workspace),
+        ),
+    ]
+
+
+def _row_strides(vocab: int) -> tuple[int, ...]:
+    """Strides of the final logits' rows: Triton compiles for multiples of 16 and for others, and a
+    vocabulary padded to 64 has the one where the bare vocabulary may have the other."""
+    padded = -(-vocab // 64) * 64
+    return (padded,) if vocab % 16 == 0 else (padded, vocab)
 
 
 def _exploring_row(limits: LedLimits, device: torch.device) -> LedRows:

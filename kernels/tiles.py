@@ -12,7 +12,7 @@ BLOCK_COLUMNS = 128
 
 # Rows per tile. Each is its own launch and exits at once unless the live row count is in its range:
 # a 128-row tile for a handful of rows would be compute-bound where the weights' bandwidth is free.
-ROW_TILES = (16, 32, 64, 128)
+ROW_TILES: tuple[int, ...] = (16, 32, 64, 128)
 
 # Programs that stand in for a GPU's when there is none (Triton's interpreter).
 _INTERPRETED_PROGRAMS = 3

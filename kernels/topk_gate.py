@@ -175,26 +175,37 @@ def splits_of(vocab: int) -> int:
 
 @dataclass(frozen=True)
 class PosteriorWorkspace:
-    """Scratch of K0 for up to ``batch`` rows, ``candidates`` and ``vocab`` columns."""
+    """Scratch and results of K0 for up to ``batch`` rows, ``candidates`` and ``vocab`` columns."""
 
     batch: int
     candidates: int
     vocab: int
     statistics: Tensor  # [3, batch * splits] f32
     group_keys: Tensor  # [batch * splits * keys_kept] int64
+    ids: Tensor  # [batch * candidates] int64
+    logprobs: Tensor  # [batch * candidates] f32
+    p1: Tensor  # [batch] f32
+    entropy: Tensor  # [batch] f32
 
     @classmethod
     def allocate(
         cls, batch: int, candidates: int, vocab: int, device: torch.device
     ) -> PosteriorWorkspace:
         cells = batch * splits_of(vocab)
-        keys = cells * keys_kept(candidates)
+
+        def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device=device)
+
         return cls(
-            batch,
-            candidates,
-            vocab,
-            torch.empty(3, cells, dtype=torch.float32, device=device),
-            torch.empty(keys, dtype=torch.int64, device=device),
+            batch=batch,
+            candidates=candidates,
+            vocab=vocab,
+            statistics=empty(3, cells),
+            group_keys=empty(cells * keys_kept(candidates), dtype=torch.int64),
+            ids=empty(batch * candidates, dtype=torch.int64),
+            logprobs=empty(batch * candidates),
+            p1=empty(batch),
+            entropy=empty(batch),
         )
 
     def fits(self, batch: int, candidates: int, vocab: int) -> bool:
@@ -204,7 +215,7 @@ class PosteriorWorkspace:
 def posterior(
     logits: Tensor, rows: LedRows, limits: LedLimits, workspace: PosteriorWorkspace
 ) -> FinalPosterior:
-    """Steps 1 and 2; the same contract as ``torch_impl.final_posterior``.
+    """Steps 1 and 2; the contract of ``torch_impl.final_posterior``, the result in the workspace.
 
     Candidates beyond a row's own, and beyond its nucleus, have log-probability -inf.
     """
@@ -214,10 +225,10 @@ def posterior(
     assert workspace.fits(batch, candidates, vocab)
     keep, splits = keys_kept(candidates), splits_of(vocab)
     result = FinalPosterior(
-        ids=torch.empty(batch, candidates, dtype=torch.int64, device=logits.device),
-        logprobs=torch.empty(batch, candidates, dtype=torch.float32, device=logits.device),
-        p1=torch.empty(batch, dtype=torch.float32, device=logits.device),
-        entropy=torch.empty(batch, dtype=torch.float32, device=logits.device),
+        ids=workspace.ids[: batch * candidates].view(batch, candidates),
+        logprobs=workspace.logprobs[: batch * candidates].view(batch, candidates),
+        p1=workspace.p1[:batch],
+        entropy=workspace.entropy[:batch],
     )
     if batch == 0:
         return result

@@ -2,8 +2,8 @@
 how many they are.
 
 Nothing here asks the device for a value, launch shapes depend on the batch's size and limits alone,
-and scratch memory is allocated once per device (results come from torch's caching allocator). One
-stream at a time may run steps on a device.
+and all memory, results included, is allocated once per device: a step overwrites the results of the
+one before. One stream at a time may run steps on a device.
 """
 
 from __future__ import annotations
@@ -13,18 +13,36 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import torch_impl
+from . import noise_kernel, torch_impl
 from .compact import gate_and_compact, gather_latents
-from .explore import combine, latent_partials
+from .explore import combine
 from .latent_lse import latent_lse
+from .noise_kernel import NoiseWorkspace
+from .partials import latent_partials
 from .support import unsupported_reason
 from .topk_gate import PosteriorWorkspace, posterior
-from .types import FinalPosterior, LedLimits, LedResult, LedRows, LmHeadShard, StepNoise
+from .types import (
+    FinalPosterior,
+    LedLimits,
+    LedResult,
+    LedRows,
+    LmHeadShard,
+    NoiseStream,
+    StepNoise,
+)
 from .workspace import StepWorkspace
 
-__all__ = ["final_posterior", "led_step", "posterior_workspace", "step_workspace"]
+__all__ = [
+    "draw_noise",
+    "final_posterior",
+    "led_step",
+    "noise_workspace",
+    "posterior_workspace",
+    "step_workspace",
+]
 
 _POSTERIOR: dict[torch.device, PosteriorWorkspace] = {}
+_NOISE: dict[torch.device, NoiseWorkspace] = {}
 _STEP: dict[torch.device, StepWorkspace] = {}
 
 
@@ -36,6 +54,15 @@ def posterior_workspace(
     if workspace is None or not workspace.fits(batch, candidates, vocab):
         workspace = PosteriorWorkspace.allocate(batch, candidates, vocab, device)
         _POSTERIOR[device] = workspace
+    return workspace
+
+
+def noise_workspace(batch: int, candidates: int, device: torch.device) -> NoiseWorkspace:
+    """The device's memory for noise; replaced by a larger one if these sizes do not fit it."""
+    workspace = _NOISE.get(device)
+    if workspace is None or not workspace.fits(batch, candidates):
+        workspace = NoiseWorkspace.allocate(batch, candidates, device)
+        _NOISE[device] = workspace
     return workspace
 
 
@@ -62,6 +89,14 @@ def final_posterior(logits: Tensor, rows: LedRows, limits: LedLimits) -> FinalPo
         raise ValueError(f"the Triton kernels cannot serve this: {reason}")
     workspace = posterior_workspace(batch, candidates, vocab, logits.device)
     return posterior(logits, rows, limits, workspace)
+
+
+def draw_noise(
+    stream: NoiseStream, seeds: Tensor, has_seed: Tensor, positions: Tensor, candidate_ids: Tensor
+) -> StepNoise:
+    """Noise of one step in one launch; the contract of ``noise.draw_noise``."""
+    workspace = noise_workspace(*candidate_ids.shape, candidate_ids.device)
+    return noise_kernel.draw_noise(stream, seeds, has_seed, positions, candidate_ids, workspace)
 
 
 def led_step(
@@ -94,10 +129,10 @@ def led_step(
     workspace = step_workspace(batch, layers, candidates, head.weight, head.valid)
 
     explored = gate_and_compact(final, rows, noise, layers, workspace)
-    gathered = workspace.partials.new_empty(1, 0, candidates + 2)
-    if layers > 0:
-        norm = final_norm if limits.final_norm else None
-        gather_latents(latents, rows, layers, workspace, norm)
+    norm = final_norm if limits.final_norm else None
+    partials = workspace.partials[:0].view(0, candidates + 2)
+    for first in workspace.windows(batch, layers):
+        gather_latents(latents, rows, layers, first, workspace, norm)
         latent_lse(
             workspace.latent_rows,
             workspace.row_scale,
@@ -105,8 +140,11 @@ def led_step(
             head,
             workspace.tile_max,
             workspace.tile_sum,
-            at_most=batch * layers,
+            first=first,
+            at_most=min(workspace.window, batch * layers - first),
         )
-        partials = latent_partials(final.ids, rows, layers, head, workspace)
-        gathered = partials[None] if all_gather is None else all_gather(partials)
+        partials = latent_partials(final.ids, rows, layers, first, head, workspace)
+    gathered = partials[None]
+    if all_gather is not None and layers > 0:
+        gathered = all_gather(partials)
     return combine(gathered, final, rows, noise, explored, layers, workspace)

@@ -1,4 +1,8 @@
-"""What goes into and comes out of one LED step: plain records of tensors, no behaviour."""
+"""What goes into and comes out of one LED step: plain records of tensors, no behaviour.
+
+Results of the Triton path lie in memory kept for them: the next call on the same device, in the
+same order of the stream, overwrites them. Whoever reads them later copies them first.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
+import torch
 from torch import Tensor
 
 
@@ -88,6 +93,24 @@ class FinalPosterior:
     logprobs: Tensor  # [B, K] f32, log p^L(x_i) over all of V; -inf: this slot is no candidate
     p1: Tensor  # [B] f32, max_v p^L(v); 1 if every logit is -inf
     entropy: Tensor  # [B] f32, H(p^L) in nats if LedLimits.entropy, else zeros
+
+
+@dataclass(frozen=True)
+class NoiseStream:
+    """Noise of rows without a seed: a counter on the device, which every step moves on. Equal
+    streams that have made equally many steps give equal noise."""
+
+    seed: Tensor  # [1] int64
+    step: Tensor  # [1] int64
+
+    @classmethod
+    def start(cls, seed: int, device: torch.device | str) -> NoiseStream:
+        """seed: any integer; the low 64 bits count."""
+        seed = (seed + 2**63) % 2**64 - 2**63
+        return cls(
+            torch.tensor([seed], dtype=torch.int64, device=device),
+            torch.zeros(1, dtype=torch.int64, device=device),
+        )
 
 
 @dataclass(frozen=True)

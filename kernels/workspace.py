@@ -1,4 +1,4 @@
-"""Memory of a step, allocated once: what one kernel leaves for the next."""
+"""Memory of a step, allocated once: what one kernel leaves for the next, and the step's results."""
 
 from __future__ import annotations
 
@@ -9,25 +9,38 @@ from torch import Tensor
 
 from .latent_lse import column_tiles
 
+# Latent rows that go through the LM head together: 256 requests of depth 8 are 1792. More explorers
+# take another pass over the weight, which costs nothing at this size: arithmetic is the limit.
+WINDOW_ROWS = 2048
+
 
 @dataclass(frozen=True)
 class StepWorkspace:
-    """Scratch of K1 to K4 for up to ``batch`` requests with ``layers`` latent layers each. One
-    stream at a time may use it. capacity = batch * layers."""
+    """Scratch and results of K1 to K4 for up to ``batch`` requests with ``layers`` latent layers
+    each. One stream at a time may use it. capacity = batch * layers; window = rows of one pass."""
 
     batch: int
     layers: int
     candidates: int
+    window: int
+    # K1
+    explored: Tensor  # [batch] bool
     explore_probability: Tensor  # [batch] f64
     projected: Tensor  # [batch] bool
-    slot_of: Tensor  # [capacity] int32
-    live_rows: Tensor  # [capacity] int32
+    live_rows: Tensor  # [capacity] int32, the list: request * layers + layer
     live_count: Tensor  # [1] int32
-    latent_rows: Tensor  # [capacity, H], the weight's dtype
-    row_scale: Tensor  # [capacity] f32
-    tile_max: Tensor  # [capacity, column tiles] f32
-    tile_sum: Tensor  # [capacity, column tiles] f32
+    # K2 and K3, one window of the list at a time
+    latent_rows: Tensor  # [window, H], the weight's dtype
+    row_scale: Tensor  # [window] f32
+    tile_max: Tensor  # [window, column tiles] f32
+    tile_sum: Tensor  # [window, column tiles] f32
+    # K4
     partials: Tensor  # [capacity * (candidates + 2)] f32, what ranks exchange
+    token_ids: Tensor  # [batch] int64
+    depth: Tensor  # [batch] int64
+    layer_probs: Tensor  # [batch * (layers + 1) * candidates] f32
+    behaviour_probs: Tensor  # [batch * candidates] f32
+    behaviour_logprob: Tensor  # [batch] f32
 
     @classmethod
     def allocate(
@@ -35,25 +48,31 @@ class StepWorkspace:
     ) -> StepWorkspace:
         """For an LM head shard ``weight`` [>= columns, H], on its device."""
         device, capacity = weight.device, batch * layers
+        window, tiles = min(capacity, WINDOW_ROWS), column_tiles(columns)
 
         def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.empty(shape, dtype=dtype, device=device)
 
-        tiles = column_tiles(columns)
         return cls(
             batch=batch,
             layers=layers,
             candidates=candidates,
+            window=window,
+            explored=empty(batch, dtype=torch.bool),
             explore_probability=empty(batch, dtype=torch.float64),
             projected=empty(batch, dtype=torch.bool),
-            slot_of=empty(capacity, dtype=torch.int32),
             live_rows=empty(capacity, dtype=torch.int32),
             live_count=empty(1, dtype=torch.int32),
-            latent_rows=empty(capacity, weight.shape[1], dtype=weight.dtype),
-            row_scale=empty(capacity),
-            tile_max=empty(capacity, tiles),
-            tile_sum=empty(capacity, tiles),
+            latent_rows=empty(window, weight.shape[1], dtype=weight.dtype),
+            row_scale=empty(window),
+            tile_max=empty(window, tiles),
+            tile_sum=empty(window, tiles),
             partials=empty(capacity * (candidates + 2)),
+            token_ids=empty(batch, dtype=torch.int64),
+            depth=empty(batch, dtype=torch.int64),
+            layer_probs=empty(batch * (layers + 1) * candidates),
+            behaviour_probs=empty(batch * candidates),
+            behaviour_logprob=empty(batch),
         )
 
     def fits(self, batch: int, layers: int, candidates: int, weight: Tensor, columns: int) -> bool:
@@ -67,6 +86,11 @@ class StepWorkspace:
             and self.latent_rows.device == weight.device
             and self.tile_max.shape[1] == column_tiles(columns)
         )
+
+    def windows(self, batch: int, layers: int) -> range:
+        """Where in the list of live rows each pass over the LM head begins; there are as many as
+        the list could ever fill, and those beyond its end do nothing."""
+        return range(0, batch * layers, max(self.window, 1))
 
 
 def workspace_bytes(workspace: object) -> int:

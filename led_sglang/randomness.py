@@ -2,7 +2,7 @@
 
 A request with a seed gets noise that is a hash of (seed, position, vocabulary id): the same tokens
 whatever else is in the batch, whatever the tensor-parallel width, and after a retraction. Without a
-seed, noise comes from a generator of LED's own, so the engine's stream stays untouched.
+seed, noise comes from a stream of LED's own, so the engine's generator stays untouched.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from led_sglang.kernels import noise as kernel_noise
-from led_sglang.kernels.types import StepNoise
+from led_sglang import kernels
+from led_sglang.kernels import StepNoise
 
 if TYPE_CHECKING:
     from led_sglang.samplers.rows import RowTable
 
-# Keeps LED's generator apart from the engine's, which starts from the same server seed.
+# Keeps LED's stream apart from a request's seed of the same number.
 _STREAM = 0x1ED
 
 
@@ -26,8 +26,8 @@ class NoiseSource:
     """Draws each step's noise; every tensor-parallel rank builds one with the same seed."""
 
     def __init__(self, server_seed: int, data_parallel_rank: int, device: torch.device | str):
-        self._generator = torch.Generator(device)
-        self._generator.manual_seed((server_seed << 16) + (data_parallel_rank << 12) + _STREAM)
+        seed = (server_seed << 16) + (data_parallel_rank << 12) + _STREAM
+        self._stream = kernels.NoiseStream.start(seed, device)
 
     def draw(self, table: RowTable, candidate_ids: Tensor, positions: Tensor) -> StepNoise:
         """Noise of one step.
@@ -38,21 +38,12 @@ class NoiseSource:
             positions: [B] int64.
 
         Returns:
-            Uniforms [B] for the gates and Gumbel noise [B, K] for the picks, both f64. The number
-            of draws depends on the batch alone, never on data: ranks cannot drift apart.
+            Uniforms [B] for the gates and Gumbel noise [B, K] for the picks, both f64. Every call
+            moves the stream on by one step, whatever the data: ranks cannot drift apart.
         """
-        batch, candidates = candidate_ids.shape
-        if not table.any_seeded:
-            return kernel_noise.unseeded_noise(
-                batch, candidates, self._generator, candidate_ids.device
-            )
-        seeded = kernel_noise.seeded_noise(table.seeds, positions, candidate_ids)
-        if not table.any_unseeded:
-            return seeded
-        unseeded = kernel_noise.unseeded_noise(
-            batch, candidates, self._generator, candidate_ids.device
+        return kernels.draw_noise(
+            self._stream, table.seeds, table.has_seed, positions.long(), candidate_ids
         )
-        return kernel_noise.mix_noise(table.has_seed, seeded, unseeded)
 
 
 def seeded_pick(
@@ -87,7 +78,7 @@ def seeded_pick(
     mass_before = kept.cumsum(1) - kept
     out = (rank >= top_k[:, None]) | (mass_before > top_p[:, None])
     out |= kept < kept[:, :1] * min_p[:, None]
-    noise = kernel_noise.seeded_noise(seeds, positions, ids)
+    noise = kernels.seeded_noise(seeds, positions, ids)
     score = kept.double().log() + noise.pick
     pick = score.masked_fill(out, -torch.inf).argmax(1, keepdim=True)
     return ids.gather(1, pick)[:, 0]

@@ -133,17 +133,18 @@ class StepRecord:
             ],
             dim=1,
         )
+        # Copies: the next step may overwrite its results before the host has read these.
         detail = None
         if trace:
             detail = {
-                "candidate_ids": result.candidate_ids,
-                "layer_probs": result.layer_probs,
-                "behaviour_probs": result.behaviour_probs,
-                "entropy": result.entropy,
+                "candidate_ids": result.candidate_ids.clone(),
+                "layer_probs": result.layer_probs.clone(),
+                "behaviour_probs": result.behaviour_probs.clone(),
+                "entropy": result.entropy.clone(),
             }
             if result.gate_draw is not None:
-                detail["gate_draw"] = result.gate_draw
-        logprob = result.behaviour_logprob if behaviour else None
+                detail["gate_draw"] = result.gate_draw.clone()
+        logprob = result.behaviour_logprob.clone() if behaviour else None
         return cls(summary, phases, logprob, detail, result.projected_rows)
 
     def copied(self, copy: Callable[[Tensor], Tensor]) -> StepRecord:

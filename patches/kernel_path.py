@@ -62,13 +62,11 @@ def choose(head: LmHeadShard, runner: Any, settings: ServerSettings, group: Any)
         batch=runner.req_to_token_pool.req_to_token.shape[0],
         limits=LedLimits(MAX_CANDIDATES, settings.depth, final_norm=True, entropy=True),
         vocab=runner.model_config.vocab_size,
+        captured=len(settings.captured),
         latents_dtype=runner.dtype,
         logits_dtypes=_LOGITS,
     )
-    ready = torch.tensor([reason is None], dtype=torch.int32, device=device)
-    if torch.distributed.get_world_size(group) > 1:
-        torch.distributed.all_reduce(ready, torch.distributed.ReduceOp.MIN, group=group)
-    if reason is None and not int(ready):
+    if not _on_every_rank(reason is None, device, group) and reason is None:
         withdraw(head)
         reason = "another rank cannot run the kernels, and all ranks must take the same path"
     global _served_by
@@ -84,3 +82,11 @@ def choose(head: LmHeadShard, runner: Any, settings: ServerSettings, group: Any)
             reason,
         )
     return reason
+
+
+def _on_every_rank(ready: bool, device: torch.device, group: Any) -> bool:
+    if torch.distributed.get_world_size(group) == 1:
+        return ready
+    all_ready = torch.tensor([ready], dtype=torch.int32, device=device)
+    torch.distributed.all_reduce(all_ready, torch.distributed.ReduceOp.MIN, group=group)
+    return bool(all_ready)

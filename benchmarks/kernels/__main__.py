@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,19 +12,50 @@ from typing import Any
 import torch
 import triton
 
+from kernels import tiles
 from kernels.workspace import workspace_bytes
 
-from .measure import Ceilings, ceilings, peak_bytes, times
+from .measure import (
+    Ceilings,
+    ceilings,
+    enqueue_microseconds,
+    peak_bytes,
+    replay_microseconds,
+    times,
+)
 from .problem import LAYERS, MODELS, SMOKE_MODEL, Model, Problem
 from .report import save
 
 ROWS = (7, 56, 112, 448, 896)
 
 
+def missing_quack(device: torch.device) -> str | None:
+    """Why quack is not compared, or None if it is."""
+    if device.type != "cuda":
+        return "needs a CUDA device"
+    try:
+        from quack.epilogue.library import rstd_lse_epi  # noqa: F401
+    except ImportError as error:
+        return f"not installed ({error})"
+    return None
+
+
+def quack_microseconds(problem: Problem, truth: torch.Tensor, repeats: int) -> float:
+    """Median time of quack's logsumexp, after a look at what it computes."""
+    error = (problem.lse_quack()[: len(truth)].double() - truth).abs().max().item()
+    assert error < 1e-3, f"quack's logsumexp is off by {error}"
+    return times(problem.lse_quack, truth.device, repeats).p50
+
+
 def measure(
-    model: Model, weight: torch.Tensor, rows: int, machine: Ceilings, repeats: int
+    model: Model,
+    weight: torch.Tensor,
+    rows: int,
+    machine: Ceilings,
+    repeats: int,
+    quack: str | None,
 ) -> dict[str, Any]:
-    """One line of the table. Times are medians in microseconds."""
+    """One line of the table. Times are medians in microseconds. quack: why it is not compared."""
     problem = Problem(weight, rows // LAYERS)
     device = weight.device
 
@@ -37,7 +69,10 @@ def measure(
     ours = times(problem.k3, device, repeats)
     truth = problem.lse_float64()
     error = (problem.lse_ours()[: len(truth)] - truth).abs().max().item()
-    others = (problem.k0, problem.k1, problem.k2, problem.k4_partials, problem.k4_combine)
+    others = (
+        *(problem.k0, problem.k_noise, problem.k1, problem.k2),
+        *(problem.k4_partials, problem.k4_combine),
+    )
     line = {
         "model": model.name,
         "hidden": model.hidden,
@@ -52,19 +87,21 @@ def measure(
         "gb_per_s": weight_bytes / ours.p50 / 1e3,
         "tflop_per_s": flop / ours.p50 / 1e6,
         "cublas_us": median(problem.lse_cublas),
+        "quack_us": quack_microseconds(problem, truth, repeats) if quack is None else None,
         "others_us": sum(median(call) for call in others),
-        "step_us": median(problem.step),
+        "whole_us": median(problem.whole),
+        "graph_us": replay_microseconds(problem.whole, device, repeats),
+        "enqueue_us": enqueue_microseconds(problem.whole, device, repeats),
         "eager_us": median(problem.eager),
         "authors_us": median(problem.authors),
-        "workspace_mb": (workspace_bytes(problem.workspace) + workspace_bytes(problem.scratch))
-        / 1e6,
+        "workspace_mb": sum(map(workspace_bytes, (problem.workspace, problem.scratch))) / 1e6,
         "step_peak_mb": None,
         "max_error": error,
     }
-    peak = peak_bytes(problem.step, device)
+    peak = peak_bytes(problem.whole, device)
     line["step_peak_mb"] = None if peak is None else peak / 1e6
     idle = Problem(weight, rows // LAYERS, explores=False)
-    line["idle_us"] = median(lambda: (idle.k0(), idle.step()))
+    line["idle_us"] = median(idle.whole)
     return line
 
 
@@ -75,6 +112,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rows", nargs="+", type=int, default=list(ROWS), help="multiples of 7")
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument(
+        "--row-tiles",
+        nargs="+",
+        type=int,
+        choices=tiles.ROW_TILES,
+        default=tiles.ROW_TILES,
+        help="row tiles K3 may take; a card with little arithmetic may do better without the last",
+    )
+    parser.add_argument(
         "--smoke", action="store_true", help="a toy problem that only shows the command runs"
     )
     options = parser.parse_args(arguments)
@@ -84,6 +129,8 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("no CUDA device: only --smoke runs here, and its times mean nothing")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
+    tiles.ROW_TILES = tuple(sorted(options.row_tiles))
+    quack = missing_quack(device)
     machine = ceilings(device, options.smoke)
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor()
     header = {
@@ -92,6 +139,8 @@ def main(arguments: list[str] | None = None) -> None:
         "torch": torch.__version__,
         "triton": triton.__version__,
         "smoke": options.smoke,
+        "row tiles": list(tiles.ROW_TILES),
+        "quack": quack or importlib.metadata.version("quack-kernels"),
         "copy GB/s": machine.copy / 1e9,
         "GEMM TFLOP/s": machine.gemm / 1e12,
     }
@@ -100,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
         weight = torch.randn(model.vocab, model.hidden, device=device) / model.hidden**0.5
         weight = weight.bfloat16()
         for rows in options.rows:
-            table.append(measure(model, weight, rows, machine, options.repeats))
+            table.append(measure(model, weight, rows, machine, options.repeats, quack))
             print(table[-1], flush=True)
             save(options.out, header, table)
         del weight

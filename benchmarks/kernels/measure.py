@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -31,8 +32,8 @@ class Ceilings:
 
 
 def times(call: Callable[[], object], device: torch.device, repeats: int) -> Times:
-    """Times of ``call`` with cold caches, after three calls that are not counted."""
-    for _ in range(3):
+    """Times of ``call`` with cold caches, on a GPU after three calls that are not counted."""
+    for _ in range(3 if device.type == "cuda" else 0):
         call()
     samples = _device_samples(call, repeats) if device.type == "cuda" else _host(call, repeats)
     cuts = statistics.quantiles(samples, n=10, method="inclusive")
@@ -64,6 +65,32 @@ def _host(call: Callable[[], object], repeats: int) -> list[float]:
         call()
         samples.append(1e6 * (time.perf_counter() - start))
     return samples
+
+
+def replay_microseconds(call: Callable[[], object], device: torch.device, repeats: int) -> Any:
+    """Median time of ``call`` captured once as a CUDA graph and replayed; None without a device."""
+    if device.type != "cuda":
+        return None
+    call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return times(graph.replay, device, repeats).p50
+
+
+def enqueue_microseconds(call: Callable[[], object], device: torch.device, repeats: int) -> Any:
+    """Median time the host takes to launch ``call``; None without a device."""
+    if device.type != "cuda":
+        return None
+    samples = []
+    for _ in range(repeats):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        call()
+        samples.append(1e6 * (time.perf_counter() - start))
+    torch.cuda.synchronize()
+    return statistics.median(samples)
 
 
 def ceilings(device: torch.device, smoke: bool) -> Ceilings:

@@ -1,4 +1,7 @@
-"""One benchmark problem: an LM head, a batch, and every way to compute its latent posteriors."""
+"""One benchmark problem: an LM head, a batch, and every way to compute its latent posteriors.
+
+The kernels share the device's workspaces, so one problem is measured before the next is made.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,16 @@ from kernels import (
     LedResult,
     LedRows,
     LmHeadShard,
+    NoiseStream,
     StepNoise,
+    draw_noise,
     final_posterior,
     led_step,
-    unseeded_noise,
 )
 from kernels.compact import gate_and_compact, gather_latents
-from kernels.explore import combine, latent_partials
+from kernels.explore import combine
 from kernels.latent_lse import latent_lse
+from kernels.partials import latent_partials
 from kernels.topk_gate import PosteriorWorkspace
 from kernels.triton_impl import posterior_workspace, step_workspace
 from kernels.workspace import StepWorkspace
@@ -62,14 +67,21 @@ class Problem:
         self.latents = torch.randn(batch, LAYERS, hidden, device=device).to(weight.dtype)
         self.rows = _rows(batch, device, explores)
         self.final = final_posterior(self.logits, self.rows, self.limits, impl="triton")
-        self.noise: StepNoise = unseeded_noise(batch, CANDIDATES, None, device)
+        self._stream = NoiseStream.start(0, device)
+        self._seeds = torch.arange(batch, device=device)
+        self._has_seed = self._seeds % 2 == 0
+        self.noise: StepNoise = self.k_noise()
         self.scratch: PosteriorWorkspace = posterior_workspace(batch, CANDIDATES, vocab, device)
         self.workspace: StepWorkspace = step_workspace(batch, LAYERS, CANDIDATES, weight, vocab)
         self.step()  # fills the workspace, so that each kernel can be timed alone
         self._explored = gate_and_compact(self.final, self.rows, self.noise, LAYERS, self.workspace)
-        self._partials = latent_partials(
-            self.final.ids, self.rows, LAYERS, self.head, self.workspace
-        )
+        self._partials = self.k4_partials()
+
+    def whole(self) -> LedResult:
+        """Steps 1 to 7 and the noise, as a server runs them."""
+        self.k0()
+        self.k_noise()
+        return self.step()
 
     def step(self) -> LedResult:
         """Steps 3 to 7 by K1 to K4."""
@@ -86,11 +98,17 @@ class Problem:
     def k0(self) -> object:
         return final_posterior(self.logits, self.rows, self.limits, impl="triton")
 
+    def k_noise(self) -> StepNoise:
+        """Every other row has a seed."""
+        return draw_noise(
+            self._stream, self._seeds, self._has_seed, self._seeds, self.final.ids, impl="triton"
+        )
+
     def k1(self) -> object:
         return gate_and_compact(self.final, self.rows, self.noise, LAYERS, self.workspace)
 
     def k2(self) -> None:
-        gather_latents(self.latents, self.rows, LAYERS, self.workspace, None)
+        gather_latents(self.latents, self.rows, LAYERS, 0, self.workspace, None)
 
     def k3(self) -> None:
         w = self.workspace
@@ -101,11 +119,12 @@ class Problem:
             self.head,
             w.tile_max,
             w.tile_sum,
+            first=0,
             at_most=self.rows_count,
         )
 
-    def k4_partials(self) -> object:
-        return latent_partials(self.final.ids, self.rows, LAYERS, self.head, self.workspace)
+    def k4_partials(self) -> Tensor:
+        return latent_partials(self.final.ids, self.rows, LAYERS, 0, self.head, self.workspace)
 
     def k4_combine(self) -> object:
         return combine(
@@ -121,7 +140,7 @@ class Problem:
     def lse_ours(self) -> Tensor:
         """logsumexp(W h / T) [M] in float64, from K3's partials as K4 folded them."""
         self.k3()
-        partials = latent_partials(self.final.ids, self.rows, LAYERS, self.head, self.workspace)
+        partials = self.k4_partials()
         return partials[:, 0].double() + partials[:, 1].double().log()
 
     def lse_cublas(self) -> Tensor:
@@ -134,6 +153,17 @@ class Problem:
         else:
             z = hidden.float() @ weight.float().t()
         return torch.logsumexp(z.div_(TEMPERATURE), 1)
+
+    def lse_quack(self) -> Tensor:
+        """quack's matrix product with an online logsumexp in its epilogue, logits never stored."""
+        from quack.epilogue.library import rstd_lse_epi
+
+        hidden = self.latents.flip(1).reshape(self.rows_count, -1)
+        weight = self.head.weight
+        assert weight is not None
+        scale = torch.full((self.rows_count,), 1.0 / TEMPERATURE, device=hidden.device)
+        lse: Tensor = rstd_lse_epi(hidden, weight.mT, store_d=False, rstd=scale)["lse"]
+        return lse
 
     def eager(self) -> object:
         """The chunked torch implementation of steps 3 to 7."""

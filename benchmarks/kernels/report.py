@@ -20,9 +20,12 @@ COLUMNS = (
     ("gb_per_s", "GB/s"),
     ("tflop_per_s", "TFLOP/s"),
     ("cublas_us", "cuBLAS + logsumexp us"),
-    ("others_us", "K0+K1+K2+K4 us"),
+    ("quack_us", "quack us"),
+    ("others_us", "K0+noise+K1+K2+K4 us"),
     ("idle_us", "nobody explores us"),
-    ("step_us", "whole step us"),
+    ("whole_us", "whole step us"),
+    ("graph_us", "as a CUDA graph us"),
+    ("enqueue_us", "host launches us"),
     ("eager_us", "torch step us"),
     ("authors_us", "authors us"),
     ("workspace_mb", "workspace MB"),
@@ -68,16 +71,30 @@ def _roofline(path: Path, header: dict[str, Any], table: list[dict[str, Any]]) -
     rate = header["GEMM TFLOP/s"] * 1e12
     rows = [2.0**n for n in range(0, 11)]
     axes.plot(rows, [min(n * bandwidth, rate) / 1e12 for n in rows], "k-", label="measured roof")
-    for model in dict.fromkeys(row["model"] for row in table):
+    others = (("cublas_us", "cuBLAS + logsumexp", "s"), ("quack_us", "quack", "^"))
+    for number, model in enumerate(dict.fromkeys(row["model"] for row in table)):
         points = [row for row in table if row["model"] == model]
-        axes.plot(
-            [p["rows"] for p in points], [p["tflop_per_s"] for p in points], "o-", label=model
-        )
+        color = f"C{number}"
+        count = [p["rows"] for p in points]
+        axes.plot(count, [p["tflop_per_s"] for p in points], "o-", color=color, label=model)
+        for key, name, marker in others:
+            timed = [p for p in points if p[key] is not None]
+            if timed:
+                axes.plot(
+                    [p["rows"] for p in timed],
+                    [p["tflop_per_s"] * p["ours_us"] / p[key] for p in timed],
+                    marker,
+                    color=color,
+                    fillstyle="none",
+                    label=f"{model}, {name}",
+                )
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xlabel("latent rows (FLOP per byte of a bf16 LM head)")
     axes.set_ylabel("TFLOP/s")
-    axes.legend()
+    axes.set_title(f"{header['device']}, {header['date']}")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
     figure.tight_layout()
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

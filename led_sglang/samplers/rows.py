@@ -130,10 +130,6 @@ class RowTable:
         return any(row.params is not None and row.seed is not None for row in self.rows)
 
     @cached_property
-    def any_unseeded(self) -> bool:
-        return any(row.params is not None and row.seed is None for row in self.rows)
-
-    @cached_property
     def limits(self) -> LedLimits:
         params = [row.params for row in self.rows if row.params is not None]
         return LedLimits(

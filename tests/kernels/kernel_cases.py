@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from led_sglang.kernels import (
@@ -219,3 +219,33 @@ def expected_decision(
         for p, g in zip(probs, pick_noise[: len(probs)].double(), strict=True)
     ]
     return explored, depth, reference.candidate_ids[scores.index(max(scores))]
+
+
+def exact_case(seed: int) -> Case:
+    """Whole-numbered latents and weights: every product is exact in fp32, so nothing but the
+    kernels' own order of work could make a difference."""
+    case = random_case(seed, vocab=1009, hidden=72, dtype=torch.bfloat16, batch=6)
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randint(-2, 3, case.weight.shape, generator=generator)
+    latents = torch.randint(-1, 2, case.latents.shape, generator=generator)
+    return replace(case, weight=weight.bfloat16() / 4, latents=latents.bfloat16())
+
+
+# What a step computes for each row; `gate_draw` is added by who drew the noise.
+RESULT_TENSORS = [
+    n for n in LedResult.__dataclass_fields__ if n not in ("projected_rows", "gate_draw")
+]
+
+
+def assert_same_row(
+    case: Case, row: int, ours: LedResult, theirs: LedResult, *, alone: int = 0
+) -> None:
+    """Row ``alone`` of one result is row ``row`` of another, bit for bit, in its own k and d."""
+    k, d = case.requests[row].candidates, case.requests[row].depth
+    for name in RESULT_TENSORS:
+        one, other = getattr(ours, name)[alone], getattr(theirs, name)[row]
+        if name == "layer_probs":
+            one, other = one[:d, :k], other[:d, :k]
+        elif name in ("candidate_ids", "behaviour_probs"):
+            one, other = one[:k], other[:k]
+        assert torch.equal(one, other), (row, name)

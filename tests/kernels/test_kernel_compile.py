@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 import torch
 import triton
-from led_sglang.kernels import compact, explore, latent_lse, tiles, topk_gate
+from led_sglang.kernels import (
+    compact,
+    explore,
+    latent_lse,
+    noise_kernel,
+    partials,
+    tiles,
+    topk_gate,
+)
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -22,6 +30,9 @@ SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 SHARED_TOTAL = {80: 164 * 1024, 90: 228 * 1024}
 SHARED_RESERVED = 1024
 REGISTERS = 65536
+
+# The real hidden sizes: Qwen3-4B, Qwen3-8B, QwQ-32B, Llama-70B.
+HIDDEN = [2560, 4096, 5120, 8192]
 
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
@@ -81,7 +92,8 @@ def compiled_lse(
     if not descriptors:
         types = dict.fromkeys(types, f"*{name}")
     types |= {"row_scale": "*fp32", "live_count": "*i32", "tile_max": "*fp32", "tile_sum": "*fp32"}
-    types |= {"columns": "i32", "column_tiles": "i32", "logit_scale": "fp32", "softcap": "fp32"}
+    types |= dict.fromkeys(["first", "window", "columns", "column_tiles"], "i32")
+    types |= {"logit_scale": "fp32", "softcap": "fp32"}
     constants = {
         "HIDDEN": hidden,
         "WEIGHT_STRIDE": hidden,
@@ -98,8 +110,7 @@ def compiled_lse(
     return Compiled(latent_lse.latent_lse_kernel, arch, types, constants, 4, path)
 
 
-# The real hidden sizes: Qwen3-4B, Qwen3-8B, QwQ-32B, Llama-70B.
-@pytest.mark.parametrize("hidden", [2560, 4096, 5120, 8192])
+@pytest.mark.parametrize("hidden", HIDDEN)
 @pytest.mark.parametrize("rows", tiles.ROW_TILES)
 @pytest.mark.parametrize("arch", [80, 90])
 def test_latent_lse_compiles_to_tensor_cores(
@@ -138,7 +149,7 @@ def test_a_wrong_tile_would_be_noticed(tmp_path: Path, monkeypatch: pytest.Monke
         kernel.fits(80, 2)
 
 
-@pytest.mark.parametrize("keep", [8, 64])
+@pytest.mark.parametrize("keep", [8, 32, 64])
 @pytest.mark.parametrize("arch", [80, 90])
 def test_topk_gate_compiles(arch: int, keep: int, tmp_path: Path) -> None:
     shared = {
@@ -183,11 +194,11 @@ def test_topk_gate_compiles(arch: int, keep: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arch", [80, 90])
-def test_compact_and_gather_compile(arch: int, tmp_path: Path) -> None:
+def test_gate_and_noise_compile(arch: int, tmp_path: Path) -> None:
     columns = dict.fromkeys(compact._GATE_ARGUMENTS, "*i1")
     columns |= {"p1": "*fp32", "entropy": "*fp32", "gate_noise": "*fp64", "gate": "*i64"}
     columns |= {"gate_value": "*fp32", "depth": "*i64"}
-    lists = {"slot_of": "*i32", "live_rows": "*i32", "live_count": "*i32"}
+    lists = {"live_rows": "*i32", "live_count": "*i32"}
     gate = Compiled(
         compact.gate_compact_kernel,
         arch,
@@ -205,45 +216,69 @@ def test_compact_and_gather_compile(arch: int, tmp_path: Path) -> None:
         tmp_path,
     )
     gate.fits(arch)
+    noise = Compiled(
+        noise_kernel.noise_kernel,
+        arch,
+        {
+            "stream_seed": "*i64",
+            "stream_step": "*i64",
+            "seeds": "*i64",
+            "has_seed": "*i1",
+            "positions": "*i64",
+            "ids": "*i64",
+            "gate": "*fp64",
+            "pick": "*fp64",
+            "candidates": "i32",
+        },
+        {"SLOTS": noise_kernel._SLOTS},
+        4,
+        tmp_path,
+    )
+    noise.fits(arch)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "name"), [*((hidden, "bf16") for hidden in HIDDEN), (4096, "fp16"), (4096, "fp32")]
+)
+@pytest.mark.parametrize("arch", [80, 90])
+def test_gather_and_partials_compile(arch: int, hidden: int, name: str, tmp_path: Path) -> None:
     gather = Compiled(
         compact.gather_latents_kernel,
         arch,
         {
-            "latents": "*bf16",
+            "latents": f"*{name}",
             "temperature": "*fp32",
             "release_layers": "*i1",
             "live_rows": "*i32",
             "live_count": "*i32",
-            "latent_rows": "*bf16",
+            "latent_rows": f"*{name}",
             "row_scale": "*fp32",
             "request_stride": "i32",
             "layer_stride": "i32",
             "layers": "i32",
+            "first": "i32",
             "captured": "i32",
         },
-        {"HIDDEN": 4096, "BLOCK": compact._HIDDEN_AT_ONCE},
+        {"HIDDEN": hidden, "BLOCK": compact._HIDDEN_AT_ONCE},
         4,
         tmp_path,
     )
     gather.fits(arch)
-
-
-@pytest.mark.parametrize("hidden", [2560, 8192])
-@pytest.mark.parametrize("arch", [80, 90])
-def test_explore_compiles(arch: int, hidden: int, tmp_path: Path) -> None:
-    partials = Compiled(
-        explore.latent_partials_kernel,
+    dots = Compiled(
+        partials.latent_partials_kernel,
         arch,
         {
-            "weight": "*bf16",
-            "latent_rows": "*bf16",
+            "weight": f"*{name}",
+            "latent_rows": f"*{name}",
             "row_scale": "*fp32",
             "tile_max": "*fp32",
             "tile_sum": "*fp32",
-            "slot_of": "*i32",
+            "live_rows": "*i32",
+            "live_count": "*i32",
             "ids": "*i64",
             "temperature": "*fp32",
             "partials": "*fp32",
+            "first_listed": "i32",
             "layers": "i32",
             "candidates": "i32",
             "columns": "i32",
@@ -256,14 +291,20 @@ def test_explore_compiles(arch: int, hidden: int, tmp_path: Path) -> None:
             "HIDDEN": hidden,
             "WEIGHT_STRIDE": hidden,
             "HAS_SOFTCAP": True,
-            "TILES": explore._TILES_AT_ONCE,
-            "CANDIDATES": explore._CANDIDATES_AT_ONCE,
-            "BLOCK_H": explore._HIDDEN_AT_ONCE,
+            "TILES": partials._TILES_AT_ONCE,
+            "CANDIDATES": partials._CANDIDATES_AT_ONCE,
+            "BLOCK_H": partials._HIDDEN_AT_ONCE,
         },
         4,
         tmp_path,
     )
-    partials.fits(arch)
+    dots.fits(arch)
+
+
+# Rows of 16, 32 and 64 layers: depths up to 16, 32 and 64.
+@pytest.mark.parametrize("layers", [16, 32, 64])
+@pytest.mark.parametrize("arch", [80, 90])
+def test_combine_compiles(arch: int, layers: int, tmp_path: Path) -> None:
     combine = Compiled(
         explore.combine_kernel,
         arch,
@@ -288,7 +329,7 @@ def test_explore_compiles(arch: int, hidden: int, tmp_path: Path) -> None:
             "candidates": "i32",
             "ranks": "i32",
         },
-        {"LAYERS": explore._DEPTH_PAD, "CANDIDATES": explore.MAX_CANDIDATES},
+        {"LAYERS": layers, "CANDIDATES": explore.MAX_CANDIDATES},
         4,
         tmp_path,
     )

@@ -11,11 +11,12 @@ from led_sglang.kernels import (
     Gate,
     LedResult,
     LmHeadShard,
+    NoiseStream,
     StepNoise,
+    draw_noise,
     final_posterior,
     led_step,
     seeded_noise,
-    unseeded_noise,
 )
 from scipy import stats
 from torch import Tensor
@@ -54,7 +55,9 @@ def draw(request: Request, noise_of: str) -> tuple[LedResult, Tensor, float]:
         positions = torch.arange(DRAWS)
         noise = seeded_noise(torch.full_like(positions, -5), positions, final.ids)
     else:
-        noise = unseeded_noise(DRAWS, final.ids.shape[1], torch.Generator().manual_seed(9), "cpu")
+        zeros = torch.zeros(DRAWS, dtype=torch.int64)
+        stream = NoiseStream.start(9, "cpu")
+        noise = draw_noise(stream, zeros, torch.zeros(DRAWS, dtype=torch.bool), zeros, final.ids)
     result = led_step(
         final,
         case.latents.expand(DRAWS, -1, -1),
@@ -68,7 +71,7 @@ def draw(request: Request, noise_of: str) -> tuple[LedResult, Tensor, float]:
     return result, reference.behaviour_probs, reference.explore_probability
 
 
-@pytest.mark.parametrize("noise_of", ["seeds", "positions", "generator"])
+@pytest.mark.parametrize("noise_of", ["seeds", "positions", "stream"])
 @pytest.mark.parametrize("name", REQUESTS)
 def test_tokens_are_drawn_from_q(name: str, noise_of: str) -> None:
     result, q, explore_probability = draw(REQUESTS[name], noise_of)

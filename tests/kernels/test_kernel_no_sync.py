@@ -7,14 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from kernel_cases import limits_of, random_case, rows_of
-from led_sglang.kernels import (
-    LmHeadShard,
-    final_posterior,
-    led_step,
-    mix_noise,
-    seeded_noise,
-    unseeded_noise,
-)
+from led_sglang.kernels import LmHeadShard, NoiseStream, draw_noise, final_posterior, led_step
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -56,14 +49,10 @@ def whole_step(device: str, *, project: bool) -> None:
     head = LmHeadShard(weight, 0, 257)
     if project:
         head = LmHeadShard(None, 0, 257, project=lambda x: x @ weight.t())
-    generator = torch.Generator().manual_seed(0) if device == "cpu" else None
+    stream = NoiseStream(*(torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2)))
     final = final_posterior(case.logits.to(device), rows, limits)
     seeds = case.seeds.to(device)
-    noise = mix_noise(
-        seeds > 5,
-        seeded_noise(seeds, seeds, final.ids),
-        unseeded_noise(*final.ids.shape, generator, device),
-    )
+    noise = draw_noise(stream, seeds, seeds > 5, seeds, final.ids)
     result = led_step(
         final,
         case.latents.to(device),

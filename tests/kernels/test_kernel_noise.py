@@ -7,12 +7,13 @@ import struct
 import pytest
 import torch
 from led_sglang.kernels import (
+    NoiseStream,
+    StepNoise,
+    draw_noise,
     gumbel_from_hash,
     hash32,
-    mix_noise,
     seeded_noise,
     uniform_from_hash,
-    unseeded_noise,
 )
 from led_sglang.kernels.noise import GATE_COLUMN
 from scipy import stats
@@ -85,19 +86,42 @@ def test_gumbel_is_the_engines_bit_for_bit() -> None:
     assert gumbel.isfinite().all()
 
 
-def test_noise_has_the_right_distribution() -> None:
-    n = 20_000
-    seeds = torch.arange(n)
-    seeded = seeded_noise(seeds, torch.full_like(seeds, 5), torch.tensor([[3, 9]]).expand(n, 2))
-    drawn = unseeded_noise(n, 2, torch.Generator().manual_seed(0), "cpu")
-    for noise in (seeded, drawn):
-        assert stats.kstest(noise.gate.numpy(), "uniform").pvalue > 1e-3
-        assert 0.0 <= noise.gate.min() <= noise.gate.max() < 1.0
-        for column in noise.pick.T:
-            assert stats.kstest(column.numpy(), "gumbel_r").pvalue > 1e-3
-        # Columns are independent of each other and of the gate.
-        together = torch.stack([noise.gate, noise.pick[:, 0], noise.pick[:, 1]])
-        assert (together.corrcoef() - torch.eye(3)).abs().max() < 0.03
+def drawn(stream: NoiseStream, batch: int, ids: torch.Tensor, seeded: bool = False) -> StepNoise:
+    """One step's noise of ``batch`` rows with the candidates ``ids``."""
+    zeros = torch.zeros(batch, dtype=torch.int64)
+    mask = torch.full((batch,), seeded)
+    return draw_noise(stream, zeros, mask, zeros, ids.expand(batch, -1))
+
+
+def unseeded_over_steps(n: int) -> StepNoise:
+    """One row's noise of n consecutive steps."""
+    stream = NoiseStream.start(2**40 + 3, "cpu")
+    steps = [drawn(stream, 1, torch.tensor([3, 9])) for _ in range(n)]
+    return StepNoise(torch.cat([s.gate for s in steps]), torch.cat([s.pick for s in steps]))
+
+
+def noise_of(source: str) -> StepNoise:
+    n, ids = 20_000, torch.tensor([[3, 9]])
+    if source == "seeds":
+        seeds = torch.arange(n)
+        return seeded_noise(seeds, torch.full_like(seeds, 5), ids.expand(n, 2))
+    if source == "rows of a stream":
+        return drawn(NoiseStream.start(0, "cpu"), n, ids)
+    return unseeded_over_steps(4000)
+
+
+@pytest.mark.parametrize("source", ["seeds", "rows of a stream", "steps of a stream"])
+def test_noise_has_the_right_distribution(source: str) -> None:
+    noise = noise_of(source)
+    assert stats.kstest(noise.gate.numpy(), "uniform").pvalue > 1e-3
+    assert 0.0 <= noise.gate.min() <= noise.gate.max() < 1.0
+    for column in noise.pick.T:
+        assert stats.kstest(column.numpy(), "gumbel_r").pvalue > 1e-3
+    # Columns are independent of each other, of the gate, and of the row or step before.
+    together = torch.stack([noise.gate, noise.pick[:, 0], noise.pick[:, 1]])
+    together = torch.cat([together[:, 1:], together[:, :-1]])
+    bound = 4.5 / len(noise.gate) ** 0.5
+    assert (together.corrcoef() - torch.eye(6)).abs().max() < bound
 
 
 def test_uniform_stays_below_one() -> None:
@@ -122,19 +146,38 @@ def test_gate_column_is_no_vocabulary_id() -> None:
     assert 2**28 < GATE_COLUMN <= U32
 
 
-def test_unseeded_noise_is_one_draw_of_a_fixed_shape() -> None:
-    generator, twin = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
-    noise = unseeded_noise(4, 8, generator, "cpu")
-    draws = torch.rand(4, 9, dtype=torch.float64, generator=twin)
-    assert torch.equal(noise.gate, draws[:, 0])
-    torch.testing.assert_close(noise.pick, -torch.log(-torch.log(draws[:, 1:])))
-    assert torch.equal(generator.get_state(), twin.get_state())
+def test_every_step_moves_the_stream_on_by_one() -> None:
+    """Whatever the rows are: ranks that make the same steps stay together."""
+    stream, twin = (NoiseStream.start(7, "cpu") for _ in range(2))
+    ids = torch.arange(5)
+    first = drawn(stream, 4, ids)
+    assert torch.equal(first.pick, drawn(twin, 4, ids).pick)
+    second = drawn(stream, 4, ids)
+    drawn(twin, 2, ids, seeded=True)
+    third = drawn(stream, 4, ids)
+    assert torch.equal(third.pick, drawn(twin, 4, ids).pick)
+    assert torch.equal(stream.step, torch.tensor([3]))
+    for one, other in ((first, second), (second, third), (first, third)):
+        assert (one.pick != other.pick).all()
+        assert (one.gate != other.gate).all()
+    assert len(first.gate.unique()) == 4
 
 
-def test_mixed_noise_takes_each_row_from_its_source() -> None:
+def test_streams_of_other_seeds_differ() -> None:
+    ids = torch.arange(5)
+    one, other = (drawn(NoiseStream.start(seed, "cpu"), 4, ids) for seed in (1, 2))
+    assert (one.pick != other.pick).all()
+    assert torch.equal(NoiseStream.start(2**64 + 5, "cpu").seed, torch.tensor([5]))
+    assert torch.equal(NoiseStream.start(2**63, "cpu").seed, torch.tensor([-(2**63)]))
+
+
+def test_a_row_with_a_seed_owes_nothing_to_the_stream() -> None:
     ids = torch.arange(6).view(2, 3)
-    seeded = seeded_noise(torch.tensor([1, 2]), torch.tensor([0, 0]), ids)
-    drawn = unseeded_noise(2, 3, torch.Generator().manual_seed(0), "cpu")
-    mixed = mix_noise(torch.tensor([True, False]), seeded, drawn)
-    assert torch.equal(mixed.gate, torch.stack([seeded.gate[0], drawn.gate[1]]))
-    assert torch.equal(mixed.pick, torch.stack([seeded.pick[0], drawn.pick[1]]))
+    seeds, positions = torch.tensor([1, 2]), torch.tensor([4, 4])
+    seeded = seeded_noise(seeds, positions, ids)
+    for seed in (0, 9):
+        stream = NoiseStream.start(seed, "cpu")
+        mixed = draw_noise(stream, seeds, torch.tensor([True, False]), positions, ids)
+        assert torch.equal(mixed.gate[0], seeded.gate[0])
+        assert torch.equal(mixed.pick[0], seeded.pick[0])
+        assert (mixed.pick[1] != seeded.pick[1]).all()

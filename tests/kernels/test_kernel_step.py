@@ -6,7 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from kernel_cases import Case, Request, expected_decision, random_case, rows_of
+from kernel_cases import (
+    Case,
+    Request,
+    assert_same_row,
+    exact_case,
+    expected_decision,
+    random_case,
+    rows_of,
+)
 from led_sglang.kernels import Gate, LedResult, LmHeadShard, led_step, torch_impl
 from led_sglang.kernels.types import LedLimits
 
@@ -186,6 +194,20 @@ def test_row_alone_equals_row_in_batch() -> None:
         torch.testing.assert_close(
             alone.layer_probs[0], together.layer_probs[row, :d, :k], rtol=3e-6, atol=SMALLEST
         )
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_row_alone_equals_row_in_batch_bit_for_bit(
+    static: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With products that are exact in fp32: a matrix product's own rounding may depend on how many
+    rows it has, nothing else may."""
+    if static:
+        monkeypatch.setattr(torch_impl, "_rows_to_project", lambda live: torch.arange(live.numel()))
+    case = exact_case(8)
+    together = case.step()
+    for row in range(len(case.requests)):
+        assert_same_row(case, row, case.only(row).step(), together)
 
 
 def test_only_rows_that_need_it_are_projected() -> None:

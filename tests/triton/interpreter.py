@@ -1,5 +1,9 @@
-"""Triton's interpreter folds xor element by element in Python, and tl.topk is made of such folds:
-the same fold in numpy makes the tests some hundred times faster."""
+"""Two remedies for Triton's interpreter, which make the tests ten times faster.
+
+Triton's own topk is a network of element-wise steps, a thousand of them for a row: numpy sorts
+instead. And at every call of a helper the interpreter looks through all of triton.language for
+functions to replace: once a launch is enough.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,33 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 
-def fold_xor_in_numpy() -> None:
-    original = interpreter.ReduceOps.apply_impl
+def speed_up() -> None:
+    tl.topk = _topk
+    _replace_language_once_a_launch()
 
-    def apply_impl(self: Any, input: Any) -> Any:
-        if self.combine_fn is not tl.standard._xor_combine:
-            return original(self, input)
-        data = input[0].handle.data
-        folded = np.bitwise_xor.reduce(data, axis=self.axis, keepdims=self.keep_dims)
-        return self.to_tensor(folded, input[0].dtype)
 
-    interpreter.ReduceOps.apply_impl = apply_impl
+def _topk(x: Any, k: Any) -> Any:
+    """The k largest along the last dimension, descending."""
+    k = tl.core._unwrap_if_constexpr(k)
+    data = np.ascontiguousarray(np.sort(x.handle.data, axis=-1)[..., ::-1][..., :k])
+    handle = interpreter.TensorHandle(data, x.dtype.scalar)
+    return tl.core.tensor(handle, tl.core.block_type(x.dtype.scalar, list(data.shape)))
+
+
+def _replace_language_once_a_launch() -> None:
+    replace, launch = interpreter._patch_lang, interpreter.GridExecutor.__call__
+    replaced: set[int] = set()
+
+    def patch_lang(fn: Any) -> Any:
+        modules = {id(m) for m in fn.__globals__.values() if m is tl or m is tl.core}
+        if modules <= replaced:
+            return interpreter._LangPatchScope()
+        replaced.update(modules)
+        return replace(fn)
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> None:
+        replaced.clear()
+        launch(self, *args, **kwargs)
+
+    interpreter._patch_lang = patch_lang
+    interpreter.GridExecutor.__call__ = call

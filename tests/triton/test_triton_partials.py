@@ -10,13 +10,16 @@ from led_sglang.kernels.tiles import BLOCK_COLUMNS
 from triton_cases import DEVICE
 
 LOG2E = 1.4426950408889634
+# The copy engine that reads descriptors came with sm_90.
+HAS_DESCRIPTORS = DEVICE == "cpu" or torch.cuda.get_device_capability()[0] >= 9
+DESCRIPTORS = [False, True] if HAS_DESCRIPTORS else [False]
 
 
 def partials(
-    count: int, capacity: int, vocab: int, hidden: int, descriptors: bool
+    count: int, capacity: int, vocab: int, hidden: int, descriptors: bool, first: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(tile_max, tile_sum) of K3 and the float64 z / T [capacity, vocab]; T = 0.6."""
-    generator = torch.Generator().manual_seed(count)
+    generator = torch.Generator().manual_seed(count % 1000)
     rows = torch.randn(capacity, hidden, generator=generator).bfloat16()
     weight = torch.randn(vocab + 3, hidden, generator=generator).bfloat16() / 8
     weight[vocab:] = torch.nan
@@ -25,10 +28,11 @@ def partials(
     latent_lse(
         rows.to(DEVICE),
         torch.full((capacity,), LOG2E / 0.6, device=DEVICE),
-        torch.tensor([count], dtype=torch.int32, device=DEVICE),
+        torch.tensor([first + count], dtype=torch.int32, device=DEVICE),
         LmHeadShard(weight.to(DEVICE), 0, vocab),
         tile_max,
         tile_sum,
+        first=first,
         at_most=capacity,
         descriptors=descriptors,
     )
@@ -38,10 +42,8 @@ def partials(
 
 # Live counts at the edges of the row tiles 16, 32, 64 and 128, and one that takes two of 128.
 @pytest.mark.parametrize("count", [0, 1, 16, 17, 33, 64, 65, 130])
-@pytest.mark.parametrize("descriptors", [False, True])
+@pytest.mark.parametrize("descriptors", DESCRIPTORS)
 def test_each_row_tile_matches_float64(count: int, descriptors: bool) -> None:
-    if descriptors and DEVICE == "cuda" and torch.cuda.get_device_capability()[0] < 9:
-        pytest.skip("tensor descriptors need sm_90")
     tile_max, tile_sum, z = partials(count, 140, 300, 72, descriptors)
     assert (tile_max[count:] == 77.0).all()
     assert (tile_sum[count:] == 77.0).all()
@@ -51,6 +53,20 @@ def test_each_row_tile_matches_float64(count: int, descriptors: bool) -> None:
         torch.testing.assert_close(largest, part.amax(1), rtol=2e-6, atol=2e-6)
         total = (part - largest[:, None]).exp().sum(1)
         torch.testing.assert_close(tile_sum[:count, tile].double(), total, rtol=5e-6, atol=0)
+
+
+def test_a_window_of_the_list_holds_what_is_left_of_it() -> None:
+    """The list has 133 rows; this window begins at number 100 and has room for 140."""
+    one, _, _ = partials(33, 140, 300, 72, False)
+    window, _, _ = partials(33, 140, 300, 72, False, first=100)
+    assert torch.equal(window, one)
+    assert (window[33:] == 77.0).all()
+
+
+def test_a_window_beyond_the_list_does_nothing() -> None:
+    tile_max, tile_sum, _ = partials(-7, 140, 300, 72, False, first=100)
+    assert (tile_max == 77.0).all()
+    assert (tile_sum == 77.0).all()
 
 
 def test_a_shard_without_columns_does_nothing() -> None:

@@ -17,7 +17,8 @@ LIMITS = LedLimits(candidates=20, depth=4, final_norm=True, entropy=True)
 
 
 def ready(case, **options):  # type: ignore[no-untyped-def]
-    arguments = {"batch": 4, "limits": LIMITS, "vocab": 257, "latents_dtype": torch.bfloat16}
+    arguments = {"batch": 4, "limits": LIMITS, "vocab": 257, "captured": 4}
+    arguments["latents_dtype"] = torch.bfloat16
     return prewarm(moved(case.head(), DEVICE), **(arguments | options))
 
 
@@ -93,7 +94,8 @@ def test_sizes_the_kernels_cannot_hold_are_refused(options, reason: str, case) -
 def test_weights_the_kernels_cannot_read_are_refused(case) -> None:  # type: ignore[no-untyped-def]
     assert "torch.float64" in str(ready(replace(case, weight=case.weight.double())))
     head = LmHeadShard(None, 0, 257, project=lambda x: x)
-    options = {"batch": 4, "limits": LIMITS, "vocab": 257, "latents_dtype": torch.bfloat16}
+    options = {"batch": 4, "limits": LIMITS, "vocab": 257, "captured": 4}
+    options["latents_dtype"] = torch.bfloat16
     assert "quantised or LoRA" in str(prewarm(head, **options))
     wide = torch.empty(1, 40_000, dtype=torch.bfloat16)
     assert "hidden size is 40000" in str(ready(replace(case, weight=wide)))

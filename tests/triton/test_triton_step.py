@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernel_cases import Case, Request, limits_of, random_case
-from led_sglang.kernels import Gate, LedLimits, LedResult, triton_impl
+from kernel_cases import Case, Request, assert_same_row, exact_case, limits_of, random_case
+from led_sglang.kernels import Gate, LedLimits, triton_impl
 from test_kernel_step import SMALLEST, assert_matches_reference
 from torch import Tensor
 from triton_cases import DEVICE, triton_step
@@ -133,40 +133,29 @@ def test_signed_zeros_tie_to_the_lowest_id() -> None:
     assert triton_step(case).candidate_ids[0, :2].tolist() == [7, 30]
 
 
-# What a step computes for each row; `gate_draw` is added by who drew the noise.
-RESULT_TENSORS = [
-    n for n in LedResult.__dataclass_fields__ if n not in ("projected_rows", "gate_draw")
-]
-
-
-def exact_case(seed: int) -> Case:
-    """Whole-numbered latents and weights: every product is exact in fp32, so nothing but the
-    kernels' own order of work could make a difference."""
-    case = random_case(seed, vocab=1009, hidden=72, dtype=torch.bfloat16, batch=6)
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.randint(-2, 3, case.weight.shape, generator=generator)
-    latents = torch.randint(-1, 2, case.latents.shape, generator=generator)
-    return replace(case, weight=weight.bfloat16() / 4, latents=latents.bfloat16())
-
-
 def test_row_alone_equals_row_in_batch_bit_for_bit() -> None:
     case = exact_case(8)
     case = replace(case, requests=[replace(r, gate=Gate.ALWAYS) for r in case.requests])
     together = triton_step(case)
-    for row, request in enumerate(case.requests):
-        alone = triton_step(case.only(row))
-        k, d = request.candidates, request.depth
-        same = replace(
-            together,
-            **{n: getattr(together, n)[row : row + 1] for n in RESULT_TENSORS},
-        )
-        for name in RESULT_TENSORS:
-            ours, theirs = getattr(alone, name), getattr(same, name)
-            if name == "layer_probs":
-                theirs = theirs[:, :d, :k]
-            elif name in ("candidate_ids", "behaviour_probs"):
-                theirs = theirs[:, :k]
-            assert torch.equal(ours, theirs), (row, name)
+    for row in range(len(case.requests)):
+        assert_same_row(case, row, triton_step(case.only(row)), together)
+
+
+def test_several_windows_give_the_bits_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows end within a request, and within and between the row tiles of one pass."""
+    case = exact_case(4)
+    case = replace(case, requests=[replace(r, gate=Gate.ALWAYS) for r in case.requests])
+    one = triton_step(case)
+    (workspace,) = triton_impl._STEP.values()
+    live = sum(r.depth - 1 for r in case.requests if r.owns and r.thinks)
+    assert live > 20 > workspace.window / 5
+    monkeypatch.setattr("led_sglang.kernels.workspace.WINDOW_ROWS", 20)
+    monkeypatch.setattr(triton_impl, "_STEP", {})
+    several = triton_step(case)
+    (workspace,) = triton_impl._STEP.values()
+    assert workspace.window == 20
+    for row in range(len(case.requests)):
+        assert_same_row(case, row, several, one, alone=row)
 
 
 def test_every_row_tile_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,9 +253,8 @@ def test_one_gather_of_a_fixed_shape_whatever_the_gates_say() -> None:
         assert [(x.shape, x.dtype) for x in sent] == [((2 * 5, 22), torch.float32)]
         live = [gate == Gate.ALWAYS] * 3 + [False] * 2 + [gate == Gate.ALWAYS] * 5
         assert (sent[0][:, 1] > 0).tolist() == live
-        nothing = torch.tensor([-torch.inf] + [0.0] * 21)
-        for row in (3, 4):
-            assert torch.equal(sent[0][row], nothing)
+        # Rows that are not listed are sent as they are, and read by nobody.
+        assert sent[0][~torch.tensor(live)].isnan().all()
 
 
 def test_budget_is_meaningful() -> None:

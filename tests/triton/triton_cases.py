@@ -22,9 +22,11 @@ DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 
 
 def moved(record: Any, device: str) -> Any:
-    """The dataclass with its tensors on another device."""
+    """A copy of the dataclass with its tensors on a device."""
     tensors = {f.name: getattr(record, f.name) for f in fields(record)}
-    return replace(record, **{n: t.to(device) for n, t in tensors.items() if isinstance(t, Tensor)})
+    return replace(
+        record, **{n: t.to(device, copy=True) for n, t in tensors.items() if isinstance(t, Tensor)}
+    )
 
 
 def triton_posterior(case: Case, limits: LedLimits | None = None) -> FinalPosterior:

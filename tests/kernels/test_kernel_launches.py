@@ -1,0 +1,163 @@
+"""What a step launches and allocates, and that the launch of the server has compiled all of it."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+import torch
+from kernel_cases import Case, Request, limits_of, random_case, rows_of
+from launch_recorder import recording
+from led_sglang.kernels import (
+    Gate,
+    LedLimits,
+    LedResult,
+    NoiseStream,
+    draw_noise,
+    final_posterior,
+    led_step,
+    prewarm,
+    triton_impl,
+)
+from led_sglang.kernels.workspace import StepWorkspace, workspace_bytes
+from torch import Tensor
+
+STREAM = NoiseStream.start(3, "cpu")
+H = 64
+
+
+def step(case: Case, limits: LedLimits | None = None, *, impl: str = "auto") -> LedResult:
+    limits = limits or limits_of(case.requests)
+    rows = rows_of(case.requests)
+    has_seed = torch.zeros_like(rows.greedy)
+    return run(case, limits, rows, has_seed, impl)
+
+
+def run(case: Case, limits: LedLimits, rows: Any, has_seed: Tensor, impl: str) -> LedResult:
+    final = final_posterior(case.logits, rows, limits, impl=impl)
+    noise = draw_noise(STREAM, case.seeds, has_seed, case.seeds, final.ids, impl=impl)
+    return led_step(final, case.latents, rows, limits, case.head(), noise, impl=impl)
+
+
+def case_of(batch: int, vocab: int = 1000, **request: Any) -> Case:
+    requests = [Request(gate=Gate.ALWAYS, **request)] * batch
+    case = random_case(2, vocab=vocab, hidden=H, dtype=torch.bfloat16, requests=requests)
+    return replace(case, logits=case.logits.float())
+
+
+def ready(case: Case, batch: int, limits: LedLimits) -> str | None:
+    return prewarm(
+        case.head(),
+        batch=batch,
+        limits=limits,
+        vocab=len(case.weight),
+        captured=case.latents.shape[1],
+        latents_dtype=torch.bfloat16,
+        logits_dtypes=[torch.float32],
+    )
+
+
+BEFORE_K3 = ["split_statistics_kernel", "merge_splits_kernel", "noise_kernel"]
+BEFORE_K3 += ["gate_compact_kernel", "gather_latents_kernel"]
+AFTER_K3 = ["latent_partials_kernel", "combine_kernel"]
+
+
+# 7, 56 and 448 latent rows: as many row tiles of K3 as could be the right one.
+@pytest.mark.parametrize(("batch", "row_tiles"), [(1, 1), (8, 3), (64, 4)])
+def test_a_step_is_a_few_launches_and_one_addition(
+    batch: int, row_tiles: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = case_of(batch)
+    limits, rows = limits_of(case.requests), rows_of(case.requests)
+    has_seed = torch.zeros_like(rows.greedy)
+    with recording(monkeypatch) as recorder:
+        first = run(case, limits, rows, has_seed, "triton")
+        recorder.launches.clear()
+        recorder.operations.clear()
+        second = run(case, limits, rows, has_seed, "triton")
+    assert recorder.kernels == [*BEFORE_K3, *["latent_lse_kernel"] * row_tiles, *AFTER_K3]
+    # The stream of noise moves on. Nothing else, and so nothing is allocated.
+    assert recorder.operations == ["aten::add_"]
+    for field in fields(LedResult):
+        one, other = getattr(first, field.name), getattr(second, field.name)
+        if isinstance(one, Tensor):
+            assert one.data_ptr() == other.data_ptr(), field.name
+
+
+def test_no_row_to_explore_with_is_no_pass_over_the_weight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with recording(monkeypatch) as recorder:
+        step(case_of(4, depth=1), impl="triton")
+    assert recorder.kernels == [*BEFORE_K3[:4], "combine_kernel"]
+
+
+def test_more_rows_than_a_window_take_several_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = case_of(600)
+    with recording(monkeypatch) as recorder:
+        step(case, impl="triton")
+        (workspace,) = triton_impl._STEP.values()
+    assert len(workspace.windows(600, 7)) == 3
+    one = [BEFORE_K3[4], *["latent_lse_kernel"] * 4, AFTER_K3[0]]
+    assert recorder.kernels == [*BEFORE_K3[:4], *one * 2, *one[:1], *one[1:], AFTER_K3[1]]
+
+
+def test_memory_hardly_grows_with_the_batch() -> None:
+    """SGLang allows thousands of requests by default: Qwen3-4B's head, depth 8, 64 candidates."""
+    weight = torch.empty(151936, 2560, dtype=torch.bfloat16, device="meta")
+    usual, largest = (
+        workspace_bytes(StepWorkspace.allocate(batch, 7, 64, weight, 151936))
+        for batch in (256, 4096)
+    )
+    assert usual < 32e6
+    assert largest < 64e6
+
+
+# 1000 columns are no multiple of 16, so their rows are aligned in a padded head only.
+@pytest.mark.parametrize("vocab", [1000, 1024])
+def test_the_launch_compiles_whatever_a_step_may_ask_for(
+    vocab: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = 40
+    case = case_of(batch, vocab)
+    limits = LedLimits(candidates=64, depth=8, final_norm=True, entropy=True)
+    with recording(monkeypatch) as recorder:
+        assert ready(case, batch, limits) is None
+        compiled = set(recorder.launches)
+        recorder.launches.clear()
+        for used in (1, 2, 5, 9, 40):
+            for candidates, depth in ((1, 1), (8, 8), (9, 2), (20, 5), (33, 7), (64, 8)):
+                for entropy in (False, True):
+                    part = replace(case_of(used, vocab, candidates=candidates, depth=depth))
+                    part = replace(part, latents=case.latents[:used])
+                    part = replace(part, weight=case.weight)
+                    step(part, LedLimits(candidates, depth, False, entropy))
+        padded = torch.zeros(batch, 1024)[:, :vocab]
+        step(replace(case, logits=padded))
+        # Columns of a larger table start anywhere.
+        rows = rows_of([*case.requests, case.requests[0]])
+        rows = replace(rows, **{n: getattr(rows, n)[1:] for n in vars(rows)})
+        run(case, limits_of(case.requests), rows, torch.zeros(batch + 1).bool()[1:], "auto")
+    assert {name for name, _ in recorder.launches} == {*BEFORE_K3, "latent_lse_kernel", *AFTER_K3}
+    assert len(recorder.launches) > 400
+    missing = set(recorder.launches) - compiled
+    assert not missing
+
+
+def test_a_variant_that_was_not_compiled_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = case_of(4)
+    with recording(monkeypatch) as recorder:
+        assert ready(case, 4, LedLimits(8, 8, False, False)) is None
+        compiled = set(recorder.launches)
+        recorder.launches.clear()
+        step(case_of(4, candidates=20), impl="triton")
+    assert set(recorder.launches) - compiled
+
+
+def test_the_torch_path_is_many_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recorder sees torch's operations; the fallback costs that many launches."""
+    with recording(monkeypatch) as recorder:
+        step(case_of(4), impl="torch")
+    assert not recorder.launches
+    assert len(recorder.operations) > 100
