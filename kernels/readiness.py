@@ -40,8 +40,7 @@ class _Prepared:
     vocab: int
     logits_dtypes: tuple[torch.dtype, ...]
     latents_dtype: torch.dtype
-    weight: int  # address of the LM head's weight
-    shape: tuple[int, int]
+    weight: tuple[object, ...]
 
 
 _PREPARED: dict[torch.device, _Prepared] = {}
@@ -94,10 +93,18 @@ def prewarm(
         vocab,
         tuple(logits_dtypes),
         latents_dtype,
-        weight.data_ptr(),
-        (head.valid, weight.shape[1]),
+        _layout(head),
     )
     return None
+
+
+def _layout(head: LmHeadShard) -> tuple[object, ...]:
+    """What the kernels were compiled for; not the address itself, since weights are updated."""
+    weight = head.weight
+    if weight is None:
+        return ()
+    aligned = weight.data_ptr() % 16 == 0
+    return (head.valid, weight.shape[1], weight.stride(), weight.dtype, aligned)
 
 
 def withdraw(head: LmHeadShard) -> None:
@@ -136,10 +143,8 @@ def serves_step(
     ready = _PREPARED.get(latents.device)
     return (
         ready is not None
-        and head.weight is not None
-        and (head.valid, head.weight.shape[1]) == ready.shape
-        and head.weight.data_ptr() == ready.weight
-        and latents.dtype == ready.latents_dtype
+        and _layout(head) == ready.weight
+        and (limits.depth == 1 or latents.dtype == ready.latents_dtype)
         and latents.stride(2) == 1
         and final.ids.shape[0] <= ready.batch
         and final.ids.shape[1] <= ready.candidates

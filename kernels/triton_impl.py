@@ -123,7 +123,8 @@ def led_step(
     torch_impl.refuse_what_is_missing(latents, limits, final_norm)
     batch, candidates = final.ids.shape
     layers = limits.depth - 1
-    reason = unsupported_reason(head.weight, latents.dtype, candidates, limits.depth)
+    latents_dtype = latents.dtype if layers > 0 else None
+    reason = unsupported_reason(head.weight, latents_dtype, candidates, limits.depth)
     if reason is not None:
         raise ValueError(f"the Triton kernels cannot serve this: {reason}")
     workspace = step_workspace(batch, layers, candidates, head.weight, head.valid)

@@ -132,7 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
     tiles.ROW_TILES = tuple(sorted(options.row_tiles))
     quack = missing_quack(device)
     machine = ceilings(device, options.smoke)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor()
+    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
     header = {
         "device": name,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

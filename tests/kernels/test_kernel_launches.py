@@ -23,6 +23,10 @@ from led_sglang.kernels import (
 from led_sglang.kernels.workspace import StepWorkspace, workspace_bytes
 from torch import Tensor
 
+from led_sglang.params import LedParams
+from led_sglang.randomness import NoiseSource
+from led_sglang.samplers import METHODS, ModelView, Row, RowTable, StepContext
+
 STREAM = NoiseStream.start(3, "cpu")
 H = 64
 
@@ -91,6 +95,55 @@ def test_no_row_to_explore_with_is_no_pass_over_the_weight(
     with recording(monkeypatch) as recorder:
         step(case_of(4, depth=1), impl="triton")
     assert recorder.kernels == [*BEFORE_K3[:4], "combine_kernel"]
+
+
+@pytest.mark.parametrize("captured", [0, 7])
+def test_the_servers_step_adds_nothing_to_the_launches(
+    captured: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parameters as the server keeps them, seeds, stream: no copy, no conversion."""
+    depth = captured + 1
+    case = case_of(3, depth=8)
+    latents = case.latents[:, :captured] if captured else case.logits.new_empty(3, 0, 1)
+    params = LedParams(depth=depth, candidates=8)
+    listed = [Row(params, seed=4), Row(), Row(replace(params, gate="always"), greedy=True)]
+    table = RowTable.build(listed, "cpu", False)
+    rows = table.led_rows(torch.full((3,), 0.6), torch.ones(3).bool())
+    context = StepContext(
+        logits=case.logits,
+        latents=latents,
+        positions=torch.arange(3),
+        rows=rows,
+        table=table,
+        model=ModelView(case.head(), None, None),
+        noise=NoiseSource(1, 0, "cpu"),
+    )
+    limits = LedLimits(64, depth, True, True)
+    with recording(monkeypatch) as recorder:
+        assert ready(case, 3, limits) is None
+        recorder.launches.clear()
+        METHODS.get("led").step(context)
+        recorder.operations.clear()
+        METHODS.get("led").step(context)
+    one = [*BEFORE_K3, "latent_lse_kernel", "latent_lse_kernel", *AFTER_K3]
+    without_latents = [*BEFORE_K3[:4], AFTER_K3[-1]]
+    assert recorder.kernels == (one if captured else without_latents) * 2
+    assert recorder.operations == ["aten::add_"]
+
+
+def test_updated_weights_keep_the_kernels_and_other_ones_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = case_of(2)
+    with recording(monkeypatch) as recorder:
+        assert ready(case, 2, LedLimits(8, 8, False, True)) is None
+        recorder.launches.clear()
+        step(replace(case, weight=case.weight.clone()))
+        assert "latent_lse_kernel" in recorder.kernels
+        recorder.launches.clear()
+        step(replace(case, weight=case.weight.half()))
+        step(replace(case, weight=torch.cat([case.weight] * 2, dim=1)[:, :H]))
+    assert "latent_lse_kernel" not in recorder.kernels
 
 
 def test_more_rows_than_a_window_take_several_passes(monkeypatch: pytest.MonkeyPatch) -> None:
