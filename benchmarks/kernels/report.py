@@ -69,7 +69,7 @@ def _roofline(path: Path, header: dict[str, Any], table: list[dict[str, Any]]) -
     figure, axes = pyplot.subplots(figsize=(7, 5))
     bandwidth = header["copy GB/s"] * 1e9
     rate = header["GEMM TFLOP/s"] * 1e12
-    rows = [2.0**n for n in range(0, 11)]
+    rows = sorted([*(2.0**n for n in range(0, 11)), rate / bandwidth])
     axes.plot(rows, [min(n * bandwidth, rate) / 1e12 for n in rows], "k-", label="measured roof")
     others = (("cublas_us", "cuBLAS + logsumexp", "s"), ("quack_us", "quack", "^"))
     for number, model in enumerate(dict.fromkeys(row["model"] for row in table)):
