@@ -95,7 +95,8 @@ def draw_noise(
     stream: NoiseStream, seeds: Tensor, has_seed: Tensor, positions: Tensor, candidate_ids: Tensor
 ) -> StepNoise:
     """Noise of one step in one launch; the contract of ``noise.draw_noise``."""
-    workspace = noise_workspace(*candidate_ids.shape, candidate_ids.device)
+    batch, candidates = candidate_ids.shape
+    workspace = noise_workspace(batch, candidates, candidate_ids.device)
     return noise_kernel.draw_noise(stream, seeds, has_seed, positions, candidate_ids, workspace)
 
 
