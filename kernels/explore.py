@@ -16,6 +16,8 @@ from .workspace import StepWorkspace
 # Fixed whatever the batch asks for: the order of every sum, and so its last bit, hangs on them.
 MAX_CANDIDATES = 64
 _DEPTH_PAD = 16
+# Rows of more layers than this spill registers at four warps.
+_LAYERS_AT_FOUR_WARPS = 32
 
 
 @triton.jit
@@ -140,6 +142,10 @@ def combine_kernel(
     tl.store(behaviour_logprob + row, tl.log(drawn).to(tl.float32))
 
 
+def combine_warps(padded_layers: int) -> int:
+    return 4 if padded_layers <= _LAYERS_AT_FOUR_WARPS else 8
+
+
 def combine(
     gathered: Tensor,
     final: FinalPosterior,
@@ -163,6 +169,7 @@ def combine(
     assert final.logprobs.is_contiguous()
     assert batch <= workspace.batch
     assert candidates <= workspace.candidates
+    padded = max(_DEPTH_PAD, triton.next_power_of_2(workspace.layers + 1))
     per_layer = batch * (layers + 1) * candidates
     result = LedResult(
         token_ids=workspace.token_ids[:batch],
@@ -196,8 +203,8 @@ def combine(
         layers,
         candidates,
         gathered.shape[0],
-        LAYERS=max(_DEPTH_PAD, triton.next_power_of_2(workspace.layers + 1)),
+        LAYERS=padded,
         CANDIDATES=MAX_CANDIDATES,
-        num_warps=4,
+        num_warps=combine_warps(padded),
     )
     return result

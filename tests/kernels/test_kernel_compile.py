@@ -330,7 +330,7 @@ def test_combine_compiles(arch: int, layers: int, tmp_path: Path) -> None:
             "ranks": "i32",
         },
         {"LAYERS": layers, "CANDIDATES": explore.MAX_CANDIDATES},
-        4,
+        explore.combine_warps(layers),
         tmp_path,
     )
     combine.fits(arch)
