@@ -19,6 +19,7 @@ from led_sglang.evaluation.figure_parts import (
     panels,
     sampler_handles,
     samplers,
+    show_percent,
     style_handles,
     temperatures,
 )
@@ -50,6 +51,7 @@ def pass_at_n(metrics: Mapping[str, Any]) -> Figure | None:
         axis.set_xscale("log", base=2)
         axis.set_xticks(ks, [str(k) for k in ks])
         axis.minorticks_off()
+        show_percent(axis)
         axis.set_title(task)
         axis.set_xlabel("n")
         axis.set_ylabel("pass@n, %")
@@ -156,5 +158,6 @@ def alpha(metrics: Mapping[str, Any]) -> Figure | None:
         axis.set_xlabel("temperature")
         axis.set_ylabel("accuracy, %")
         axis.tick_params(labelleft=True)
+        show_percent(axis)
     legend(figure, style_handles([f"pass@{k}" for k in shown[0]["ks"]], lines=False))
     return figure

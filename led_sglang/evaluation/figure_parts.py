@@ -66,6 +66,14 @@ def style_handles(labels: Sequence[str], *, lines: bool) -> list[Line2D]:
     ]
 
 
+def show_percent(axis: Axes) -> None:
+    """At least ten points of the scale: equal numbers are a line, not a magnified nothing."""
+    low, high = axis.get_ylim()
+    if high - low < 10:
+        middle = min(max((low + high) / 2, 4.5), 95.5)
+        axis.set_ylim(middle - 5, middle + 5)
+
+
 def line(index: int) -> str:
     return LINES[index % len(LINES)]
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from led_sglang.evaluation import EvaluationError
-from led_sglang.evaluation.client import Endpoint
+from led_sglang.evaluation.client import Completion, Endpoint
 from led_sglang.evaluation.grading_pool import GradingPool
 from led_sglang.evaluation.grid import Grid
 from led_sglang.evaluation.samples import Job, grade_completion, make_record
 from led_sglang.evaluation.store import Key, RunStore
 from led_sglang.evaluation.tasks import Task
-from led_sglang.evaluation.thinking import Delimiters
+from led_sglang.evaluation.thinking import Delimiters, Parts
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ async def generate(
             verdict = await grade_completion(
                 job.task, job.item, completion, plan.delimiters, plan.grid.scope, pool.grade
             )
-            thought = await endpoint.count_tokens(plan.model, verdict.parts.reasoning)
+            thought = await _count_thinking(plan, endpoint, completion, verdict.parts)
             record = make_record(job, plan.grid.seed, completion, verdict, thought)
             store.append_sample(job.key, record)
             on_sample(record)
@@ -107,6 +107,17 @@ async def generate(
                 group.create_task(work())
     except* EvaluationError as errors:
         raise _first(errors) from None
+
+
+async def _count_thinking(
+    plan: Plan, endpoint: Endpoint, completion: Completion, parts: Parts
+) -> int | None:
+    """Tokens of the thinking; None where the server cannot tell."""
+    if not parts.closed:
+        return completion.tokens
+    counted = await endpoint.count_tokens(plan.model, parts.reasoning)
+    # Text does not always become the same tokens again: half a character becomes several.
+    return None if counted is None else min(counted, completion.tokens)
 
 
 def _first(errors: BaseExceptionGroup[Any]) -> BaseException:

@@ -344,7 +344,8 @@ def test_copies_instead_of_samples_are_noticed(tmp_path: Path) -> None:
     with running(engine(copies=True)) as url:
         done = led_eval(*small_grid(url, tmp_path, tasks=["aime24"]))
     assert done.returncode == 0
-    assert "15 of 20 completions repeat another one" in done.stderr
+    assert "repeat another one of the same problem word for word (75% of" in done.stderr
+    assert done.stderr.count("word for word") == 1  # one line, not one a cell
 
 
 def test_full_disk_keeps_what_is_finished(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def test_full_grid_on_a_real_server(server: Server, tmp_path: Path) -> None:
     assert len(found) == SAMPLES
     for record in found:
         assert 1 <= record["num_generated_tokens"] <= 48
+        assert 0 <= record["num_reasoning_tokens"] <= record["num_generated_tokens"]
         assert (record["led"] is not None) == (record["sampler"] == "led")
         if record["led"]:
             assert 0 < record["led"]["think_tokens"] <= record["num_generated_tokens"]
