@@ -57,9 +57,9 @@ def banner(
 
 
 def _captured(settings: ServerSettings) -> str:
-    if not settings.captured:
+    if not settings.latent_layers:
         return "no layer (depth 1)"
-    last, first = settings.captured[0], settings.captured[-1]
+    last, first = settings.latent_layers[0], settings.latent_layers[-1]
     return f"h^{first} .. h^{last} of {settings.num_layers} layers"
 
 

@@ -1,4 +1,4 @@
-"""Noise of LED's picks and gates (SPEC section 3).
+"""Noise of the picks and gates (SPEC section 3).
 
 A request with a seed gets noise that is a hash of (seed, position, vocabulary id): the same tokens
 whatever else is in the batch, whatever the tensor-parallel width, and after a retraction. Without a
@@ -55,7 +55,7 @@ def seeded_pick(
     positions: Tensor,
     max_top_k: int | None,
 ) -> Tensor:
-    """Sample filtered posteriors with seeded noise: the response phase of seeded LED requests.
+    """Sample filtered posteriors with seeded noise: the engine's part in seeded requests.
 
     SGLang ignores a request's seed unless the whole server runs deterministic inference; its
     filters (top-k, then top-p over the unfiltered mass, then min-p) are kept.

@@ -6,11 +6,10 @@ import json
 import os
 from dataclasses import asdict, dataclass, fields
 
-from led_sglang.params import LAYERS, MAX_CANDIDATES, LedParams
+from led_sglang.params import LAYERS, MAX_CANDIDATES, SAMPLERS, LedParams
 
 # Launches without a command line (`sgl.Engine`) read the same options from here, as JSON.
 ENVIRONMENT_VARIABLE = "LED_SGLANG"
-SAMPLERS = ("led", "regular")
 
 
 class LaunchRefused(ValueError):
@@ -91,7 +90,7 @@ class LaunchOptions:
 class ServerSettings:
     """Everything the serving processes need to know, resolved in the launching process.
 
-    `captured` lists the captured residual streams h^l by l, nearest the final layer first
+    `latent_layers` lists the residual streams h^l that LED reads, nearest the final layer first
     (h^{L-1}, h^{L-2}, ...). Delimiters are token ids.
     """
 
@@ -102,7 +101,7 @@ class ServerSettings:
     layers: str
     think_only: bool
     num_layers: int
-    captured: tuple[int, ...]
+    latent_layers: tuple[int, ...]
     preset: str
     think_start: str
     think_end: str
@@ -118,9 +117,14 @@ class ServerSettings:
     def uses_led(self) -> bool:
         return "led" in self.enabled
 
+    @property
+    def captured(self) -> tuple[int, ...]:
+        """All residual streams h^l that the model hands out with the logits, by l, ascending."""
+        return tuple(sorted(self.latent_layers))
+
     def max_depth(self, layers: str) -> int:
         """Largest depth a request may ask for; `release` skips h^{L-1}, so d needs d latents."""
-        latents = len(self.captured)
+        latents = len(self.latent_layers)
         return min(self.depth, latents + 1 if layers == "paper" else max(latents, 1))
 
     def led_defaults(self) -> LedParams:
@@ -132,8 +136,8 @@ class ServerSettings:
         )
 
 
-def captured_layers(num_layers: int, depth: int) -> tuple[int, ...]:
-    """The l of h^l to capture so that both `paper` and `release` reach depth d.
+def latent_layers(num_layers: int, depth: int) -> tuple[int, ...]:
+    """The l of h^l that LED needs so that both `paper` and `release` reach depth d.
 
     `paper` wants h^{L-1}..h^{L-d+1}, `release` h^{L-2}..h^{L-d} (SPEC section 2): together the d
     streams below the final one, as far as there are layers.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -85,9 +85,16 @@ class ServerTotals:
         }
 
 
+class Record(Protocol):
+    """What one step of a method leaves behind, on the device or, once copied, on the host."""
+
+    def copied(self, copy: Callable[[Tensor], Tensor]) -> Record:
+        """The same with every tensor passed through `copy` (asynchronous, to the host)."""
+
+
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step leaves behind, on the device or, once copied, on the host.
+    """The record of a step of LED.
 
     summary: [B, 5] f32: is LED's, thinks, explored, depth, p1.
     phases: [B] int64, `Phase` of the state in which the token was sampled.

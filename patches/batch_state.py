@@ -9,6 +9,7 @@ import torch
 from led_sglang.patches.hooks import hook
 from torch import Tensor
 
+from led_sglang.params import LedParams
 from led_sglang.phase import DeviceTables, Phase, ThinkAutomaton
 from led_sglang.samplers import PLAIN_ROW, Row, RowTable
 from led_sglang.settings import ServerSettings
@@ -78,15 +79,15 @@ def seed_of(sampling_params: Any) -> int | None:
 def request_row(req: Any) -> Row:
     """The host record of a request, parsed when it was created."""
     sampling = getattr(req, REQUEST_ATTRIBUTE, None)
-    if sampling is None or sampling.led is None:
+    if sampling is None or sampling.params is None:
         return PLAIN_ROW
     params = req.sampling_params
     # SGLang turns temperature 0 into top_k 1 at temperature 1
-    return Row(sampling.led, greedy=params.top_k <= 1, seed=seed_of(params))
+    return Row(sampling.sampler, sampling.params, greedy=params.top_k <= 1, seed=seed_of(params))
 
 
 def table_of(sampling_info: Any) -> RowTable | None:
-    """The LED rows of a batch, or None where no row is LED's."""
+    """The rows of a batch, or None where the engine alone samples all of them."""
     return getattr(sampling_info, TABLE_ATTRIBUTE, None)
 
 
@@ -96,7 +97,7 @@ def _rows_enter(result: Any, self: Any, batch: Any, vocab_size: int) -> None:
 
     rows = [request_row(req) for req in batch.reqs]
     table = None
-    if any(row.params is not None for row in rows):
+    if not all(row.plain for row in rows):
         table = RowTable.build(rows, self.device, is_pin_memory_available(self.device))
     setattr(self, TABLE_ATTRIBUTE, table)
 
@@ -106,7 +107,7 @@ def _rows_leave(result: Any, self: Any, keep_indices: list[int], keep_device: Te
     table = table_of(self)
     if table is not None:
         kept = table.keep(keep_indices, keep_device)
-        setattr(self, TABLE_ATTRIBUTE, kept if kept.any_led else None)
+        setattr(self, TABLE_ATTRIBUTE, kept if kept.samplers else None)
 
 
 @hook("sampling.sampling_batch_info.SamplingBatchInfo.adjusted_merge_batch", "AFTER")
@@ -155,11 +156,11 @@ def _initial_states(batch: Any, model_runner: Any, device: Any) -> Tensor | None
 def _state_after_prefill(req: Any, automaton: ThinkAutomaton) -> int:
     """State after the prompt and, for a request that was retracted, its tokens so far."""
     row = request_row(req)
-    if row.params is None:
+    if row.plain:
         return _KEEP
     state = getattr(req, _PROMPT_STATE_ATTRIBUTE, None)
     if state is None:
-        if row.params.preset == "release":
+        if isinstance(row.params, LedParams) and row.params.preset == "release":
             state = automaton.initial[Phase.THINK]
         else:
             state = automaton.scan_prompt(req.origin_input_ids)

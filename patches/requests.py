@@ -32,7 +32,7 @@ def _check_at_the_front_end(result: Any, self: Any, vocab_size: int) -> None:
         # Whether this request has a processor is known to the scheduler alone.
         foreign_keys=get_exec().features.enable_custom_logit_processor,
     )
-    if sampling.led is not None and (self.beam_width or 1) > 1:
+    if sampling.params is not None and (self.beam_width or 1) > 1:
         raise ParameterError('beam_width > 1 needs custom_params.sampler = "regular"')
 
 
@@ -59,7 +59,7 @@ def _parse(recv_req: Any, settings: ServerSettings) -> RequestSampling:
             "return_hidden_states is not available while the server captures layers for LED; "
             "start it with --sampler regular"
         )
-    if sampling.led is None:
+    if sampling.params is None:
         return sampling
     if recv_req.return_sampling_mask:
         raise ParameterError('return_sampling_mask needs custom_params.sampler = "regular"')
@@ -79,7 +79,9 @@ def _seed_each_sample(self: Any, tokenized_obj: Any) -> None:
     if settings is None or params is None or params.n <= 1 or params.max_new_tokens == 0:
         return
     seed = seed_of(params)
-    if seed is None or parse_request(params.custom_params, settings, foreign_keys=True).led is None:
+    if seed is None:
+        return
+    if parse_request(params.custom_params, settings, foreign_keys=True).params is None:
         return
     _, index = _samples_sent.pop(id(params), (params, 0))
     if index + 1 < params.n:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,9 +24,8 @@ from sglang.srt.runtime_context import get_device, get_exec, get_parallel
 from torch import Tensor
 
 from led_sglang.randomness import NoiseSource, seeded_pick
-from led_sglang.samplers import METHODS, ModelView, RowTable, StepContext
+from led_sglang.samplers import METHODS, ModelView, Picks, RowTable, StepContext
 from led_sglang.settings import LaunchRefused
-from led_sglang.telemetry import StepRecord
 
 
 @dataclass
@@ -38,8 +37,7 @@ class _Step:
     positions: Tensor
     states: Tensor | None
     logits_output: Any
-    owned: Tensor | None = None
-    token_ids: Tensor | None = None
+    picks: list[Picks] = field(default_factory=list)
 
 
 class _OutputLogprobs(OutputLogprobProcessor):
@@ -160,38 +158,32 @@ class LedSampler(Sampler):
         if self._tracker is not None:
             step.states, thinking, phases = self._tracker.begin(step.inputs)
         else:
-            thinking = torch.ones_like(table.is_led)
+            thinking = torch.ones_like(table.has_seed)
             phases = torch.ones_like(step.positions)
-        rows = table.led_rows(sampling_info.temperatures.view(-1), thinking)
         context = StepContext(
             logits=logits,
             latents=self._latents(step.logits_output, logits),
             positions=step.positions,
-            rows=rows,
+            temperature=sampling_info.temperatures.view(-1),
+            thinking=thinking,
+            phases=phases,
             table=table,
             model=self._model_view,
             noise=self._noise,
         )
-        result = METHODS.get("led").step(context)
-        step.owned, step.token_ids = rows.owns, result.token_ids
+        step.picks = [method.step(context) for method in METHODS.serving(table.samplers)]
         # Only this rank talks to the detokenizer.
         if get_parallel().attn_tp_rank == 0:
-            record = StepRecord.of(
-                result,
-                table.is_led,
-                rows.thinks & table.is_led,
-                phases,
-                behaviour=table.any_behaviour,
-                trace=table.any_trace,
-            )
-            step.logits_output.auxiliary_device_output = DeviceStatistics(record)
+            records = [picks.record for picks in step.picks if picks.record is not None]
+            step.logits_output.auxiliary_device_output = DeviceStatistics(records)
 
     def _latents(self, logits_output: Any, logits: Tensor) -> Tensor:
-        """[B, C, H], deepest layer first: a view of what SGLang captured."""
+        """[B, C, H], deepest layer first: LED's part of what SGLang captured, a view."""
         rows, captured = logits.shape[0], len(self._settings.captured)
-        if captured == 0:
+        latents = len(self._settings.latent_layers)
+        if latents == 0:
             return logits.new_empty(rows, 0, 1)
-        return logits_output.hidden_states.view(rows, captured, -1)
+        return logits_output.hidden_states.view(rows, captured, -1)[:, captured - latents :]
 
     def _sample_from_probs(
         self, probs: Tensor, sampling_info: Any, positions: Tensor, simple_sampling_case: bool
@@ -201,7 +193,10 @@ class LedSampler(Sampler):
                 probs, sampling_info, positions, simple_sampling_case
             )
         step = self._step
-        if step is not None and step.table.any_seeded and not self.enable_deterministic:
+        if step is None or self.enable_deterministic:
+            return token_ids, mask
+        mine = step.table.once(_seeded_rows)
+        if mine is not None:
             seeded = seeded_pick(
                 probs,
                 sampling_info.top_ks,
@@ -211,19 +206,22 @@ class LedSampler(Sampler):
                 positions,
                 sampling_info.max_top_k,
             )
-            mine = step.table.is_led & step.table.has_seed
             token_ids = torch.where(mine, seeded.to(token_ids.dtype), token_ids)
         return token_ids, mask
 
     def take_over(self, token_ids: Tensor) -> None:
-        """Write LED's tokens over the engine's, in place, in the rows LED owns."""
-        step = self._step
-        if step is not None and step.owned is not None:
-            token_ids.copy_(torch.where(step.owned, step.token_ids, token_ids.long()))
+        """Write the methods' tokens over the engine's, in place, in the rows they own."""
+        for picks in self._step.picks if self._step is not None else ():
+            token_ids.copy_(torch.where(picks.owned, picks.token_ids, token_ids.long()))
 
     def _sync_token_ids_across_tp(self, batch_next_token_ids: Tensor, sampling_info: Any) -> None:
         self.take_over(batch_next_token_ids)
         super()._sync_token_ids_across_tp(batch_next_token_ids, sampling_info)
+
+
+def _seeded_rows(table: RowTable) -> Tensor | None:
+    """[B] bool, the rows that draw with a seed; None where there are none."""
+    return table.has_seed if table.any_seeded(*table.samplers) else None
 
 
 def _built_in_backend(deterministic: bool) -> str:

@@ -16,7 +16,7 @@ from led_sglang.settings import (
     LaunchOptions,
     LaunchRefused,
     ServerSettings,
-    captured_layers,
+    latent_layers,
     resolve_candidates,
     resolve_depth,
     resolve_layers,
@@ -193,7 +193,7 @@ def resolve_settings(
         layers=resolve_layers(options.led_layers),
         think_only=think_only,
         num_layers=num_layers,
-        captured=captured_layers(num_layers, depth) if uses_led else (),
+        latent_layers=latent_layers(num_layers, depth) if uses_led else (),
         preset=preset.name,
         think_start=options.led_think_start or preset.think_start,
         think_end=options.led_think_end or preset.think_end,
@@ -243,6 +243,6 @@ def _declare_capture(server_args: Any, settings: ServerSettings) -> None:
         # The AROUND hook on configure_aux_hidden_state_capture picks the model's own setter.
         aux_hidden_state_capture="dflash",
         # The id of a layer names its output: h^l leaves layer l - 1 (0-based).
-        return_aux_hidden_state_layer_ids=sorted(layer - 1 for layer in settings.captured),
+        return_aux_hidden_state_layer_ids=[layer - 1 for layer in settings.captured],
         return_hidden_states_mode="last",
     )

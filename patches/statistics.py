@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, singledispatch
 from typing import Any
 
 from led_sglang.patches.batch_state import REQUEST_ATTRIBUTE
@@ -15,6 +15,7 @@ from torch import Tensor
 from led_sglang.params import LedParams
 from led_sglang.telemetry import (
     LatestReport,
+    Record,
     RequestStatistics,
     ServerTotals,
     StepRecord,
@@ -33,52 +34,75 @@ _totals = ServerTotals()
 
 
 class DeviceStatistics:
-    """A step's record on its way to the host (SGLang's `DeviceAuxiliaryOutput`)."""
+    """A step's records on their way to the host (SGLang's `DeviceAuxiliaryOutput`)."""
 
-    def __init__(self, record: StepRecord) -> None:
-        self._record = record
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._records = records
 
     def copy_to_host(self, copy_tensor: Callable[[Tensor], Tensor]) -> HostStatistics:
-        return HostStatistics(self._record.copied(copy_tensor))
+        return HostStatistics([record.copied(copy_tensor) for record in self._records])
 
 
 class HostStatistics:
-    """The record on the host; counted when its tokens are committed (`HostAuxiliaryOutput`)."""
+    """The records on the host; counted when their tokens are committed (`HostAuxiliaryOutput`)."""
 
-    def __init__(self, record: StepRecord) -> None:
-        self._record = record
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._records = records
 
     def consume(self, batch: Any, commits: Sequence[Any]) -> None:
-        record = self._record
-        phases, summary = record.phases.tolist(), record.summary.tolist()
-        before = (_totals.think_tokens, dict(_totals.tokens_per_depth), _totals.explored_tokens)
-        _totals.steps += 1
-        _totals.projected_rows += record.projected_rows or 0
-        for row, (req, commit) in enumerate(zip(batch.reqs, commits, strict=True)):
-            # Rows without a committed token: an aborted or retracted request, a middle chunk.
-            if commit is None or not is_led(summary[row]):
-                continue
-            count_token(summary[row], _statistics_of(req), _totals)
-            params: LedParams = getattr(req, REQUEST_ATTRIBUTE).led
-            if params.projects:
-                token = commit.token_ids[0]
-                self._append_detail(req, row, token, phases[row], summary[row], params)
-        _publish(before)
+        for record in self._records:
+            commit(record, batch, commits)
 
-    def _append_detail(
-        self, req: Any, row: int, token: int, phase: int, summary: list[float], params: LedParams
-    ) -> None:
-        info = req.customized_info
-        logprobs = self._record.behaviour_logprob
-        logprob = float(logprobs[row]) if logprobs is not None and thinks(summary) else None
-        if params.behaviour_logprobs:
-            info.setdefault(BEHAVIOUR_KEY, []).append(logprob)
-        if params.trace and self._record.trace is not None:
-            detail = {name: value[row].tolist() for name, value in self._record.trace.items()}
-            entry = token_trace(token, phase, summary, detail, params)
-            if logprob is not None:
-                entry["behaviour_logprob"] = logprob
-            info.setdefault(TRACE_KEY, []).append(entry)
+
+@singledispatch
+def commit(record: Any, batch: Any, commits: Sequence[Any]) -> None:
+    """Count the committed tokens of a record, which is on the host.
+
+    Args:
+        batch: SGLang's batch of requests, rows as in the record.
+        commits: per row, None for one without a committed token: an aborted or retracted request,
+            a middle chunk.
+    """
+    raise TypeError(f"nothing consumes a {type(record).__name__}")
+
+
+@commit.register
+def _commit_led(record: StepRecord, batch: Any, commits: Sequence[Any]) -> None:
+    phases, summary = record.phases.tolist(), record.summary.tolist()
+    before = (_totals.think_tokens, dict(_totals.tokens_per_depth), _totals.explored_tokens)
+    _totals.steps += 1
+    _totals.projected_rows += record.projected_rows or 0
+    for row, (req, committed) in enumerate(zip(batch.reqs, commits, strict=True)):
+        if committed is None or not is_led(summary[row]):
+            continue
+        count_token(summary[row], _statistics_of(req), _totals)
+        params: LedParams = getattr(req, REQUEST_ATTRIBUTE).params
+        if params.projects:
+            token = committed.token_ids[0]
+            _append_detail(record, req, row, token, phases[row], summary[row], params)
+    _publish(before)
+
+
+def _append_detail(
+    record: StepRecord,
+    req: Any,
+    row: int,
+    token: int,
+    phase: int,
+    summary: list[float],
+    params: LedParams,
+) -> None:
+    info = req.customized_info
+    logprobs = record.behaviour_logprob
+    logprob = float(logprobs[row]) if logprobs is not None and thinks(summary) else None
+    if params.behaviour_logprobs:
+        info.setdefault(BEHAVIOUR_KEY, []).append(logprob)
+    if params.trace and record.trace is not None:
+        detail = {name: value[row].tolist() for name, value in record.trace.items()}
+        entry = token_trace(token, phase, summary, detail, params)
+        if logprob is not None:
+            entry["behaviour_logprob"] = logprob
+        info.setdefault(TRACE_KEY, []).append(entry)
 
 
 def _statistics_of(req: Any) -> RequestStatistics:
@@ -165,7 +189,7 @@ def _show_in_server_info(result: Any, self: Any, recv_req: Any) -> None:
                 "candidates": settings.candidates,
                 "layers": settings.layers,
                 "think_only": settings.think_only,
-                "captured_layers": list(settings.captured),
+                "captured_layers": list(settings.latent_layers),
                 "preset": settings.preset,
                 "think_start": settings.think_start,
                 "think_end": settings.think_end,

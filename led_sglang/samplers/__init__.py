@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from led_sglang.samplers.base import Method, ModelView, Registry, StepContext
+from led_sglang.samplers.base import Method, ModelView, Picks, Registry, StepContext
 from led_sglang.samplers.led import Led
 from led_sglang.samplers.rows import PLAIN_ROW, Row, RowTable
 
@@ -17,6 +17,7 @@ __all__ = [
     "Led",
     "Method",
     "ModelView",
+    "Picks",
     "Registry",
     "Row",
     "RowTable",

@@ -1,16 +1,17 @@
-"""What a method gets for one decode step, and the registry of methods."""
+"""What a method gets for one decode step, what it answers, and the registry of methods."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
-from led_sglang.kernels import LedResult, LedRows, LmHeadShard
+from led_sglang.kernels import LmHeadShard
 from led_sglang.randomness import NoiseSource
 from led_sglang.samplers.rows import RowTable
+from led_sglang.telemetry import Record
 
 
 @dataclass(frozen=True)
@@ -29,35 +30,45 @@ class StepContext:
     """One decode step of a batch of B requests, all tensors on the device."""
 
     logits: Tensor  # [B, V] final logits; bias, penalties, grammar, custom processors applied
-    latents: Tensor  # [B, C, H] captured residual streams, deepest first: [:, -1] is h^{L-1}
+    latents: Tensor  # [B, C, H] LED's residual streams, deepest first: [:, -1] is h^{L-1}
     positions: Tensor  # [B] int64 position of each row's last input token
-    rows: LedRows  # per-row parameters, who owns the row and whether it thinks
+    temperature: Tensor  # [B] f32, > 0
+    thinking: Tensor  # [B] bool: the token is sampled in the think phase
+    phases: Tensor  # [B] int64, `Phase`
     table: RowTable
     model: ModelView
     noise: NoiseSource
 
 
+@dataclass(frozen=True)
+class Picks:
+    """A method's answer: tokens for the rows it owns, and what to remember of the step."""
+
+    owned: Tensor  # [B] bool
+    token_ids: Tensor  # [B] int64; used where owned
+    record: Record | None
+
+
 class Method(Protocol):
-    """A sampling method: picks the tokens of the rows it owns, leaves all others alone."""
+    """A sampling method: picks the tokens of the rows it owns, leaves all others alone.
 
-    name: str
+    Attributes:
+        samplers: the values of `custom_params.sampler` that it serves.
+    """
 
-    def step(self, context: StepContext) -> LedResult:
-        """Picks for all rows, and what led to them; only those of `rows.owns` are used."""
+    samplers: tuple[str, ...]
+
+    def step(self, context: StepContext) -> Picks:
+        """One step of a batch that holds at least one row of the method."""
 
 
 class Registry:
-    """Methods by name."""
+    """Methods by the samplers they serve."""
 
     def __init__(self, methods: Sequence[Method]) -> None:
-        self._methods = {method.name: method for method in methods}
+        self._methods = tuple(methods)
 
-    def get(self, name: str) -> Method:
-        """The method called `name`.
-
-        Raises:
-            KeyError: lists the names there are.
-        """
-        if name not in self._methods:
-            raise KeyError(f"no sampling method {name!r}; there are: {', '.join(self._methods)}")
-        return self._methods[name]
+    def serving(self, samplers: Iterable[str]) -> list[Method]:
+        """The methods that have a part in a batch with these samplers, in a fixed order."""
+        wanted = set(samplers)
+        return [method for method in self._methods if wanted & set(method.samplers)]

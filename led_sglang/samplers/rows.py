@@ -1,4 +1,4 @@
-"""The LED parameters of a batch's rows, on the host and packed on the device.
+"""The rows of a batch: each request's method and parameters, on the host and packed on the device.
 
 A row enters when its request is prefilled and moves with it through filters and merges; nothing is
 uploaded in a decode step.
@@ -6,69 +6,69 @@ uploaded in a decode step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from led_sglang.kernels import Gate, LedLimits, LedRows
-from led_sglang.params import LedParams
+from led_sglang.params import SAMPLERS, MethodParams
+from led_sglang.samplers.columns import Columns
+from led_sglang.samplers.led_rows import LED_COLUMNS
+
+_T = TypeVar("_T")
+
+# By the method that owns the columns.
+_BLOCKS: dict[str, Columns] = {"led": LED_COLUMNS}
+# Columns of every row, in front of the methods' own.
+_COMMON = Columns(
+    kinds={"method": int, "greedy": bool, "has_seed": bool},
+    plain=[float(SAMPLERS.index("regular")), 1.0, 0.0],
+    pack=lambda row: [
+        float(SAMPLERS.index(row.sampler)),
+        float(row.greedy),
+        float(row.seed is not None),
+    ],
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One request. `params` is None for a request that LED leaves alone."""
+    """One request; `params` is None for a `regular` one."""
 
-    params: LedParams | None = None
+    sampler: str = "regular"
+    params: MethodParams | None = None
     greedy: bool = False
     seed: int | None = None
 
+    @property
+    def plain(self) -> bool:
+        """Whether the engine alone samples it."""
+        return self.sampler == "regular"
+
 
 PLAIN_ROW = Row()
+_PLAIN_VALUES = [*_COMMON.plain, *(v for block in _BLOCKS.values() for v in block.plain)]
+_OFFSETS: dict[str, slice] = {}
+_end = len(_COMMON.plain)
+for _name, _block in _BLOCKS.items():
+    _OFFSETS[_name] = slice(_end, _end + len(_block.plain))
+    _end += len(_block.plain)
 
-_COLUMNS = (
-    "is_led",
-    "greedy",
-    "depth",
-    "candidates",
-    "candidate_top_p",
-    "floor",
-    "final_norm",
-    "normalize_layers",
-    "release_layers",
-    "gate",
-    "gate_value",
-    "release_preset",
-    "think_only",
-    "projects",
-    "has_seed",
-)
+
+def _block_of(row: Row) -> str | None:
+    return row.sampler if row.sampler in _BLOCKS else None
 
 
 def _pack(row: Row) -> list[float]:
-    p = row.params
-    if p is None:
-        # depth and candidates of a plain row stay in range: kernels compute, then discard them
-        return [0.0, 1.0, 1.0, 1.0, 1.0, *[0.0] * (len(_COLUMNS) - 5)]
-    return [
-        1.0,
-        float(row.greedy),
-        float(p.depth),
-        float(p.candidates),
-        p.candidate_top_p,
-        p.floor,
-        float(p.final_norm),
-        float(p.normalize_layers),
-        float(p.layers == "release"),
-        float(Gate[p.gate.upper()]),
-        p.gate_value,
-        float(p.preset == "release"),
-        float(p.think_only),
-        float(p.projects),
-        float(row.seed is not None),
-    ]
+    if row.plain:
+        return _PLAIN_VALUES
+    values = [*_COMMON.pack(row)]
+    for name, block in _BLOCKS.items():
+        values += block.pack(row.params) if name == _block_of(row) else block.plain
+    return values
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ class RowTable:
     rows: tuple[Row, ...]
     packed: Tensor
     seeds: Tensor
+    _derived: dict[Callable[..., Any], Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def build(cls, rows: Sequence[Row], device: torch.device | str, pin: bool) -> RowTable:
@@ -92,9 +93,10 @@ class RowTable:
 
     @classmethod
     def plain(cls, count: int, like: RowTable) -> RowTable:
-        """`count` rows that LED leaves alone, on the same device."""
-        packed = like.packed.new_zeros(count, len(_COLUMNS))
-        packed[:, 1:5] = 1.0
+        """`count` rows that the engine alone samples, on the same device."""
+        packed = like.packed.new_empty(count, len(_PLAIN_VALUES))
+        for column, value in enumerate(_PLAIN_VALUES):
+            packed[:, column] = value
         return cls((PLAIN_ROW,) * count, packed, like.seeds.new_zeros(count))
 
     def keep(self, indices: Sequence[int], device_indices: Tensor) -> RowTable:
@@ -113,75 +115,52 @@ class RowTable:
             torch.cat([self.seeds, other.seeds]),
         )
 
-    @cached_property
-    def any_led(self) -> bool:
-        return any(row.params is not None for row in self.rows)
+    def once(self, make: Callable[[RowTable], _T]) -> _T:
+        """`make(self)`, computed once per composition of the batch and not once per step."""
+        if make not in self._derived:
+            self._derived[make] = make(self)
+        result: _T = self._derived[make]
+        return result
 
     @cached_property
-    def any_trace(self) -> bool:
-        return any(row.params is not None and row.params.trace for row in self.rows)
+    def samplers(self) -> frozenset[str]:
+        """The methods of the rows, `regular` left out."""
+        return frozenset(row.sampler for row in self.rows if not row.plain)
+
+    def params_of(self, *samplers: str) -> list[Any]:
+        """Parameters of the rows of these methods."""
+        return [row.params for row in self.rows if row.sampler in samplers]
+
+    def any_seeded(self, *samplers: str) -> bool:
+        """Whether a row of these methods has a seed."""
+        return any(row.seed is not None for row in self.rows if row.sampler in samplers)
+
+    def any_unseeded(self, *samplers: str) -> bool:
+        """Whether a row of these methods has none."""
+        return any(row.seed is None for row in self.rows if row.sampler in samplers)
 
     @cached_property
-    def any_behaviour(self) -> bool:
-        return any(row.params is not None and row.params.projects for row in self.rows)
-
-    @cached_property
-    def any_seeded(self) -> bool:
-        return any(row.params is not None and row.seed is not None for row in self.rows)
-
-    @cached_property
-    def limits(self) -> LedLimits:
-        params = [row.params for row in self.rows if row.params is not None]
-        return LedLimits(
-            candidates=max((p.candidates for p in params), default=1),
-            depth=max((p.depth for p in params), default=1),
-            final_norm=any(p.final_norm for p in params),
-            entropy=any(p.gate == "entropy" or p.trace for p in params),
-        )
-
-    @cached_property
-    def _columns(self) -> dict[str, Tensor]:
-        """Unpacked once per composition of the batch, not once per step."""
-        column = dict(zip(_COLUMNS, self.packed.unbind(1), strict=True))
-        whole = ("depth", "candidates", "gate")
-        real = ("candidate_top_p", "floor", "gate_value")
-        return {
-            name: value.long() if name in whole else value.float() if name in real else value.bool()
-            for name, value in column.items()
-        }
+    def _common(self) -> dict[str, Tensor]:
+        return _COMMON.unpack(self.packed[:, : len(_COMMON.plain)])
 
     @property
-    def is_led(self) -> Tensor:
-        return self._columns["is_led"]
+    def greedy(self) -> Tensor:
+        """[B] bool: temperature 0."""
+        return self._common["greedy"]
 
     @property
     def has_seed(self) -> Tensor:
-        return self._columns["has_seed"]
+        """[B] bool."""
+        return self._common["has_seed"]
 
-    def led_rows(self, temperature: Tensor, thinking: Tensor) -> LedRows:
-        """The kernels' view of a step.
+    def mask(self, *samplers: str) -> Tensor:
+        """[B] bool: the rows of these methods."""
+        method = self._common["method"]
+        mask = torch.zeros_like(method, dtype=torch.bool)
+        for name in samplers:
+            mask |= method == SAMPLERS.index(name)
+        return mask
 
-        Args:
-            temperature: [B] f32.
-            thinking: [B] bool, from the phase machine.
-        """
-        c = self._columns
-        thinks = thinking | ~c["think_only"]
-        return LedRows(
-            temperature=temperature,
-            greedy=c["greedy"],
-            depth=c["depth"],
-            candidates=c["candidates"],
-            candidate_top_p=c["candidate_top_p"],
-            floor=c["floor"],
-            final_norm=c["final_norm"],
-            normalize_layers=c["normalize_layers"],
-            release_layers=c["release_layers"],
-            gate=c["gate"],
-            gate_value=c["gate_value"],
-            random_gate=c["release_preset"],
-            # the authors' code keeps sampling the final layer's candidates after the think phase
-            owns=c["is_led"] & (thinks | c["release_preset"]),
-            thinks=thinks,
-            projects=c["projects"],
-        )
+    def columns(self, method: str) -> dict[str, Tensor]:
+        """A method's columns by name, [B] each."""
+        return _BLOCKS[method].unpack(self.packed[:, _OFFSETS[method]])
