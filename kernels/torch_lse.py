@@ -34,18 +34,17 @@ def latent_partials(
     if m == 0 or head.valid == 0:
         nothing = torch.full_like(temperature, -torch.inf)
         return nothing, torch.zeros_like(temperature), temperature.new_zeros(m, k)
+    sums = _OnlineSums(temperature)
     if head.project is not None:
-        step = max(1, _TEMPORARY_ELEMENTS // head.valid)
-        parts = []
-        for start in range(0, m, step):
-            part = slice(start, start + step)
-            z = _shape_logits(head.project(latent_rows[part])[:, : head.valid].float(), head)
-            candidates = z.gather(1, _local_ids(candidate_ids[part], head))
-            parts.append((*_fold_columns(iter([z]), temperature[part]), candidates))
-        peak, total, logits = (torch.cat(column) for column in zip(*parts, strict=True))
+        logits = temperature.new_empty(m, k)
+        for at, _, z in logits_blocks(latent_rows, head, chunk):
+            logits[at] = z.gather(1, _local_ids(candidate_ids[at], head))
+            sums.add(at, z)
     else:
-        peak, total = _fold_columns(_weight_logits(latent_rows, head, chunk), temperature)
+        for at, _, z in logits_blocks(latent_rows, head, chunk):
+            sums.add(at, z)
         logits = _candidate_logits(latent_rows, candidate_ids, head)
+    peak, total = sums.result()
     local = candidate_ids - head.vocab_start
     owned = (local >= 0) & (local < head.valid)
     return peak, total, torch.where(owned, logits / temperature[:, None], 0.0).float()
@@ -71,26 +70,60 @@ def _scale(peak: Tensor, top: Tensor, temperature: Tensor | float) -> Tensor:
     return torch.where(peak == -torch.inf, 0.0, ((peak - top) / temperature).exp())
 
 
-def _fold_columns(chunks: Iterator[Tensor], temperature: Tensor) -> tuple[Tensor, Tensor]:
-    """Online (max, sumexp) [M] of z / T over the chunks of z [M, columns], overwritten."""
-    peak = torch.full_like(temperature, -torch.inf)
-    total = torch.zeros_like(temperature)
-    for z in chunks:
+def shard_sums(rows: Tensor, head: LmHeadShard, chunk: int) -> tuple[Tensor, Tensor]:
+    """This shard's (max [M], sumexp [M]) of z, fp32, at temperature 1; see `latent_partials`."""
+    sums = _OnlineSums(torch.ones(len(rows), device=rows.device))
+    for at, _, z in logits_blocks(rows, head, chunk):
+        sums.add(at, z)
+    return sums.result()
+
+
+def logits_blocks(
+    rows: Tensor, head: LmHeadShard, chunk: int
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Logits of rows [M, H] in blocks that cover this shard: (rows, shard columns, z fp32).
+
+    A head with a weight gives all rows and ``chunk`` columns at a time, one with ``project`` some
+    rows and all columns. The caller may overwrite z.
+    """
+    if head.project is not None:
+        step = max(1, _TEMPORARY_ELEMENTS // max(head.valid, 1))
+        for start in range(0, len(rows), step):
+            at = slice(start, min(start + step, len(rows)))
+            z = head.project(rows[at])[:, : head.valid].float()
+            yield at, slice(0, head.valid), _shape_logits(z, head)
+        return
+    assert head.weight is not None
+    for start in range(0, head.valid, chunk):
+        block = slice(start, min(start + chunk, head.valid))
+        yield (
+            slice(0, len(rows)),
+            block,
+            _shape_logits(_matmul_fp32(rows, head.weight[block]), head),
+        )
+
+
+class _OnlineSums:
+    """(max, sumexp) of z / T per row, folded block by block."""
+
+    def __init__(self, temperature: Tensor) -> None:
+        self._temperature = temperature
+        self._peak = torch.full_like(temperature, -torch.inf)
+        self._total = torch.zeros_like(temperature)
+
+    def add(self, at: slice, z: Tensor) -> None:
+        """Fold z [m, columns] of the rows `at`; overwrites z."""
+        temperature, peak = self._temperature[at], self._peak[at]
         # The maximum is taken before the division: z - max is exact where it matters.
         top = peak.maximum(z.amax(1))
         shift = torch.where(top == -torch.inf, 0.0, top)[:, None]
         part = z.sub_(shift).div_(temperature[:, None]).exp_().sum(1)
-        total = total * _scale(peak, top, temperature) + part
-        peak = top
-    return peak / temperature, total
+        self._total[at] = self._total[at] * _scale(peak, top, temperature) + part
+        self._peak[at] = top
 
-
-def _weight_logits(latent_rows: Tensor, head: LmHeadShard, chunk: int) -> Iterator[Tensor]:
-    """z [M, <= chunk] fp32, shard columns in order."""
-    assert head.weight is not None
-    for start in range(0, head.valid, chunk):
-        weight = head.weight[start : min(start + chunk, head.valid)]
-        yield _shape_logits(_matmul_fp32(latent_rows, weight), head)
+    def result(self) -> tuple[Tensor, Tensor]:
+        """max [M] and sumexp [M], f32."""
+        return self._peak / self._temperature, self._total
 
 
 def _matmul_fp32(x: Tensor, weight: Tensor) -> Tensor:

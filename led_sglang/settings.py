@@ -6,7 +6,15 @@ import json
 import os
 from dataclasses import asdict, dataclass, fields
 
-from led_sglang.params import LAYERS, MAX_CANDIDATES, SAMPLERS, LedParams
+from led_sglang.params import (
+    BUCKETS,
+    LAYERS,
+    MAX_CANDIDATES,
+    SAMPLERS,
+    LedParams,
+    bucket,
+    parse_layer_list,
+)
 
 # Launches without a command line (`sgl.Engine`) read the same options from here, as JSON.
 ENVIRONMENT_VARIABLE = "LED_SGLANG"
@@ -28,6 +36,7 @@ class LaunchOptions:
     led_think_only: str | None = None
     led_think_start: str | None = None
     led_think_end: str | None = None
+    dola_layers: str | None = None
 
     @classmethod
     def from_environment(cls) -> LaunchOptions:
@@ -91,7 +100,8 @@ class ServerSettings:
     """Everything the serving processes need to know, resolved in the launching process.
 
     `latent_layers` lists the residual streams h^l that LED reads, nearest the final layer first
-    (h^{L-1}, h^{L-2}, ...). Delimiters are token ids.
+    (h^{L-1}, h^{L-2}, ...), `dola_layers` those DoLa may contrast with, ascending. Delimiters are
+    token ids.
     """
 
     sampler: str
@@ -102,6 +112,8 @@ class ServerSettings:
     think_only: bool
     num_layers: int
     latent_layers: tuple[int, ...]
+    dola_layers: tuple[int, ...]
+    tied_embeddings: bool
     preset: str
     think_start: str
     think_end: str
@@ -120,7 +132,7 @@ class ServerSettings:
     @property
     def captured(self) -> tuple[int, ...]:
         """All residual streams h^l that the model hands out with the logits, by l, ascending."""
-        return tuple(sorted(self.latent_layers))
+        return tuple(sorted({*self.latent_layers, *self.dola_layers}))
 
     def max_depth(self, layers: str) -> int:
         """Largest depth a request may ask for; `release` skips h^{L-1}, so d needs d latents."""
@@ -187,3 +199,29 @@ def resolve_layers(given: str | None) -> str:
     if layers not in LAYERS:
         raise LaunchRefused(f"--led-layers {layers!r} is not one of {', '.join(LAYERS)}")
     return layers
+
+
+def resolve_dola_layers(given: str | None, num_layers: int, tied: bool) -> tuple[int, ...]:
+    """The residual streams that DoLa may contrast with, ascending; 0 is the embeddings.
+
+    Args:
+        given: `--dola-layers`: "low", "high" and layer numbers, separated by commas, or "all".
+        num_layers: N of the model.
+        tied: whether the LM head shares the embedding.
+
+    Raises:
+        LaunchRefused: anything else, or a layer outside 0..N-1.
+    """
+    text = given if given is not None else "low,high"
+    if text == "all":
+        return tuple(range(num_layers))
+    layers: set[int] = set()
+    for part in (part.strip() for part in text.split(",")):
+        chosen = bucket(part, num_layers, tied) if part in BUCKETS else parse_layer_list(part)
+        if chosen is None or not all(0 <= layer < num_layers for layer in chosen):
+            raise LaunchRefused(
+                f'--dola-layers {text!r}: {part!r} is not "low", "high", "all" or a layer in '
+                f"0..{num_layers - 1}"
+            )
+        layers.update(chosen)
+    return tuple(sorted(layers))

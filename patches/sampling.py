@@ -1,4 +1,4 @@
-"""The sampling step: SGLang's own sampler for the whole batch, LED's tokens in the rows it owns."""
+"""The sampling step: the engine samples the whole batch, methods replace the rows they own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,15 @@ from sglang.srt.runtime_context import get_device, get_exec, get_parallel
 from torch import Tensor
 
 from led_sglang.randomness import NoiseSource, seeded_pick
-from led_sglang.samplers import METHODS, ModelView, Picks, RowTable, StepContext
+from led_sglang.samplers import (
+    LOGITS_METHODS,
+    METHODS,
+    LogitsContext,
+    ModelView,
+    Picks,
+    RowTable,
+    StepContext,
+)
 from led_sglang.settings import LaunchRefused
 
 
@@ -75,6 +83,7 @@ class LedSampler(Sampler):
         self.__dict__["automaton"] = automaton_of(settings)
         self.__dict__["_settings"] = settings
         self.__dict__["_model_view"] = None
+        self.__dict__["_place_of"] = None
         self.__dict__["_tracker"] = None
         self.__dict__["_noise"] = None
         self.__dict__["_step"] = None
@@ -99,7 +108,13 @@ class LedSampler(Sampler):
             ) from None
         ranks = torch.distributed.get_world_size(self.tp_sync_group)
         gather = RankGather(self.tp_sync_group) if ranks > 1 else None
-        self.__dict__["_model_view"] = ModelView(head, norm, gather)
+        widths = torch.tensor([[head.valid]], device=device)
+        widths = gather(widths) if gather is not None else widths
+        self.__dict__["_model_view"] = ModelView(head, norm, gather, tuple(widths.view(-1).tolist()))
+        place_of = torch.zeros(self._settings.num_layers + 1, dtype=torch.int64)
+        for place, layer in enumerate(self._settings.captured):
+            place_of[layer] = place
+        self.__dict__["_place_of"] = place_of.to(device)
         choose(head, model_runner, self._settings, self.tp_sync_group)
         # Ranks on other machines resolved a seed of their own: the first rank's counts.
         seed = torch.tensor([get_device().random_seed], dtype=torch.int64, device=device)
@@ -113,6 +128,16 @@ class LedSampler(Sampler):
                 model_runner.model_config.vocab_size,
                 device,
             )
+
+    def reshape(self, logits_output: Any, sampling_info: Any) -> None:
+        """Let the methods that change logits do so, before penalties, grammar and temperature."""
+        table = table_of(sampling_info)
+        if table is None or not len(table.rows):
+            return
+        logits = logits_output.next_token_logits
+        for method in LOGITS_METHODS.serving(table.samplers):
+            captured = self._captured(logits_output, logits)
+            method.reshape(LogitsContext(logits, captured, self._place_of, table, self._model_view))
 
     def forward(
         self,
@@ -175,15 +200,21 @@ class LedSampler(Sampler):
         # Only this rank talks to the detokenizer.
         if get_parallel().attn_tp_rank == 0:
             records = [picks.record for picks in step.picks if picks.record is not None]
+            if not records:
+                return
             step.logits_output.auxiliary_device_output = DeviceStatistics(records)
 
-    def _latents(self, logits_output: Any, logits: Tensor) -> Tensor:
-        """[B, C, H], deepest layer first: LED's part of what SGLang captured, a view."""
+    def _captured(self, logits_output: Any, logits: Tensor) -> Tensor:
+        """[B, C, H], deepest layer first: a view of what SGLang captured."""
         rows, captured = logits.shape[0], len(self._settings.captured)
-        latents = len(self._settings.latent_layers)
-        if latents == 0:
+        if captured == 0:
             return logits.new_empty(rows, 0, 1)
-        return logits_output.hidden_states.view(rows, captured, -1)[:, captured - latents :]
+        return logits_output.hidden_states.view(rows, captured, -1)
+
+    def _latents(self, logits_output: Any, logits: Tensor) -> Tensor:
+        """[B, latents, H]: LED's part of the captured layers, the last ones."""
+        captured = self._captured(logits_output, logits)
+        return captured[:, captured.shape[1] - len(self._settings.latent_layers) :]
 
     def _sample_from_probs(
         self, probs: Tensor, sampling_info: Any, positions: Tensor, simple_sampling_case: bool
@@ -229,6 +260,12 @@ def _built_in_backend(deterministic: bool) -> str:
 
     # SGLang's own rule; flashinfer ignores seeds, so deterministic inference takes pytorch.
     return "flashinfer" if get_platform().has_flashinfer and not deterministic else "pytorch"
+
+
+@hook("model_executor.model_runner.ModelRunner.sample", "BEFORE")
+def _reshape_logits(self: Any, logits_output: Any, forward_batch: Any) -> None:
+    if isinstance(self.sampler, LedSampler):
+        self.sampler.reshape(logits_output, forward_batch.sampling_info)
 
 
 @hook("model_executor.model_runner.ModelRunner.prewarm_sampling", "AFTER")

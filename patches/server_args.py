@@ -19,6 +19,7 @@ from led_sglang.settings import (
     latent_layers,
     resolve_candidates,
     resolve_depth,
+    resolve_dola_layers,
     resolve_layers,
 )
 
@@ -43,6 +44,7 @@ _FLAGS = {
     "led_think_only": ("BOOL", str, "explore only while the model thinks (default true)"),
     "led_think_start": ("TEXT", str, "delimiter that opens the think phase"),
     "led_think_end": ("TEXT", str, "delimiter that closes the think phase"),
+    "dola_layers": ("LIST", str, "layers DoLa requests may name: low,high (default), all, numbers"),
 }
 assert set(_FLAGS) == {field.name for field in fields(LaunchOptions)}
 
@@ -179,9 +181,11 @@ def resolve_settings(
     preset = pick_preset(text_config.model_type, f"{cfg.model_path} {cfg.served_model_name or ''}")
     num_layers = int(text_config.num_hidden_layers)
     depth, notice = resolve_depth(options.led_depth, preset.depth, num_layers)
-    uses_led = "led" in enabled
-    if uses_led:
+    tied = bool(getattr(text_config, "tie_word_embeddings", False))
+    uses_led, uses_dola = "led" in enabled, "dola" in enabled
+    if set(enabled) != {"regular"}:
         refuse_incompatible(cfg)
+    if uses_led or uses_dola:
         refuse_unknown_family(list(model_config.hf_config.architectures or []))
     needs_delimiters = uses_led and think_only
     start, end, boundaries = _delimiters(cfg, options, preset) if needs_delimiters else ((), (), ())
@@ -194,6 +198,10 @@ def resolve_settings(
         think_only=think_only,
         num_layers=num_layers,
         latent_layers=latent_layers(num_layers, depth) if uses_led else (),
+        dola_layers=(
+            resolve_dola_layers(options.dola_layers, num_layers, tied) if uses_dola else ()
+        ),
+        tied_embeddings=tied,
         preset=preset.name,
         think_start=options.led_think_start or preset.think_start,
         think_end=options.led_think_end or preset.think_end,

@@ -122,6 +122,11 @@ SERVING = (
         "turns the residual-stream capture on",
     ),
     _symbol(
+        "model_executor.model_runner.ModelRunner.sample",
+        "self logits_output forward_batch",
+        "methods that change the logits, before penalties",
+    ),
+    _symbol(
         "model_executor.model_runner.ModelRunner.prewarm_sampling",
         "self",
         "binds the sampler to the loaded model, verifies the hooks",

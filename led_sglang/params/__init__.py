@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from led_sglang.params.dola import BUCKETS, DolaParams, bucket, parse_layer_list
 from led_sglang.params.led import GATES, LAYERS, MAX_CANDIDATES, PRESETS, LedParams
 from led_sglang.params.request import (
     GROUPS,
@@ -13,15 +14,19 @@ from led_sglang.params.request import (
 from led_sglang.params.values import ParameterError
 
 __all__ = [
+    "BUCKETS",
     "GATES",
     "GROUPS",
     "LAYERS",
     "MAX_CANDIDATES",
     "PRESETS",
     "SAMPLERS",
+    "DolaParams",
     "LedParams",
     "MethodParams",
     "ParameterError",
     "RequestSampling",
+    "bucket",
+    "parse_layer_list",
     "parse_request",
 ]

@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from led_sglang.params.dola import DOLA_KEYS, DolaParams, parse_dola
 from led_sglang.params.led import LED_KEYS, LedParams, parse_led
 from led_sglang.params.values import ParameterError, show
 
 if TYPE_CHECKING:
     from led_sglang.settings import ServerSettings
 
-MethodParams = LedParams
+MethodParams = LedParams | DolaParams
 
 # Private keys with which SGLang's own front end decorates custom_params.
 _ENGINE_KEY_PREFIX = "__sglang"
@@ -38,7 +39,10 @@ class Group:
     parse: Callable[[Mapping[str, Any], ServerSettings], MethodParams]
 
 
-GROUPS: dict[str, Group] = {"led": Group(LED_KEYS, parse_led)}
+GROUPS: dict[str, Group] = {
+    "led": Group(LED_KEYS, parse_led),
+    "dola": Group(DOLA_KEYS, parse_dola),
+}
 # Methods in the order of messages; `regular` is the engine's own sampler and has no settings.
 SAMPLERS = (*GROUPS, "regular")
 

@@ -1,24 +1,33 @@
-"""Sampling methods: a registry and one file per method.
+"""Sampling methods: registries and one file per method.
 
 `regular` has no file: it is the engine's own sampler, which runs for the whole batch anyway.
 """
 
 from __future__ import annotations
 
-from led_sglang.samplers.base import Method, ModelView, Picks, Registry, StepContext
+from led_sglang.samplers.base import (
+    LogitsContext,
+    LogitsMethod,
+    Method,
+    ModelView,
+    Picks,
+    Registry,
+    StepContext,
+)
+from led_sglang.samplers.dola import Dola
 from led_sglang.samplers.led import Led
 from led_sglang.samplers.rows import PLAIN_ROW, Row, RowTable
 
-METHODS = Registry([Led()])
+METHODS: Registry[Method] = Registry([Led()])
+LOGITS_METHODS: Registry[LogitsMethod] = Registry([Dola()])
 
 __all__ = [
+    "LOGITS_METHODS",
     "METHODS",
     "PLAIN_ROW",
-    "Led",
-    "Method",
+    "LogitsContext",
     "ModelView",
     "Picks",
-    "Registry",
     "Row",
     "RowTable",
     "StepContext",

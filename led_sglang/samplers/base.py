@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -23,6 +23,19 @@ class ModelView:
     final_norm: Callable[[Tensor], Tensor] | None
     # [M, n] -> [ranks, M, n] in rank order; None without tensor parallelism
     all_gather: Callable[[Tensor], Tensor] | None
+    # vocabulary columns of each rank's head, in rank order
+    shard_widths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LogitsContext:
+    """The logits of a step as the model made them: no penalty, no grammar, no temperature yet."""
+
+    logits: Tensor  # [B, V]; a method writes into it
+    captured: Tensor  # [B, C, H] all captured residual streams, deepest layer first
+    place_of: Tensor  # [layers + 1] int64: where h^l lies in `captured`
+    table: RowTable
+    model: ModelView
 
 
 @dataclass(frozen=True)
@@ -62,13 +75,25 @@ class Method(Protocol):
         """One step of a batch that holds at least one row of the method."""
 
 
-class Registry:
+class LogitsMethod(Protocol):
+    """A method that changes the logits of its rows and leaves sampling to the engine."""
+
+    samplers: tuple[str, ...]
+
+    def reshape(self, context: LogitsContext) -> None:
+        """Change the logits of its rows in place; the batch holds at least one."""
+
+
+_M = TypeVar("_M", Method, LogitsMethod)
+
+
+class Registry(Generic[_M]):
     """Methods by the samplers they serve."""
 
-    def __init__(self, methods: Sequence[Method]) -> None:
-        self._methods = tuple(methods)
+    def __init__(self, methods: Sequence[_M]) -> None:
+        self._methods: tuple[_M, ...] = tuple(methods)
 
-    def serving(self, samplers: Iterable[str]) -> list[Method]:
+    def serving(self, samplers: Iterable[str]) -> list[_M]:
         """The methods that have a part in a batch with these samplers, in a fixed order."""
         wanted = set(samplers)
         return [method for method in self._methods if wanted & set(method.samplers)]

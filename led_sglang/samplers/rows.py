@@ -71,25 +71,30 @@ def _pack(row: Row) -> list[float]:
     return values
 
 
+def upload(values: Tensor, device: torch.device | str, pin: bool) -> Tensor:
+    """A host tensor on `device`; page-locked, its copy does not wait for the device's queue."""
+    return (values.pin_memory() if pin else values).to(device, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class RowTable:
-    """Rows of a batch: `rows` on the host; `packed` [B, columns] f64 and `seeds` [B] int64."""
+    """Rows of a batch: `rows` on the host; `packed` [B, columns] f64 and `seeds` [B] int64.
+
+    pin: uploads go through page-locked memory.
+    """
 
     rows: tuple[Row, ...]
     packed: Tensor
     seeds: Tensor
+    pin: bool
     _derived: dict[Callable[..., Any], Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def build(cls, rows: Sequence[Row], device: torch.device | str, pin: bool) -> RowTable:
         """Upload once, without blocking the host where it can be avoided."""
-        packed = torch.tensor([_pack(row) for row in rows], dtype=torch.float64, pin_memory=pin)
-        seeds = torch.tensor([row.seed or 0 for row in rows], dtype=torch.int64, pin_memory=pin)
-        return cls(
-            tuple(rows),
-            packed.to(device, non_blocking=True),
-            seeds.to(device, non_blocking=True),
-        )
+        packed = torch.tensor([_pack(row) for row in rows], dtype=torch.float64)
+        seeds = torch.tensor([row.seed or 0 for row in rows], dtype=torch.int64)
+        return cls(tuple(rows), upload(packed, device, pin), upload(seeds, device, pin), pin)
 
     @classmethod
     def plain(cls, count: int, like: RowTable) -> RowTable:
@@ -97,7 +102,7 @@ class RowTable:
         packed = like.packed.new_empty(count, len(_PLAIN_VALUES))
         for column, value in enumerate(_PLAIN_VALUES):
             packed[:, column] = value
-        return cls((PLAIN_ROW,) * count, packed, like.seeds.new_zeros(count))
+        return cls((PLAIN_ROW,) * count, packed, like.seeds.new_zeros(count), like.pin)
 
     def keep(self, indices: Sequence[int], device_indices: Tensor) -> RowTable:
         """The rows at `indices`, in that order."""
@@ -105,6 +110,7 @@ class RowTable:
             tuple(self.rows[i] for i in indices),
             self.packed.index_select(0, device_indices),
             self.seeds.index_select(0, device_indices),
+            self.pin,
         )
 
     def join(self, other: RowTable) -> RowTable:
@@ -113,6 +119,7 @@ class RowTable:
             self.rows + other.rows,
             torch.cat([self.packed, other.packed]),
             torch.cat([self.seeds, other.seeds]),
+            self.pin,
         )
 
     def once(self, make: Callable[[RowTable], _T]) -> _T:
@@ -121,6 +128,10 @@ class RowTable:
             self._derived[make] = make(self)
         result: _T = self._derived[make]
         return result
+
+    def upload(self, values: Tensor) -> Tensor:
+        """A host tensor on the table's device."""
+        return upload(values, self.packed.device, self.pin)
 
     @cached_property
     def samplers(self) -> frozenset[str]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from kernel_cases import Case, Request, random_case
+from kernel_ranks import Ranks
 from led_sglang.kernels import Gate, LedResult, LmHeadShard
 from torch import Tensor
 
@@ -18,24 +17,6 @@ SPLITS = {
     "four ragged": [0, 100, 150, 256, V],
     "four, one empty": [0, 100, 100, 200, V],
 }
-
-
-class Ranks:
-    """all_gather among threads: a barrier before and after, and a log of what each rank sent."""
-
-    def __init__(self, world: int) -> None:
-        self.barrier = threading.Barrier(world, timeout=30)
-        self.sent: list[list[Tensor]] = [[] for _ in range(world)]
-
-    def all_gather(self, rank: int) -> Callable[[Tensor], Tensor]:
-        def gather(x: Tensor) -> Tensor:
-            self.sent[rank].append(x.clone())
-            self.barrier.wait()
-            everyone = torch.stack([sent[-1] for sent in self.sent])
-            self.barrier.wait()
-            return everyone
-
-        return gather
 
 
 def run_ranks(case: Case, bounds: list[int], padding: int = 5) -> tuple[list[LedResult], Ranks]:
