@@ -67,13 +67,13 @@ def _posterior_chunk(
         entropy = torch.where(top == -torch.inf, 0.0, log_total - weighted / total)
     del scaled, weights
 
-    ids = _largest_ids(logits, k)
+    ids = largest_ids(logits, k)
     z = logits.gather(1, ids)
     logprobs = torch.where(z == -torch.inf, -torch.inf, (z - top) / temperature - log_total)
     return ids, logprobs, p1[:, 0], entropy[:, 0]
 
 
-def _largest_ids(logits: Tensor, k: int) -> Tensor:
+def largest_ids(logits: Tensor, k: int) -> Tensor:
     """Ids [b, k] of the k largest fp32 logits [b, V], descending, ties to the lowest id.
 
     torch.topk promises no order among equals, so it ranks unique int64 keys: the logit's bits, made

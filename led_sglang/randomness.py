@@ -45,6 +45,18 @@ class NoiseSource:
             self._stream, table.seeds, table.has_seed, positions.long(), candidate_ids
         )
 
+    def seeds(self, table: RowTable, samplers: tuple[str, ...]) -> Tensor:
+        """[B] int64: each row's seed; rows without one get a fresh one in every step.
+
+        The number of draws depends on the batch alone, see `draw`.
+        """
+        if not table.any_unseeded(*samplers):
+            return table.seeds
+        fresh = torch.randint(
+            2**62, table.seeds.shape, generator=self._generator, device=table.seeds.device
+        )
+        return torch.where(table.has_seed, table.seeds, fresh)
+
 
 def seeded_pick(
     probs: Tensor,

@@ -11,6 +11,7 @@ from led_sglang.params import (
     LAYERS,
     MAX_CANDIDATES,
     SAMPLERS,
+    SOFT_SAMPLERS,
     LedParams,
     bucket,
     parse_layer_list,
@@ -128,6 +129,11 @@ class ServerSettings:
     @property
     def uses_led(self) -> bool:
         return "led" in self.enabled
+
+    @property
+    def uses_soft(self) -> bool:
+        """Whether a soft method is enabled: only then does the model read mixtures."""
+        return bool(set(SOFT_SAMPLERS) & set(self.enabled))
 
     @property
     def captured(self) -> tuple[int, ...]:

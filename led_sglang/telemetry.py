@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -50,6 +50,13 @@ class RequestStatistics:
         }
 
 
+class Reporting(Protocol):
+    """A request's statistics."""
+
+    def report(self) -> dict[str, Any]:
+        """As it appears in `meta_info`."""
+
+
 class LatestReport:
     """A request's statistics in the shape of SGLang's per-token metadata.
 
@@ -57,7 +64,7 @@ class LatestReport:
     token range: any slice of this object is the one report of that moment.
     """
 
-    def __init__(self, statistics: RequestStatistics) -> None:
+    def __init__(self, statistics: Reporting) -> None:
         self._statistics = statistics
 
     def __getitem__(self, _: slice) -> list[dict[str, Any]]:
@@ -86,7 +93,13 @@ class ServerTotals:
 
 
 class Record(Protocol):
-    """What one step of a method leaves behind, on the device or, once copied, on the host."""
+    """What one step of a method leaves behind, on the device or, once copied, on the host.
+
+    Attributes:
+        every_rank: every tensor-parallel rank needs it; else only the one that answers.
+    """
+
+    every_rank: ClassVar[bool]
 
     def copied(self, copy: Callable[[Tensor], Tensor]) -> Record:
         """The same with every tensor passed through `copy` (asynchronous, to the host)."""
@@ -103,6 +116,8 @@ class StepRecord:
     trace: None, or the detailed tensors by name.
     projected_rows: latent rows sent through the LM head; None where only the GPU knows.
     """
+
+    every_rank: ClassVar[bool] = False
 
     summary: Tensor
     phases: Tensor

@@ -1,8 +1,9 @@
 """The only code that touches SGLang internals.
 
 `touched.py` lists every symbol; the other files hold the hooks by what they are for: launch
-(`server_args`), captured layers (`capture`), per-row state (`batch_state`), the sampling step
-(`sampling`, `lm_head`), requests (`requests`), statistics (`statistics`).
+(`server_args`), captured layers (`capture`), per-row state (`batch_state`), soft inputs
+(`embedding`), the sampling step (`sampling`, `lm_head`), requests (`requests`), statistics
+(`statistics`).
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ def enable() -> None:
     from led_sglang.patches import (  # noqa: F401
         batch_state,
         capture,
+        embedding,
         requests,
         sampling,
         statistics,

@@ -7,17 +7,19 @@ from typing import Any
 
 import torch
 from led_sglang.patches.hooks import hook
+from sglang.srt.sampling.sampling_params import TOP_K_ALL
 from torch import Tensor
 
 from led_sglang.params import LedParams
 from led_sglang.phase import DeviceTables, Phase, ThinkAutomaton
-from led_sglang.samplers import PLAIN_ROW, Row, RowTable
+from led_sglang.samplers import PLAIN_ROW, Filters, Row, RowTable
 from led_sglang.settings import ServerSettings
 
 # Attributes this file adds to SGLang's objects.
 TABLE_ATTRIBUTE = "led_rows"  # SamplingBatchInfo: RowTable or None
 STEP_ATTRIBUTE = "led_step"  # SamplingBatchInfo: StepInputs
 REQUEST_ATTRIBUTE = "led_sampling"  # Req: RequestSampling, set when the request is created
+HISTORY_ATTRIBUTE = "led_soft_history"  # Req: SoftHistory of a soft request
 _PROMPT_STATE_ATTRIBUTE = "led_prompt_state"  # Req: phase state after the prompt
 
 # Rows that continue decoding keep the state of their slot.
@@ -54,6 +56,10 @@ class PhaseTracker:
             states = torch.where(step.initial == _KEEP, states, step.initial)
         return states, self._tables.thinking(states), self._phases[states]
 
+    def thinks_after(self, states: Tensor, token_ids: Tensor) -> Tensor:
+        """[B] bool: whether rows in `states` still think once they have sampled these tokens."""
+        return self._tables.thinking(self._tables.advance(states, token_ids))
+
     def finish(self, step: StepInputs, states: Tensor, token_ids: Tensor) -> None:
         """Move every row's slot on by the token it sampled."""
         self._states[step.slots] = self._tables.advance(states, token_ids.long())
@@ -82,8 +88,16 @@ def request_row(req: Any) -> Row:
     if sampling is None or sampling.params is None:
         return PLAIN_ROW
     params = req.sampling_params
-    # SGLang turns temperature 0 into top_k 1 at temperature 1
-    return Row(sampling.sampler, sampling.params, greedy=params.top_k <= 1, seed=seed_of(params))
+    return Row(
+        sampling.sampler,
+        sampling.params,
+        # SGLang turns temperature 0 into top_k 1 at temperature 1
+        greedy=params.top_k <= 1,
+        seed=seed_of(params),
+        filters=Filters(
+            params.top_k if params.top_k < TOP_K_ALL else -1, params.top_p, params.min_p
+        ),
+    )
 
 
 def table_of(sampling_info: Any) -> RowTable | None:
@@ -131,6 +145,9 @@ def _rows_copied(result: Any, self: Any) -> None:
 @hook("model_executor.forward_batch_info.ForwardBatch.init_new", "AFTER")
 def _step_begins(result: Any, cls: type, batch: Any, model_runner: Any, **_: Any) -> None:
     info = result.sampling_info
+    soft_inputs = getattr(model_runner.sampler, "soft_inputs", None)
+    if soft_inputs is not None and batch.forward_mode.is_extend():
+        soft_inputs.restore(batch, result)
     if info is None or table_of(info) is None:
         return
     initial = None

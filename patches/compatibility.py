@@ -72,6 +72,39 @@ def refuse_incompatible(cfg: Any) -> None:
         )
 
 
+# The same for the soft methods, whose next input is no token.
+_REFUSED_WITH_SOFT: tuple[tuple[str, str, str], ...] = (
+    (
+        "enable_mixed_chunk",
+        "--enable-mixed-chunk",
+        "rows that decode inside a prefill batch would read their token, not their mixture",
+    ),
+    (
+        "enable_torch_compile",
+        "--enable-torch-compile",
+        "the traced decode graph would not read the mixtures",
+    ),
+)
+
+
+def refuse_incompatible_with_soft(cfg: Any) -> None:
+    """Check SGLang's resolved flags against the soft methods; see `refuse_incompatible`."""
+    for field, flag, reason in _REFUSED_WITH_SOFT:
+        if getattr(cfg, field):
+            _refuse_soft(flag, reason)
+    if cfg.enable_dp_attention or cfg.attn_dp_size > 1:
+        _refuse_soft(
+            "attention data parallelism", "a rank's batch is padded with rows of other requests"
+        )
+
+
+def _refuse_soft(flag: str, reason: str) -> None:
+    raise LaunchRefused(
+        f"soft thinking cannot run with {flag} ({reason}); drop the flag, or leave the soft "
+        "methods out of --enable-samplers"
+    )
+
+
 def _refuse(flag: str, reason: str) -> None:
     raise LaunchRefused(
         f"LED cannot run with {flag} ({reason}); drop the flag, or start without LED "

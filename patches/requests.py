@@ -6,12 +6,19 @@ import copy
 from http import HTTPStatus
 from typing import Any
 
-from led_sglang.patches.batch_state import REQUEST_ATTRIBUTE, seed_of
+from led_sglang.patches.batch_state import HISTORY_ATTRIBUTE, REQUEST_ATTRIBUTE, seed_of
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.server_args import settings_or_none
 
-from led_sglang.params import ParameterError, RequestSampling, parse_request
+from led_sglang.params import (
+    ParameterError,
+    RequestSampling,
+    SoftThinkingParams,
+    check_filters,
+    parse_request,
+)
 from led_sglang.settings import ServerSettings
+from led_sglang.soft_telemetry import SoftHistory
 
 # How many samples of each parallel request have been sent, by the identity of the parameters they
 # share; the parameters are kept as well, so that no other object can take their identity.
@@ -32,8 +39,15 @@ def _check_at_the_front_end(result: Any, self: Any, vocab_size: int) -> None:
         # Whether this request has a processor is known to the scheduler alone.
         foreign_keys=get_exec().features.enable_custom_logit_processor,
     )
-    if sampling.params is not None and (self.beam_width or 1) > 1:
+    _check_against_parameters(sampling, self)
+
+
+def _check_against_parameters(sampling: RequestSampling, params: Any) -> None:
+    """Check a method against the request's other sampling parameters."""
+    if sampling.params is not None and (params.beam_width or 1) > 1:
         raise ParameterError('beam_width > 1 needs custom_params.sampler = "regular"')
+    if isinstance(sampling.params, SoftThinkingParams):
+        check_filters(sampling.params, params.top_k)
 
 
 @hook("managers.scheduler.Scheduler._create_generation_req", "AFTER")
@@ -43,7 +57,12 @@ def _check_in_the_scheduler(result: Any, self: Any, recv_req: Any, *_: Any, **__
     if settings is None:
         return
     try:
-        setattr(result, REQUEST_ATTRIBUTE, _parse(recv_req, settings))
+        sampling = _parse(recv_req, settings)
+        setattr(result, REQUEST_ATTRIBUTE, sampling)
+        if isinstance(sampling.params, SoftThinkingParams):
+            setattr(result, HISTORY_ATTRIBUTE, SoftHistory())
+            # Its KV is that of mixtures, which no other request with the same ids may meet.
+            result.skip_radix_cache_insert = True
     except ParameterError as error:
         setattr(result, REQUEST_ATTRIBUTE, RequestSampling("regular"))
         result.set_finish_with_abort(str(error), status_code=HTTPStatus.BAD_REQUEST)
@@ -63,8 +82,12 @@ def _parse(recv_req: Any, settings: ServerSettings) -> RequestSampling:
         return sampling
     if recv_req.return_sampling_mask:
         raise ParameterError('return_sampling_mask needs custom_params.sampler = "regular"')
-    if (params.beam_width or 1) > 1:
-        raise ParameterError('beam_width > 1 needs custom_params.sampler = "regular"')
+    if isinstance(sampling.params, SoftThinkingParams) and recv_req.session_params is not None:
+        raise ParameterError(
+            f'session_params do not go with sampler "{sampling.sampler}": the next turn would '
+            "reuse a KV cache that its token ids do not determine"
+        )
+    _check_against_parameters(sampling, params)
     return sampling
 
 

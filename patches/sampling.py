@@ -13,6 +13,7 @@ from led_sglang.patches.batch_state import (
     automaton_of,
     table_of,
 )
+from led_sglang.patches.embedding import SoftInputs
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.kernel_path import RankGather, choose
 from led_sglang.patches.lm_head import final_norm, lm_head_shard
@@ -31,6 +32,7 @@ from led_sglang.samplers import (
     ModelView,
     Picks,
     RowTable,
+    SoftState,
     StepContext,
 )
 from led_sglang.settings import LaunchRefused
@@ -84,9 +86,11 @@ class LedSampler(Sampler):
         self.__dict__["_settings"] = settings
         self.__dict__["_model_view"] = None
         self.__dict__["_place_of"] = None
+        self.__dict__["_think_end"] = None
         self.__dict__["_tracker"] = None
         self.__dict__["_noise"] = None
         self.__dict__["_step"] = None
+        self.__dict__["soft_inputs"] = None
         self.output_logprob_processor = _OutputLogprobs(self)
         # The backend SGLang would have chosen; `led` itself means nothing to the built-in code.
         self._backend = _built_in_backend(self.enable_deterministic)
@@ -121,10 +125,15 @@ class LedSampler(Sampler):
         if ranks > 1:
             torch.distributed.broadcast(seed, group=self.tp_sync_group, group_src=0)
         self.__dict__["_noise"] = NoiseSource(int(seed), get_parallel().attn_dp_rank, device)
+        slots = model_runner.req_to_token_pool.req_to_token.shape[0]
+        if self._settings.uses_soft:
+            self.__dict__["soft_inputs"] = SoftInputs(model, SoftState.allocate(slots, device))
+        end = torch.tensor(self._settings.think_end_ids, dtype=torch.int64)
+        self.__dict__["_think_end"] = end.to(device)
         if self.automaton is not None:
             self.__dict__["_tracker"] = PhaseTracker(
                 self.automaton,
-                model_runner.req_to_token_pool.req_to_token.shape[0],
+                slots,
                 model_runner.model_config.vocab_size,
                 device,
             )
@@ -185,23 +194,33 @@ class LedSampler(Sampler):
         else:
             thinking = torch.ones_like(table.has_seed)
             phases = torch.ones_like(step.positions)
+
+        def thinks_after(token_ids: Tensor) -> Tensor:
+            if self._tracker is None:
+                return thinking
+            after: Tensor = self._tracker.thinks_after(step.states, token_ids)
+            return after
+
         context = StepContext(
             logits=logits,
             latents=self._latents(step.logits_output, logits),
             positions=step.positions,
+            slots=step.inputs.slots,
             temperature=sampling_info.temperatures.view(-1),
             thinking=thinking,
             phases=phases,
+            thinks_after=thinks_after,
+            think_end=self._think_end,
             table=table,
             model=self._model_view,
             noise=self._noise,
+            soft=self.soft_inputs.state if self.soft_inputs is not None else None,
         )
         step.picks = [method.step(context) for method in METHODS.serving(table.samplers)]
-        # Only this rank talks to the detokenizer.
-        if get_parallel().attn_tp_rank == 0:
-            records = [picks.record for picks in step.picks if picks.record is not None]
-            if not records:
-                return
+        # Only the first rank talks to the detokenizer.
+        answers = get_parallel().attn_tp_rank == 0
+        records = [p.record for p in step.picks if answers or p.record.every_rank]
+        if records:
             step.logits_output.auxiliary_device_output = DeviceStatistics(records)
 
     def _captured(self, logits_output: Any, logits: Tensor) -> Tensor:

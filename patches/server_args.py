@@ -11,6 +11,7 @@ from typing import Any
 from led_sglang.patches import hooks
 from led_sglang.patches.hooks import hook
 
+from led_sglang.params import SOFT_SAMPLERS
 from led_sglang.presets import Preset, pick_preset
 from led_sglang.settings import (
     LaunchOptions,
@@ -171,7 +172,10 @@ def resolve_settings(
         LaunchRefused: something LED cannot run with; says what to change.
     """
     from led_sglang.patches.capture import refuse_unknown_family
-    from led_sglang.patches.compatibility import refuse_incompatible
+    from led_sglang.patches.compatibility import (
+        refuse_incompatible,
+        refuse_incompatible_with_soft,
+    )
     from sglang.srt.arg_groups.model_override_base import model_config_of
 
     sampler, enabled = options.resolve_samplers()
@@ -183,11 +187,14 @@ def resolve_settings(
     depth, notice = resolve_depth(options.led_depth, preset.depth, num_layers)
     tied = bool(getattr(text_config, "tie_word_embeddings", False))
     uses_led, uses_dola = "led" in enabled, "dola" in enabled
+    uses_soft = bool(set(SOFT_SAMPLERS) & set(enabled))
     if set(enabled) != {"regular"}:
         refuse_incompatible(cfg)
+    if uses_soft:
+        refuse_incompatible_with_soft(cfg)
     if uses_led or uses_dola:
         refuse_unknown_family(list(model_config.hf_config.architectures or []))
-    needs_delimiters = uses_led and think_only
+    needs_delimiters = (uses_led and think_only) or uses_soft
     start, end, boundaries = _delimiters(cfg, options, preset) if needs_delimiters else ((), (), ())
     settings = ServerSettings(
         sampler=sampler,

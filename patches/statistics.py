@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from functools import cache, singledispatch
 from typing import Any
 
-from led_sglang.patches.batch_state import REQUEST_ATTRIBUTE
+from led_sglang.patches.batch_state import HISTORY_ATTRIBUTE, REQUEST_ATTRIBUTE
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.kernel_path import served_by
 from led_sglang.patches.server_args import settings_or_none
 from torch import Tensor
 
 from led_sglang.params import LedParams
+from led_sglang.soft_telemetry import SoftHistory, SoftRecord
 from led_sglang.telemetry import (
     LatestReport,
     Record,
@@ -28,6 +29,8 @@ from led_sglang.telemetry import (
 SUMMARY_KEY = "led"
 TRACE_KEY = "led_trace"
 BEHAVIOUR_KEY = "led_behaviour_logprobs"
+SOFT_KEY = "soft_thinking"
+SOFT_TRACE_KEY = "soft_thinking_trace"
 _STATISTICS_ATTRIBUTE = "led_statistics"  # Req: RequestStatistics
 
 _totals = ServerTotals()
@@ -81,6 +84,22 @@ def _commit_led(record: StepRecord, batch: Any, commits: Sequence[Any]) -> None:
             token = committed.token_ids[0]
             _append_detail(record, req, row, token, phases[row], summary[row], params)
     _publish(before)
+
+
+@commit.register
+def _commit_soft(record: SoftRecord, batch: Any, commits: Sequence[Any]) -> None:
+    arrays = record.arrays()
+    for row, place in enumerate(arrays["index"].tolist()):
+        req, committed = batch.reqs[place], commits[place]
+        if committed is None:
+            continue
+        history: SoftHistory = getattr(req, HISTORY_ATTRIBUTE)
+        entry = history.add(arrays, row, committed.output_index)
+        if req.customized_info is None:
+            req.customized_info = {}
+        req.customized_info.setdefault(SOFT_KEY, LatestReport(history))
+        if getattr(req, REQUEST_ATTRIBUTE).params.trace:
+            req.customized_info.setdefault(SOFT_TRACE_KEY, []).append(entry)
 
 
 def _append_detail(
@@ -159,17 +178,18 @@ def _show_in_meta_info(
     finish_reason: Any,
 ) -> None:
     """Per-token lists stay lists; the summary is the latest report alone."""
-    for key in (SUMMARY_KEY, TRACE_KEY, BEHAVIOUR_KEY):
+    for key in (SUMMARY_KEY, TRACE_KEY, BEHAVIOUR_KEY, SOFT_KEY, SOFT_TRACE_KEY):
         values = meta_info.get(key)
         if values is None:
             continue
         # Requests LED does not sample get None per token from SGLang when a neighbour has values.
         reports = [value for value in values if value is not None]
-        if key == SUMMARY_KEY or not reports:
+        is_summary = key in (SUMMARY_KEY, SOFT_KEY)
+        if is_summary or not reports:
             del meta_info[key]
             state.customized_info_accumulated.pop(key, None)
             state.customized_info_reported_keys.discard(key)
-        if key == SUMMARY_KEY and reports:
+        if is_summary and reports:
             meta_info[key] = reports[-1]
 
 

@@ -162,6 +162,17 @@ SERVING = (
         "self vocab_size",
         "refuses bad requests with HTTP 400",
     ),
+    _symbol("sampling.sampling_params.TOP_K_ALL", None, "a request without top_k"),
+    _symbol(
+        "layers.vocab_parallel_embedding.VocabParallelEmbedding._embed_local_shard",
+        "self input_",
+        "soft inputs in place of a token's embedding",
+    ),
+    _symbol(
+        "managers.schedule_batch.Req._compute_max_prefix_len",
+        "self input_len",
+        "soft requests reuse cached prompts, never answers",
+    ),
     _symbol(
         "managers.scheduler.Scheduler._create_generation_req",
         "self recv_req args kwargs",

@@ -11,6 +11,12 @@ from led_sglang.params.request import (
     RequestSampling,
     parse_request,
 )
+from led_sglang.params.soft_thinking import (
+    MAX_TOPK,
+    SOFT_SAMPLERS,
+    SoftThinkingParams,
+    check_filters,
+)
 from led_sglang.params.values import ParameterError
 
 __all__ = [
@@ -19,14 +25,18 @@ __all__ = [
     "GROUPS",
     "LAYERS",
     "MAX_CANDIDATES",
+    "MAX_TOPK",
     "PRESETS",
     "SAMPLERS",
+    "SOFT_SAMPLERS",
     "DolaParams",
     "LedParams",
     "MethodParams",
     "ParameterError",
     "RequestSampling",
+    "SoftThinkingParams",
     "bucket",
+    "check_filters",
     "parse_layer_list",
     "parse_request",
 ]

@@ -7,16 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from led_sglang.params.dola import DOLA_KEYS, DolaParams, parse_dola
 from led_sglang.params.led import LED_KEYS, LedParams, parse_led
+from led_sglang.params.soft_thinking import (
+    SOFT_SAMPLERS,
+    SoftThinkingParams,
+    parse_soft,
+    soft_keys,
+)
 from led_sglang.params.values import ParameterError, show
 
 if TYPE_CHECKING:
     from led_sglang.settings import ServerSettings
 
-MethodParams = LedParams | DolaParams
+MethodParams = LedParams | DolaParams | SoftThinkingParams
 
 # Private keys with which SGLang's own front end decorates custom_params.
 _ENGINE_KEY_PREFIX = "__sglang"
@@ -42,6 +49,7 @@ class Group:
 GROUPS: dict[str, Group] = {
     "led": Group(LED_KEYS, parse_led),
     "dola": Group(DOLA_KEYS, parse_dola),
+    **{name: Group(soft_keys(name), partial(parse_soft, name)) for name in SOFT_SAMPLERS},
 }
 # Methods in the order of messages; `regular` is the engine's own sampler and has no settings.
 SAMPLERS = (*GROUPS, "regular")

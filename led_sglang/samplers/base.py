@@ -11,6 +11,7 @@ from torch import Tensor
 from led_sglang.kernels import LmHeadShard
 from led_sglang.randomness import NoiseSource
 from led_sglang.samplers.rows import RowTable
+from led_sglang.samplers.soft_state import SoftState
 from led_sglang.telemetry import Record
 
 
@@ -45,12 +46,16 @@ class StepContext:
     logits: Tensor  # [B, V] final logits; bias, penalties, grammar, custom processors applied
     latents: Tensor  # [B, C, H] LED's residual streams, deepest first: [:, -1] is h^{L-1}
     positions: Tensor  # [B] int64 position of each row's last input token
+    slots: Tensor  # [B] int64 request slots
     temperature: Tensor  # [B] f32, > 0
     thinking: Tensor  # [B] bool: the token is sampled in the think phase
     phases: Tensor  # [B] int64, `Phase`
+    thinks_after: Callable[[Tensor], Tensor]  # token ids [B] -> [B] bool: still thinking then
+    think_end: Tensor  # [n] int64, the delimiter; empty without a think phase
     table: RowTable
     model: ModelView
     noise: NoiseSource
+    soft: SoftState | None  # where a soft method is enabled
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Picks:
 
     owned: Tensor  # [B] bool
     token_ids: Tensor  # [B] int64; used where owned
-    record: Record | None
+    record: Record
 
 
 class Method(Protocol):

@@ -9,6 +9,15 @@ from typing import Any
 from torch import Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """A request's own filters, which the engine applies too. `top_k` -1: the whole vocabulary."""
+
+    top_k: int = -1
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+
 @dataclass(frozen=True)
 class Columns:
     """The columns of one method.

@@ -58,5 +58,4 @@ def _rows(table: RowTable) -> tuple[Tensor, DolaRows]:
         relative_top=upload([p.relative_top for p in params], torch.float32),
         symmetric=upload([p.divergence == "jensen-shannon" for p in params], torch.bool),
     )
-    mine = [i for i, row in enumerate(table.rows) if row.sampler == _NAME]
-    return upload(mine, torch.int64), rows
+    return table.places_of(_NAME), rows

@@ -14,22 +14,36 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from led_sglang.params import SAMPLERS, MethodParams
-from led_sglang.samplers.columns import Columns
+from led_sglang.params import SAMPLERS, SOFT_SAMPLERS, MethodParams
+from led_sglang.samplers.columns import Columns, Filters
 from led_sglang.samplers.led_rows import LED_COLUMNS
+from led_sglang.samplers.soft_rows import SOFT_COLUMNS
 
 _T = TypeVar("_T")
 
-# By the method that owns the columns.
-_BLOCKS: dict[str, Columns] = {"led": LED_COLUMNS}
+# Columns by the block's name, and the block of each method that has one.
+_BLOCKS: dict[str, Columns] = {"led": LED_COLUMNS, "soft": SOFT_COLUMNS}
+_BLOCK_OF = {"led": "led"} | dict.fromkeys(SOFT_SAMPLERS, "soft")
+# A top_k that filters nothing, whatever the vocabulary.
+_ALL = float(2**31 - 1)
 # Columns of every row, in front of the methods' own.
 _COMMON = Columns(
-    kinds={"method": int, "greedy": bool, "has_seed": bool},
-    plain=[float(SAMPLERS.index("regular")), 1.0, 0.0],
+    kinds={
+        "method": int,
+        "greedy": bool,
+        "has_seed": bool,
+        "top_k": int,
+        "top_p": float,
+        "min_p": float,
+    },
+    plain=[float(SAMPLERS.index("regular")), 1.0, 0.0, _ALL, 1.0, 0.0],
     pack=lambda row: [
         float(SAMPLERS.index(row.sampler)),
         float(row.greedy),
         float(row.seed is not None),
+        float(row.filters.top_k) if row.filters.top_k > 0 else _ALL,
+        row.filters.top_p,
+        row.filters.min_p,
     ],
 )
 
@@ -42,6 +56,7 @@ class Row:
     params: MethodParams | None = None
     greedy: bool = False
     seed: int | None = None
+    filters: Filters = Filters()
 
     @property
     def plain(self) -> bool:
@@ -58,16 +73,12 @@ for _name, _block in _BLOCKS.items():
     _end += len(_block.plain)
 
 
-def _block_of(row: Row) -> str | None:
-    return row.sampler if row.sampler in _BLOCKS else None
-
-
 def _pack(row: Row) -> list[float]:
     if row.plain:
         return _PLAIN_VALUES
     values = [*_COMMON.pack(row)]
     for name, block in _BLOCKS.items():
-        values += block.pack(row.params) if name == _block_of(row) else block.plain
+        values += block.pack(row.params) if name == _BLOCK_OF.get(row.sampler) else block.plain
     return values
 
 
@@ -138,6 +149,11 @@ class RowTable:
         """The methods of the rows, `regular` left out."""
         return frozenset(row.sampler for row in self.rows if not row.plain)
 
+    def places_of(self, *samplers: str) -> Tensor:
+        """[D] int64: places of the rows of these methods."""
+        places = [i for i, row in enumerate(self.rows) if row.sampler in samplers]
+        return self.upload(torch.tensor(places, dtype=torch.int64))
+
     def params_of(self, *samplers: str) -> list[Any]:
         """Parameters of the rows of these methods."""
         return [row.params for row in self.rows if row.sampler in samplers]
@@ -164,6 +180,11 @@ class RowTable:
         """[B] bool."""
         return self._common["has_seed"]
 
+    @property
+    def filters(self) -> dict[str, Tensor]:
+        """top_k, top_p and min_p of every request, [B] each; top_k beyond V filters nothing."""
+        return {name: self._common[name] for name in ("top_k", "top_p", "min_p")}
+
     def mask(self, *samplers: str) -> Tensor:
         """[B] bool: the rows of these methods."""
         method = self._common["method"]
@@ -172,6 +193,6 @@ class RowTable:
             mask |= method == SAMPLERS.index(name)
         return mask
 
-    def columns(self, method: str) -> dict[str, Tensor]:
-        """A method's columns by name, [B] each."""
-        return _BLOCKS[method].unpack(self.packed[:, _OFFSETS[method]])
+    def columns(self, block: str) -> dict[str, Tensor]:
+        """The columns of "led" or "soft" by name, [B] each."""
+        return _BLOCKS[block].unpack(self.packed[:, _OFFSETS[block]])

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import requests
 
-START_TIMEOUT_S = 240
+START_TIMEOUT_S = 600
 REQUEST_TIMEOUT_S = 300
 
 
