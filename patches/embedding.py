@@ -22,6 +22,14 @@ from led_sglang.soft_telemetry import SoftHistory
 _RESTORE_CHUNK = 256
 
 
+_installed: list[str] = []
+
+
+def is_installed() -> bool:
+    """Whether this process's model reads soft inputs."""
+    return bool(_installed)
+
+
 def is_soft(req: Any) -> bool:
     """Whether a request uses one of the soft methods."""
     return request_row(req).sampler in SOFT_SAMPLERS
@@ -47,8 +55,8 @@ class SoftInputs:
         self._step: Any = None
         # Whether a decode step has passed through the wrapper: proof that the model uses it.
         self.applied = False
-        stack = getattr(model, "model", None)
-        embedding = getattr(stack, "embed_tokens", None)
+        stack: Any = getattr(model, "model", None)
+        embedding: Any = getattr(stack, "embed_tokens", None)
         if not isinstance(embedding, VocabParallelEmbedding):
             raise LaunchRefused(
                 f"soft thinking cannot reach the input embedding of {type(model).__name__}; serve "
@@ -56,9 +64,10 @@ class SoftInputs:
             )
         self.embedding = embedding
         self._look_up = embedding._embed_local_shard
-        embedding._embed_local_shard = self._embed  # type: ignore[method-assign]
+        embedding._embed_local_shard = self._embed
         stack.register_forward_pre_hook(self._enter, with_kwargs=True)
         stack.register_forward_hook(self._leave, always_call=True)
+        _installed.append(type(model).__name__)
 
     def _enter(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         step = kwargs.get("forward_batch", args[2] if len(args) > 2 else None)

@@ -112,9 +112,12 @@ class LedSampler(Sampler):
             ) from None
         ranks = torch.distributed.get_world_size(self.tp_sync_group)
         gather = RankGather(self.tp_sync_group) if ranks > 1 else None
-        widths = torch.tensor([[head.valid]], device=device)
-        widths = gather(widths) if gather is not None else widths
-        self.__dict__["_model_view"] = ModelView(head, norm, gather, tuple(widths.view(-1).tolist()))
+        # fp32 like all that ranks exchange; exact for any vocabulary
+        width = torch.tensor([[float(head.valid)]], device=device)
+        widths = gather(width) if gather is not None else width
+        self.__dict__["_model_view"] = ModelView(
+            head, norm, gather, tuple(int(w) for w in widths.flatten().tolist())
+        )
         place_of = torch.zeros(self._settings.num_layers + 1, dtype=torch.int64)
         for place, layer in enumerate(self._settings.captured):
             place_of[layer] = place
@@ -194,6 +197,7 @@ class LedSampler(Sampler):
         else:
             thinking = torch.ones_like(table.has_seed)
             phases = torch.ones_like(step.positions)
+        soft = self.soft_inputs
 
         def thinks_after(token_ids: Tensor) -> Tensor:
             if self._tracker is None:
@@ -214,7 +218,7 @@ class LedSampler(Sampler):
             table=table,
             model=self._model_view,
             noise=self._noise,
-            soft=self.soft_inputs.state if self.soft_inputs is not None else None,
+            soft=soft.state if soft is not None else None,
         )
         step.picks = [method.step(context) for method in METHODS.serving(table.samplers)]
         # Only the first rank talks to the detokenizer.

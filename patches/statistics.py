@@ -7,6 +7,7 @@ from functools import cache, singledispatch
 from typing import Any
 
 from led_sglang.patches.batch_state import HISTORY_ATTRIBUTE, REQUEST_ATTRIBUTE
+from led_sglang.patches.embedding import is_installed
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.kernel_path import served_by
 from led_sglang.patches.server_args import settings_or_none
@@ -216,4 +217,5 @@ def _show_in_server_info(result: Any, self: Any, recv_req: Any) -> None:
             },
             "kernels": served_by(),
             "totals": _totals.report(),
+            "reads_soft_inputs": is_installed(),
         }

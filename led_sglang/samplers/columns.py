@@ -18,6 +18,9 @@ class Filters:
     min_p: float = 0.0
 
 
+NO_FILTERS = Filters()
+
+
 @dataclass(frozen=True)
 class Columns:
     """The columns of one method.

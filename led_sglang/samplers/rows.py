@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from led_sglang.params import SAMPLERS, SOFT_SAMPLERS, MethodParams
-from led_sglang.samplers.columns import Columns, Filters
+from led_sglang.samplers.columns import NO_FILTERS, Columns, Filters
 from led_sglang.samplers.led_rows import LED_COLUMNS
 from led_sglang.samplers.soft_rows import SOFT_COLUMNS
 
@@ -56,7 +56,7 @@ class Row:
     params: MethodParams | None = None
     greedy: bool = False
     seed: int | None = None
-    filters: Filters = Filters()
+    filters: Filters = NO_FILTERS
 
     @property
     def plain(self) -> bool:

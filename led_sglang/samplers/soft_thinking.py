@@ -1,4 +1,4 @@
-"""SoftThinking and its noisy variants: the next input is a mixture of embeddings (SPEC section 6)."""
+"""SoftThinking and its noisy variants: the next input is a mixture of embeddings (SPEC 6)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,6 @@ class SoftThinking:
             end=context.think_end,
             logits=context.logits[index],
         )
-        ids, weights = mixture.ids, mixture.weights
         tokens = torch.where(stop.forced, stop.token_ids, mixture.ids[:, 0])
         owned = torch.zeros_like(context.thinking).index_copy(0, index, thinks)
         everyone = torch.zeros_like(context.positions).index_copy(0, index, tokens)

@@ -1,0 +1,96 @@
+"""SoftThinking in transformers: a loop that feeds the weighted embedding back, float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from led_sglang.kernels.noise import gumbel_from_hash, hash32
+from led_sglang.kernels.reference_soft_thinking import SoftReference, soft_reference
+from transformers import AutoModelForCausalLM
+
+
+def gumbel(seed: int, position: int, vocab: int) -> torch.Tensor:
+    """[V] the server's noise: a hash of seed, position of the last input token, vocabulary id."""
+    return gumbel_from_hash(hash32(torch.tensor(seed), torch.tensor(position), torch.arange(vocab)))
+
+
+@dataclass
+class SoftRun:
+    """What the loop emitted; `steps` has one reference for each token of the think phase."""
+
+    tokens: list[int] = field(default_factory=list)
+    steps: list[SoftReference] = field(default_factory=list)
+    # Per token, how much the best choice leads: relative.
+    leads: list[float] = field(default_factory=list)
+
+
+class SoftOracle:
+    """One request at a time, with a KV cache, from embeddings alone."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+        self.embeddings = self.model.get_input_embeddings().weight.detach()
+
+    @torch.no_grad()
+    def run(
+        self,
+        prompt: Sequence[int],
+        new_tokens: int,
+        *,
+        think_end: int,
+        seed: int,
+        temperature: float,
+        top_k: int,
+        noisy: bool = False,
+        cold_stop: tuple[float, int] = (0.01, 256),
+        **soft: Any,
+    ) -> SoftRun:
+        """Generate; the prompt has opened the think phase.
+
+        Args:
+            noisy: the Gumbel variant.
+            cold_stop: entropy and length thresholds.
+            soft: further arguments of `soft_reference`.
+        """
+        run, streak, thinking = SoftRun(), 0, True
+        out = self.model(torch.tensor([list(prompt)]), use_cache=True)
+        for step in range(new_tokens):
+            logits = out.logits[0, -1]
+            noise = gumbel(seed, len(prompt) + step - 1, len(logits))
+            if thinking:
+                reference = soft_reference(
+                    logits,
+                    temperature=temperature,
+                    top_k=top_k,
+                    gumbel=noise if noisy else None,
+                    **soft,
+                )
+                weights = reference.weights
+                streak = streak + 1 if reference.entropy < cold_stop[0] else 0
+                token = think_end if streak >= cold_stop[1] else reference.ids[0]
+                thinking = token != think_end
+                rows = self.embeddings[reference.ids].double()
+                soft_input = (weights[:, None] * rows).sum(0).float()
+                run.steps.append(reference)
+                run.leads.append(
+                    float(1 - weights[1] / weights[0])
+                    if len(weights) > 1 and streak < cold_stop[1]
+                    else 1.0
+                )
+            else:
+                # The engine's part, with the request's seed: a Gumbel draw from the top_k.
+                top = (logits.double() / temperature).topk(top_k)
+                score = top.values + noise[top.indices]
+                best = score.topk(2).values.tolist()
+                token = int(top.indices[score.argmax()])
+                run.leads.append((best[0] - best[1]) / max(abs(best[0]), 1.0))
+            run.tokens.append(token)
+            fed = soft_input if thinking else self.embeddings[token]
+            out = self.model(
+                inputs_embeds=fed[None, None], past_key_values=out.past_key_values, use_cache=True
+            )
+        return run

@@ -1,0 +1,263 @@
+"""SoftThinking on a real server equals a transformers loop that feeds the mixture back."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from harness import Server, serve
+from led_sglang.kernels.reference_soft_thinking import soft_reference
+from oracle import NEAR_TIE
+from scipy.stats import chisquare
+from soft_oracle import SoftOracle, SoftRun
+
+THINK_END = 260
+NEW_TOKENS = 64
+TOP_K = 20
+SAMPLING = {
+    "temperature": 0.7,
+    "top_k": TOP_K,
+    "top_p": 0.9,
+    "max_new_tokens": NEW_TOKENS,
+    "ignore_eos": True,
+}
+METHODS = ("soft-thinking", "soft-thinking-gumbel", "soft-thinking-dirichlet")
+
+
+@pytest.fixture(scope="module")
+def server(model_path: Path) -> Iterator[Server]:
+    flags = ("--sampler", "soft-thinking", "--enable-samplers", ",".join(METHODS[1:]))
+    with serve(
+        model_path, "--dtype", "float32", "--max-running-requests", "256", *flags
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def oracle(model_path: Path) -> SoftOracle:
+    return SoftOracle(model_path)
+
+
+def agreement(answer: dict[str, Any], run: SoftRun) -> tuple[int, list[str]]:
+    """Steps that agree, up to the first at which the oracle's own choices nearly tie."""
+    trace = answer["meta_info"]["soft_thinking_trace"]
+    for index, (token, expected) in enumerate(zip(answer["output_ids"], run.tokens, strict=True)):
+        if token != expected:
+            close = run.leads[index] < NEAR_TIE
+            return index, [] if close else [f"step {index}: server {token}, oracle {expected}"]
+        if index >= len(run.steps):
+            assert trace[index] == {"phase": "response"}
+            continue
+        reference, entry = run.steps[index], trace[index]
+        assert entry["phase"] == "think"
+        assert entry["entropy"] == pytest.approx(reference.entropy, rel=1e-3, abs=1e-4)
+        ours = dict(zip(entry["ids"], entry["weights"], strict=True))
+        theirs = dict(zip(reference.ids, reference.weights.tolist(), strict=True))
+        # A candidate at the very edge of a filter may be in one and out of the other.
+        for token_id in {*ours, *theirs}:
+            assert ours.get(token_id, 0.0) == pytest.approx(
+                theirs.get(token_id, 0.0), rel=2e-3, abs=2e-4
+            ), (index, token_id)
+    return len(run.tokens), []
+
+
+@pytest.mark.parametrize("method", METHODS[:2])
+def test_tokens_and_weights_equal_the_oracle(
+    server: Server, oracle: SoftOracle, prompts: list[Sequence[int]], method: str
+) -> None:
+    answers = server.generate_batch(
+        [
+            (
+                prompt,
+                {"sampler": method, method: {"trace": True}},
+                SAMPLING | {"sampling_seed": 100 + i},
+            )
+            for i, prompt in enumerate(prompts)
+        ]
+    )
+    steps, differences, ties = 0, [], 0
+    for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        run = oracle.run(
+            prompt,
+            NEW_TOKENS,
+            think_end=THINK_END,
+            seed=100 + i,
+            temperature=0.7,
+            top_k=TOP_K,
+            top_p=0.9,
+            noisy=method == "soft-thinking-gumbel",
+        )
+        agreed, wrong = agreement(answer, run)
+        steps += agreed
+        ties += agreed < NEW_TOKENS
+        differences += [f"prompt {i}, {line}" for line in wrong]
+    print(f"{method}: {steps} steps agree, {ties} prompts end in a near tie")
+    assert differences == []
+    assert steps > 0.9 * len(prompts) * NEW_TOKENS
+
+
+def test_cold_stop_after_exactly_its_length(
+    server: Server, oracle: SoftOracle, prompts: list[Sequence[int]]
+) -> None:
+    """Then ordinary seeded sampling from the KV cache of the mixtures."""
+    for i, length in enumerate((1, 2, 7)):
+        soft = {"entropy_threshold": 50.0, "length_threshold": length, "trace": True}
+        sampling = SAMPLING | {"top_p": 1.0, "sampling_seed": i, "max_new_tokens": 32}
+        answer = server.generate(prompts[i], {"soft-thinking": soft}, **sampling)
+        tokens, meta = answer["output_ids"], answer["meta_info"]
+        assert tokens.index(THINK_END) == length - 1
+        forced = [entry.get("cold_stop") for entry in meta["soft_thinking_trace"]]
+        assert forced == [False] * (length - 1) + [True] + [None] * (32 - length)
+        assert meta["soft_thinking"]["cold_stops"] == 1
+        assert meta["soft_thinking"]["think_tokens"] == length
+        run = oracle.run(
+            prompts[i],
+            32,
+            think_end=THINK_END,
+            seed=i,
+            temperature=0.7,
+            top_k=TOP_K,
+            cold_stop=(50.0, length),
+        )
+        agreed, wrong = agreement(answer, run)
+        assert wrong == []
+        assert agreed > length
+
+
+def test_no_cold_stop_with_threshold_zero(server: Server, prompts: list[Sequence[int]]) -> None:
+    soft = {"entropy_threshold": 0, "length_threshold": 1}
+    answer = server.generate(prompts[0], {"soft-thinking": soft}, **SAMPLING)
+    assert answer["meta_info"]["soft_thinking"]["cold_stops"] == 0
+
+
+DRAWS, PER_REQUEST = 20_000, 1_000
+
+
+def test_gumbel_emits_draws_from_the_filtered_distribution(
+    server: Server, oracle: SoftOracle, prompts: list[Sequence[int]]
+) -> None:
+    prompt = list(prompts[1])
+    filters = {"temperature": 0.7, "top_k": 8, "top_p": 0.9}
+    server.generate(prompt, {"sampler": "regular"}, max_new_tokens=1)  # caches the prompt
+    counts: Counter[int] = Counter()
+    method = "soft-thinking-gumbel"
+    for first in range(0, DRAWS, PER_REQUEST):
+        bodies = [
+            (
+                prompt,
+                {"sampler": method},
+                filters | {"max_new_tokens": 1, "ignore_eos": True, "sampling_seed": first + i},
+            )
+            for i in range(PER_REQUEST)
+        ]
+        counts.update(answer["output_ids"][0] for answer in server.generate_batch(bodies))
+    with torch.no_grad():
+        logits = oracle.model(torch.tensor([prompt])).logits[0, -1]
+    truth = soft_reference(logits, **filters)
+    assert set(counts) <= set(truth.ids)
+    observed = [counts[token] for token in truth.ids]
+    p_value = chisquare(observed, (truth.weights * DRAWS).tolist()).pvalue
+    print(f"p = {p_value:.4f} over {len(truth.ids)} tokens")
+    assert p_value > 0.001
+
+
+def seeded(prompts: list[Sequence[int]], index: int) -> tuple[Sequence[int], Any, dict[str, Any]]:
+    method = METHODS[index % 3]
+    # `</think>` comes now and then, so that some rows are retracted in their response.
+    sampling = SAMPLING | {"sampling_seed": index, "max_new_tokens": 40}
+    custom = {"sampler": method, method: {"entropy_threshold": 2.0, "length_threshold": 9}}
+    return prompts[index], custom, sampling
+
+
+def test_retracted_requests_get_their_mixtures_back(
+    server: Server, prompts: list[Sequence[int]]
+) -> None:
+    """The same tokens as alone, although all running requests are retracted again and again."""
+    bodies = [seeded(prompts, i) for i in range(9)]
+    alone = [server.generate_batch([body])[0] for body in bodies]
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(server.generate_batch, bodies)
+        while not running.done():
+            time.sleep(0.3)
+            assert server.post("/pause_generation", {"mode": "retract"}).status_code == 200
+            assert server.post("/continue_generation", {}).status_code == 200
+        answers = running.result()
+    assert all(answer["meta_info"]["num_retractions"] > 0 for answer in answers)
+    for answer, solo in zip(answers, alone, strict=True):
+        assert answer["output_ids"] == solo["output_ids"]
+        ours, theirs = (a["meta_info"]["soft_thinking"] for a in (answer, solo))
+        assert ours["think_tokens"] == theirs["think_tokens"]
+        assert ours["cold_stops"] == theirs["cold_stops"]
+
+
+def test_soft_answers_stay_out_of_the_prefix_cache(
+    server: Server, prompts: list[Sequence[int]]
+) -> None:
+    prompt = list(prompts[4])
+    assert server.post("/flush_cache", {}).status_code == 200
+    soft = server.generate(prompt, None, **SAMPLING)
+    whole = prompt + soft["output_ids"]
+    regular = {"sampler": "regular"}
+    first = server.generate(whole, regular, temperature=0, max_new_tokens=4)
+    assert first["meta_info"]["cached_tokens"] == 0
+    again = server.generate(whole, regular, temperature=0, max_new_tokens=4)
+    assert again["meta_info"]["cached_tokens"] > len(prompt)
+    assert again["output_ids"] == first["output_ids"]
+    # The prompt alone may be shared: its KV is that of its tokens.
+    shared = server.generate(prompt, None, **SAMPLING)
+    assert 0 < shared["meta_info"]["cached_tokens"] <= len(prompt)
+    assert shared["output_ids"] == soft["output_ids"]
+
+
+def test_n_samples_differ_and_repeat(server: Server, prompts: list[Sequence[int]]) -> None:
+    method = "soft-thinking-gumbel"
+    body = {
+        "input_ids": list(prompts[2]),
+        "sampling_params": SAMPLING
+        | {"n": 4, "sampling_seed": 5, "custom_params": {"sampler": method}},
+    }
+    runs = [[a["output_ids"] for a in server.post("/generate", body).json()] for _ in range(2)]
+    assert runs[0] == runs[1]
+    assert len({tuple(sample) for sample in runs[0]}) == 4
+
+
+BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"soft-thinking": {"max_topk": 10}}, {"top_k": 5}, "soft-thinking.max_topk"),
+    ({"soft-thinking": {"max_topk": 33}}, {}, "soft-thinking.max_topk"),
+    ({"soft-thinking": {"max_topk": 0}}, {}, "soft-thinking.max_topk"),
+    ({"soft-thinking": {"entropy_threshold": -0.1}}, {}, "soft-thinking.entropy_threshold"),
+    ({"soft-thinking": {"length_threshold": -1}}, {}, "soft-thinking.length_threshold"),
+    ({"soft-thinking": {"length_threshold": 1.5}}, {}, "soft-thinking.length_threshold"),
+    ({"soft-thinking": {"alpha": 4}}, {}, "soft-thinking.alpha"),
+    ({"soft-thinking-gumbel": {}}, {}, "soft-thinking-gumbel"),
+    (
+        {"sampler": METHODS[1], METHODS[1]: {"gumbel_temperature": 0}},
+        {},
+        "soft-thinking-gumbel.gumbel_temperature",
+    ),
+    ({"sampler": METHODS[2], METHODS[2]: {"alpha": 0}}, {}, "soft-thinking-dirichlet.alpha"),
+    ({"sampler": "dola"}, {}, "--enable-samplers dola"),
+]
+
+
+@pytest.mark.parametrize(("custom", "sampling", "named"), BAD)
+def test_bad_parameters_are_400_and_name_the_key(
+    server: Server,
+    prompts: list[Sequence[int]],
+    custom: dict[str, Any],
+    sampling: dict[str, Any],
+    named: str,
+) -> None:
+    body = {
+        "input_ids": list(prompts[0]),
+        "sampling_params": sampling | {"custom_params": custom},
+    }
+    response = server.post("/generate", body)
+    assert response.status_code == 400
+    assert named in response.text
