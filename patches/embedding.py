@@ -54,7 +54,7 @@ class SoftInputs:
         self.state = state
         self._step: Any = None
         # Whether a decode step has passed through the wrapper: proof that the model uses it.
-        self.applied = False
+        self._applied = False
         stack: Any = getattr(model, "model", None)
         embedding: Any = getattr(stack, "embed_tokens", None)
         if not isinstance(embedding, VocabParallelEmbedding):
@@ -80,7 +80,7 @@ class SoftInputs:
         hard = self._look_up(token_ids)
         if self._step is None:
             return hard
-        self.applied = True
+        self._applied = True
         slots = self._step.req_pool_indices
         ids = self.state.ids[slots]
         mixed = mix_embeddings(
@@ -90,6 +90,18 @@ class SoftInputs:
         return hard.copy_(
             torch.where(self.state.active[slots][:, None], mixed.to(hard.dtype), hard)
         )
+
+    def check_applied(self) -> None:
+        """Check, in a decode step, that the model's input has come through the wrapper.
+
+        Raises:
+            LaunchRefused: it has not, and soft requests would silently decode as hard ones.
+        """
+        if not self._applied:
+            raise LaunchRefused(
+                "the model does not look its input up through its embed_tokens: soft thinking has "
+                "no effect on it; leave the soft methods out of --enable-samplers"
+            )
 
     def restore(self, batch: Any, forward_batch: Any) -> None:
         """Give a prefill batch the mixtures of retracted requests, and clear its slots.

@@ -128,18 +128,26 @@ class LedSampler(Sampler):
         if ranks > 1:
             torch.distributed.broadcast(seed, group=self.tp_sync_group, group_src=0)
         self.__dict__["_noise"] = NoiseSource(int(seed), get_parallel().attn_dp_rank, device)
-        slots = model_runner.req_to_token_pool.req_to_token.shape[0]
-        if self._settings.uses_soft:
-            self.__dict__["soft_inputs"] = SoftInputs(model, SoftState.allocate(slots, device))
         end = torch.tensor(self._settings.think_end_ids, dtype=torch.int64)
         self.__dict__["_think_end"] = end.to(device)
         if self.automaton is not None:
             self.__dict__["_tracker"] = PhaseTracker(
                 self.automaton,
-                slots,
+                model_runner.req_to_token_pool.req_to_token.shape[0],
                 model_runner.model_config.vocab_size,
                 device,
             )
+
+    def install_soft_inputs(self, model_runner: Any) -> None:
+        """Make the model read mixtures, where a soft method is enabled; before graphs are captured.
+
+        Raises:
+            LaunchRefused: the model's input embedding cannot be reached.
+        """
+        if self._settings.uses_soft:
+            slots = model_runner.req_to_token_pool.req_to_token.shape[0]
+            state = SoftState.allocate(slots, model_runner.device)
+            self.__dict__["soft_inputs"] = SoftInputs(model_runner.model, state)
 
     def reshape(self, logits_output: Any, sampling_info: Any) -> None:
         """Let the methods that change logits do so, before penalties, grammar and temperature."""
@@ -198,6 +206,8 @@ class LedSampler(Sampler):
             thinking = torch.ones_like(table.has_seed)
             phases = torch.ones_like(step.positions)
         soft = self.soft_inputs
+        if soft is not None and step.inputs.initial is None:
+            soft.check_applied()
 
         def thinks_after(token_ids: Tensor) -> Tensor:
             if self._tracker is None:
@@ -289,6 +299,12 @@ def _built_in_backend(deterministic: bool) -> str:
 def _reshape_logits(self: Any, logits_output: Any, forward_batch: Any) -> None:
     if isinstance(self.sampler, LedSampler):
         self.sampler.reshape(logits_output, forward_batch.sampling_info)
+
+
+@hook("model_executor.model_runner.ModelRunner.init_attention_backends", "AFTER")
+def _before_graphs(result: Any, self: Any) -> None:
+    if isinstance(self.sampler, LedSampler):
+        self.sampler.install_soft_inputs(self)
 
 
 @hook("model_executor.model_runner.ModelRunner.prewarm_sampling", "AFTER")

@@ -122,6 +122,11 @@ SERVING = (
         "turns the residual-stream capture on",
     ),
     _symbol(
+        "model_executor.model_runner.ModelRunner.init_attention_backends",
+        "self",
+        "installs soft inputs before CUDA graphs are captured",
+    ),
+    _symbol(
         "model_executor.model_runner.ModelRunner.sample",
         "self logits_output forward_batch",
         "methods that change the logits, before penalties",
