@@ -41,6 +41,17 @@ FLAGS = [
     (("--sampler", "beam"), "--sampler"),
     (("--enable-samplers", "led,beam"), "--enable-samplers"),
     (("--sampling-backend", "pytorch"), "--sampling-backend"),
+    (("--enable-samplers", "dola", "--dola-layers", "12"), "--dola-layers"),
+    (("--enable-samplers", "dola", "--dola-layers", "middle"), "--dola-layers"),
+    (("--enable-samplers", "soft-thinking", "--enable-mixed-chunk"), "--enable-mixed-chunk"),
+    (
+        ("--sampler", "soft-thinking", "--speculative-algorithm", "NGRAM"),
+        "--speculative-algorithm",
+    ),
+    (
+        ("--sampler", "soft-thinking", "--disaggregation-mode", "decode"),
+        "--disaggregation-mode",
+    ),
     (("--led-think-start", "<a>", "--led-think-end", "<a>"), "think delimiters"),
 ]
 

@@ -1,0 +1,105 @@
+"""All methods in one batch: each row as it is alone, on any kind of server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Body, Server, serve
+
+METHODS = "led,dola,soft-thinking,soft-thinking-gumbel,soft-thinking-dirichlet"
+FLAGS = ("--dtype", "float32", "--enable-samplers", METHODS)
+COMMON = {"max_new_tokens": 40, "ignore_eos": True}
+SEEDED = COMMON | {"temperature": 0.7, "top_k": 20, "top_p": 0.95}
+SOFT = {"entropy_threshold": 2.0, "length_threshold": 6, "trace": True}
+# The engine keeps no seeds for `regular` rows without deterministic inference: those are greedy.
+CASES: list[tuple[Any, dict[str, Any]]] = [
+    ({"sampler": "regular"}, COMMON | {"temperature": 0}),
+    ({"sampler": "led", "led": {"gate": "always"}}, SEEDED | {"sampling_seed": 1}),
+    ({"sampler": "dola"}, SEEDED | {"sampling_seed": 2, "repetition_penalty": 1.2}),
+    ({"sampler": "soft-thinking", "soft-thinking": SOFT}, SEEDED | {"sampling_seed": 3}),
+    ({"sampler": "soft-thinking-gumbel"}, SEEDED | {"sampling_seed": 4}),
+    ({"sampler": "soft-thinking-dirichlet"}, SEEDED | {"sampling_seed": 5}),
+    ({"sampler": "dola", "dola": {"layers": "high"}}, COMMON | {"temperature": 0}),
+    ({"sampler": "led"}, COMMON | {"temperature": 0}),
+    (
+        {"sampler": "soft-thinking-gumbel", "soft-thinking-gumbel": SOFT},
+        SEEDED | {"sampling_seed": 6},
+    ),
+]
+
+
+def bodies(prompts: list[Sequence[int]]) -> list[Body]:
+    return [
+        (prompt, custom, sampling)
+        for prompt, (custom, sampling) in zip(prompts, CASES, strict=False)
+    ]
+
+
+def tokens(answers: list[dict[str, Any]]) -> list[list[int]]:
+    return [answer["output_ids"] for answer in answers]
+
+
+@pytest.fixture(scope="module")
+def expected(model_path: Path, prompts: list[Sequence[int]]) -> list[dict[str, Any]]:
+    """Every case alone; then mixed, which must be the same."""
+    with serve(model_path, *FLAGS) as server:
+        alone = [server.generate_batch([body])[0] for body in bodies(prompts)]
+        mixed = server.generate_batch(bodies(prompts))
+        assert tokens(mixed) == tokens(alone)
+        assert installed(server)
+    return mixed
+
+
+def installed(server: Server) -> bool:
+    reads: bool = server.get("/server_info").json()["internal_states"][0]["led"][
+        "reads_soft_inputs"
+    ]
+    return reads
+
+
+def test_mixed_equals_alone_and_every_method_differs(expected: list[dict[str, Any]]) -> None:
+    stops = [a["meta_info"]["soft_thinking"]["cold_stops"] for a in (expected[3], expected[8])]
+    assert all(stops), "the cold stop is part of the comparison"
+    assert len({tuple(t) for t in tokens(expected)}) == len(CASES)
+    for answer, (custom, _) in zip(expected, CASES, strict=True):
+        meta = answer["meta_info"]
+        assert ("soft_thinking" in meta) == custom["sampler"].startswith("soft")
+        assert ("led" in meta) == (custom["sampler"] == "led")
+
+
+@pytest.mark.parametrize("flags", [("--disable-overlap-schedule",), ("--tp", "2")])
+def test_same_on_any_server(
+    model_path: Path,
+    prompts: list[Sequence[int]],
+    expected: list[dict[str, Any]],
+    flags: tuple[str, ...],
+) -> None:
+    with serve(model_path, *FLAGS, *flags) as server:
+        answers = server.generate_batch(bodies(prompts))
+    assert tokens(answers) == tokens(expected)
+    for ours, theirs in zip(answers, expected, strict=True):
+        pairs = zip(
+            ours["meta_info"].get("soft_thinking_trace", ()),
+            theirs["meta_info"].get("soft_thinking_trace", ()),
+            strict=True,
+        )
+        for one, other in pairs:
+            assert one.get("ids") == other.get("ids")
+            assert one.get("weights") == pytest.approx(other.get("weights"), rel=2e-3, abs=1e-5)
+
+
+def test_server_without_soft_methods_has_no_soft_inputs(
+    model_path: Path, prompts: list[Sequence[int]]
+) -> None:
+    with serve(model_path, "--enable-samplers", "dola") as server:
+        assert not installed(server)
+        body = {
+            "input_ids": list(prompts[0]),
+            "sampling_params": {"custom_params": {"sampler": "soft-thinking"}},
+        }
+        response = server.post("/generate", body)
+        assert response.status_code == 400
+        assert "--enable-samplers soft-thinking" in response.text
