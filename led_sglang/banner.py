@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from led_sglang._version import __version__
+from led_sglang.params import MAX_TOPK
 from led_sglang.presets import Preset
 from led_sglang.settings import ServerSettings
 
@@ -42,13 +43,18 @@ def banner(
         f"sampler     {settings.sampler} by default; a request may choose "
         + ", ".join(settings.enabled),
     ]
+    if settings.dola_layers:
+        lines.append("dola        " + ", ".join(f"h^{layer}" for layer in settings.dola_layers))
+    if settings.uses_soft:
+        lines.append(f"soft input  {MAX_TOPK} embeddings per row and decode step")
+    if settings.uses_led or settings.uses_soft:
+        lines.append(f"think phase {_think_phase(settings)}")
     if settings.uses_led:
         lines += [
             f"preset      {preset.name} (recommended sampling: {sampling or 'none published'})",
             f"led         depth {settings.depth}, candidates {settings.candidates}, "
             f"layers {settings.layers}",
             f"captured    {_captured(settings)}",
-            f"think phase {_think_phase(settings)}",
         ]
     lines += [f"note        {notice}" for notice in notices]
     width = max(len(line) for line in lines)

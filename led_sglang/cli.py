@@ -13,18 +13,21 @@ from led_sglang.cpu_platform import PLATFORM_NAME, thread_binding
 from led_sglang.settings import ENVIRONMENT_VARIABLE, LaunchRefused
 
 _SERVE_HELP = """\
-usage: led-sglang serve [MODEL] [--sampler led|regular] [--enable-samplers led,regular]
+usage: led-sglang serve [MODEL] [--sampler NAME] [--enable-samplers NAME,NAME]
                         [--led-depth D] [--led-candidates K] [--led-layers paper|release]
                         [--led-think-only true|false]
-                        [--led-think-start TEXT --led-think-end TEXT]
+                        [--led-think-start TEXT --led-think-end TEXT] [--dola-layers LIST]
                         [any flag of `sglang serve`, --config FILE.yaml included]
 
 Serve a model over SGLang's OpenAI-compatible API with Latent Exploration Decoding.
 Without a model, a tiny bundled one is served. Without an accelerator, or with --device cpu,
 the server runs on native PyTorch.
 
-  --sampler NAME            method of requests that name none (default: led)
-  --enable-samplers A,B     methods a request may choose; regular always may
+  --sampler NAME            method of requests that name none (default: led), one of led, dola,
+                            soft-thinking, soft-thinking-gumbel, soft-thinking-dirichlet, regular
+  --enable-samplers A,B     what else a request may choose; regular it always may. Costs: led and
+                            dola keep the streams of the layers they read, dola about half of all;
+                            the soft methods look up 32 embeddings per row and decode step
   --led-depth D             exploration depth d, and the deepest a request may ask for
                             (default: the model family's preset, 8)
   --led-candidates K        candidates k, 1..64 (default: the preset's, 8)
@@ -32,6 +35,7 @@ the server runs on native PyTorch.
   --led-think-only BOOL     explore only while the model thinks (default: true)
   --led-think-start TEXT    delimiters of the think phase, where the preset's are not the
   --led-think-end TEXT      model's own
+  --dola-layers LIST        layers DoLa may contrast with: low,high (default), all, or numbers
   --help-sglang             show SGLang's own flags too
 
 Example:

@@ -37,8 +37,12 @@ _STEPS_THAT_RESET_THE_BACKEND = (
 )
 
 _FLAGS = {
-    "sampler": ("NAME", str, "method of requests that name none: led (default) or regular"),
-    "enable_samplers": ("A,B", str, "methods a request may choose; regular always may"),
+    "sampler": (
+        "NAME",
+        str,
+        "method of requests that name none (default led); see docs/methods.md",
+    ),
+    "enable_samplers": ("A,B", str, "methods a request may choose as well; regular it always may"),
     "led_depth": ("D", int, "exploration depth d, and the deepest a request may ask for"),
     "led_candidates": ("K", int, "candidates k of requests that name none, 1..64"),
     "led_layers": ("PRESET", str, "latent layers of requests that name none: paper or release"),

@@ -1,0 +1,205 @@
+"""Requests of every method: what is parsed, what is refused, what rows of a batch hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from led_sglang.params import (
+    SAMPLERS,
+    DolaParams,
+    ParameterError,
+    SoftThinkingParams,
+    bucket,
+    check_filters,
+    parse_request,
+)
+from led_sglang.samplers import PLAIN_ROW, Filters, Row, RowTable
+from led_sglang.settings import (
+    LaunchOptions,
+    LaunchRefused,
+    ServerSettings,
+    latent_layers,
+    resolve_dola_layers,
+)
+from led_sglang.soft_telemetry import SoftHistory, SoftRecord
+
+LAYERS = 12
+SETTINGS = ServerSettings(
+    sampler="led",
+    enabled=SAMPLERS,
+    depth=4,
+    candidates=8,
+    layers="paper",
+    think_only=True,
+    num_layers=LAYERS,
+    latent_layers=latent_layers(LAYERS, 4),
+    dola_layers=resolve_dola_layers(None, LAYERS, tied=True),
+    tied_embeddings=True,
+    preset="default",
+    think_start="<think>",
+    think_end="</think>",
+    think_start_ids=(1,),
+    think_end_ids=(2,),
+    boundary_ids=(),
+)
+
+
+def parse(custom: Any, **changes: Any) -> Any:
+    return parse_request(custom, replace(SETTINGS, **changes), foreign_keys=False)
+
+
+# Layers, tied, low, high: HF's rule, on both sides of 40 layers.
+@pytest.mark.parametrize(
+    ("layers", "tied", "low", "high"),
+    [
+        (12, True, (2, 4), (6, 8, 10)),
+        (12, False, (0, 2, 4), (6, 8, 10)),
+        (36, False, tuple(range(0, 18, 2)), tuple(range(18, 36, 2))),
+        (40, True, tuple(range(2, 20, 2)), tuple(range(20, 40, 2))),
+        (64, False, tuple(range(0, 20, 2)), tuple(range(44, 64, 2))),
+        (2, True, (), (1,)),
+    ],
+)
+def test_dola_buckets(layers: int, tied: bool, low: tuple[int, ...], high: tuple[int, ...]) -> None:
+    assert bucket("low", layers, tied) == low
+    assert bucket("high", layers, tied) == high
+
+
+@pytest.mark.parametrize(
+    ("given", "layers"),
+    [
+        (None, (2, 4, 6, 8, 10)),
+        ("low", (2, 4)),
+        ("high, 0,1", (0, 1, 6, 8, 10)),
+        ("all", tuple(range(12))),
+    ],
+)
+def test_dola_layers_of_a_launch(given: str | None, layers: tuple[int, ...]) -> None:
+    assert resolve_dola_layers(given, 12, tied=True) == layers
+
+
+@pytest.mark.parametrize("given", ["12", "-1", "middle", "", "1,,2"])
+def test_dola_layers_that_no_launch_takes(given: str) -> None:
+    with pytest.raises(LaunchRefused, match="--dola-layers"):
+        resolve_dola_layers(given, 12, tied=True)
+
+
+def test_captured_layers_are_the_union_with_leds_at_the_end() -> None:
+    assert SETTINGS.captured == (2, 4, 6, 8, 9, 10, 11)
+    assert SETTINGS.captured[-len(SETTINGS.latent_layers) :] == SETTINGS.latent_layers[::-1]
+    assert replace(SETTINGS, dola_layers=()).captured == SETTINGS.latent_layers[::-1]
+
+
+def test_dola_request() -> None:
+    assert parse({"sampler": "dola"}).params == DolaParams(layers=(2, 4))
+    given = {"layers": [10, 2, 2], "relative_top": 1, "divergence": "jensen-shannon"}
+    params = parse({"sampler": "dola", "dola": given}).params
+    assert params == DolaParams((2, 10), 1.0, "jensen-shannon")
+
+
+def test_soft_requests() -> None:
+    assert parse({"sampler": "soft-thinking"}).params == SoftThinkingParams("soft-thinking")
+    name = "soft-thinking-gumbel"
+    params = parse({"sampler": name, name: {"gumbel_temperature": 2, "max_topk": 3}}).params
+    assert (params.noise_value, params.max_topk) == (2.0, 3)
+    check_filters(params, 3)
+    with pytest.raises(ParameterError, match="max_topk"):
+        check_filters(params, 2)
+    # Only a max_topk that was asked for can be too large.
+    check_filters(parse({"sampler": name}).params, 1)
+
+
+@pytest.mark.parametrize(
+    ("custom", "message"),
+    [
+        ({"sampler": "dola", "dola": {"layers": [3]}}, r"dola\.layers"),
+        ({"sampler": "dola", "dola": {"layers": [[2]]}}, r"dola\.layers"),
+        ({"sampler": "dola", "led": {}}, r"custom_params\.led"),
+        ({"sampler": "soft-thinking", "soft-thinking": {"alpha": 1}}, r"soft-thinking\.alpha"),
+        ({"sampler": "soft-thinking", "soft-thinking": 3}, "must be an object"),
+        ({"sampler": "softer"}, "must be one of"),
+    ],
+)
+def test_refused_requests(custom: Any, message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        parse(custom)
+
+
+def test_a_method_that_is_not_enabled_says_how_to_enable_it() -> None:
+    with pytest.raises(ParameterError, match="--enable-samplers dola"):
+        parse({"sampler": "dola"}, enabled=("led", "regular"))
+
+
+def test_enabled_methods_of_a_launch() -> None:
+    options = LaunchOptions(sampler="dola", enable_samplers="soft-thinking, led")
+    assert options.resolve_samplers() == ("dola", ("dola", "soft-thinking", "led", "regular"))
+
+
+def rows() -> list[Row]:
+    customs = [
+        {"sampler": "led", "led": {"depth": 3}},
+        {"sampler": "soft-thinking", "soft-thinking": {"max_topk": 7}},
+        {"sampler": "dola"},
+    ]
+    return [
+        Row(c["sampler"], parse(c).params, seed=i or None, filters=Filters(20 + i, 0.5, 0.1))
+        for i, c in enumerate(customs)
+    ]
+
+
+def test_rows_keep_their_values_through_filters_and_merges() -> None:
+    table = RowTable.build(rows(), "cpu", pin=False)
+    table = RowTable.plain(2, table).join(table)
+    order = [4, 1, 3, 2]
+    table = table.keep(order, torch.tensor(order))
+    assert [row.sampler for row in table.rows] == ["dola", "regular", "soft-thinking", "led"]
+    assert table.samplers == {"dola", "soft-thinking", "led"}
+    assert table.columns("led")["depth"].tolist() == [1, 1, 1, 3]
+    assert table.columns("soft")["max_topk"].tolist() == [1, 1, 7, 1]
+    assert table.filters["top_k"].tolist() == [22, 2**31 - 1, 21, 20]
+    assert table.has_seed.tolist() == [True, False, True, False]
+    assert table.seeds.tolist() == [2, 0, 1, 0]
+    assert table.mask("led", "dola").tolist() == [True, False, False, True]
+    assert table.places_of("soft-thinking").tolist() == [2]
+    assert table.any_seeded("dola")
+    assert not table.any_seeded("led")
+
+
+def test_plain_rows_hold_what_a_built_plain_row_holds() -> None:
+    table = RowTable.build([*rows(), PLAIN_ROW], "cpu", pin=False)
+    assert torch.equal(RowTable.plain(1, table).packed[0], table.packed[3])
+
+
+def record(streak: int, active: bool, forced: bool = False) -> dict[str, Any]:
+    return SoftRecord(
+        index=torch.tensor([0]),
+        phases=torch.tensor([1]),
+        entropy=torch.tensor([0.5]),
+        forced=torch.tensor([forced]),
+        active=torch.tensor([active]),
+        streak=torch.tensor([streak]),
+        ids=torch.tensor([[5, 7, 9]]),
+        weights=torch.tensor([[0.75, 0.25, 0.0]]),
+    ).arrays()
+
+
+def test_history_gives_back_the_mixtures_that_were_fed() -> None:
+    history = SoftHistory()
+    history.add(record(1, True), 0, 0)
+    history.add(record(2, True), 0, 1)
+    entry = history.add(record(-1, False, forced=True), 0, 2)
+    history.add(record(0, False, forced=True), 0, 3)
+    assert entry["cold_stop"]
+    assert entry["ids"] == [5, 7]
+    places, ids, weights = history.mixtures(1, 4)
+    assert places == [1]
+    assert ids.tolist() == [[5, 7]]
+    assert weights.tolist() == [[0.75, 0.25]]
+    # A delimiter of two tokens is one stop.
+    assert history.report() == {"think_tokens": 4, "cold_stops": 1, "mean_entropy": 0.5}
+    with pytest.raises(IndexError):
+        history.mixtures(0, 5)
