@@ -112,7 +112,10 @@ class SoftInputs:
         """
         streaks, places, embeddings, offset = [], [], [], 0
         for req, start, length in zip(
-            batch.reqs, batch.prefix_lens, batch.extend_lens, strict=True
+            batch.reqs,
+            forward_batch.extend_prefix_lens_cpu,
+            forward_batch.extend_seq_lens_cpu,
+            strict=True,
         ):
             history: SoftHistory | None = getattr(req, HISTORY_ATTRIBUTE, None)
             streaks.append(history.streak if history is not None else 0)
