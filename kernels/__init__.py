@@ -5,7 +5,7 @@ then ``led_step`` (steps 3 to 7). ``led_reference`` is the float64 oracle for bo
 """
 
 from .dispatch import draw_noise, final_posterior, led_step
-from .noise import gumbel_from_hash, hash32, seeded_noise, uniform_from_hash
+from .noise import gumbel_from_hash, hash32, noise_origins, seeded_noise, uniform_from_hash
 from .readiness import prewarm, withdraw
 from .reference import LedReference, led_reference
 from .support import unsupported_reason
@@ -36,6 +36,7 @@ __all__ = [
     "hash32",
     "led_reference",
     "led_step",
+    "noise_origins",
     "prewarm",
     "seeded_noise",
     "uniform_from_hash",

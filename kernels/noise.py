@@ -86,8 +86,15 @@ def draw_noise(
 
     seeds, positions: [B] int64. has_seed: [B] bool. candidate_ids: [B, K] int64 vocabulary ids.
     """
+    seed, position = noise_origins(stream, seeds, has_seed, positions)
+    return seeded_noise(seed, position, candidate_ids)
+
+
+def noise_origins(
+    stream: NoiseStream, seeds: Tensor, has_seed: Tensor, positions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Seeds and positions [B] from which ``draw_noise`` hashes, and the stream moved on by one."""
     row = torch.arange(len(seeds), device=seeds.device)
     seed = torch.where(has_seed, seeds, stream.seed + stream.step * STEP_STRIDE)
-    noise = seeded_noise(seed, torch.where(has_seed, positions, row), candidate_ids)
     stream.step.add_(1)
-    return noise
+    return seed, torch.where(has_seed, positions, row)

@@ -45,17 +45,13 @@ class NoiseSource:
             self._stream, table.seeds, table.has_seed, positions.long(), candidate_ids
         )
 
-    def seeds(self, table: RowTable, samplers: tuple[str, ...]) -> Tensor:
-        """[B] int64: each row's seed; rows without one get a fresh one in every step.
+    def origins(self, table: RowTable, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """What a method hashes with vocabulary ids by itself: seeds and positions, [B] int64 each.
 
-        The number of draws depends on the batch alone, see `draw`.
+        Args:
+            table, positions: as in `draw`, which treats rows without a seed alike.
         """
-        if not table.any_unseeded(*samplers):
-            return table.seeds
-        fresh = torch.randint(
-            2**62, table.seeds.shape, generator=self._generator, device=table.seeds.device
-        )
-        return torch.where(table.has_seed, table.seeds, fresh)
+        return kernels.noise_origins(self._stream, table.seeds, table.has_seed, positions.long())
 
 
 def seeded_pick(

@@ -162,10 +162,6 @@ class RowTable:
         """Whether a row of these methods has a seed."""
         return any(row.seed is not None for row in self.rows if row.sampler in samplers)
 
-    def any_unseeded(self, *samplers: str) -> bool:
-        """Whether a row of these methods has none."""
-        return any(row.seed is None for row in self.rows if row.sampler in samplers)
-
     @cached_property
     def _common(self) -> dict[str, Tensor]:
         return _COMMON.unpack(self.packed[:, : len(_COMMON.plain)])

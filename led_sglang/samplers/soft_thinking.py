@@ -27,12 +27,13 @@ class SoftThinking:
         index, limits = table.once(_places), table.once(_limits)
         columns = table.once(_columns)
         slots = context.slots[index]
+        seeds, positions = context.noise.origins(table, context.positions)
         mixture = soft_mixture(
             context.logits[index],
             soft_rows(columns, table.filters, context.temperature, index),
             limits,
-            context.noise.seeds(table, self.samplers)[index],
-            context.positions[index],
+            seeds[index],
+            positions[index],
         )
         thinks = context.thinking[index]
         stop = _cold_stop(
