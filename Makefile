@@ -17,7 +17,7 @@ serve: $(INSTALLED)  ## serve the bundled model on port 30000: make serve ARGS="
 
 test: $(INSTALLED)  ## all tests, real servers included
 	.ci/install-browser
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q --numprocesses 2 --dist loadfile
 
 lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .

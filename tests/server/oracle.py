@@ -73,20 +73,22 @@ class Oracle:
             led: arguments of `led_reference`; temperature is 1.
         """
         logits, streams = self.states([*prompt, *tokens])
+        if led.get("final_norm"):  # row by row, so once for all steps
+            streams = self._norm(streams)
+        options = led | {"final_norm": False}
         verdict = Verdict(differences=[])
         assert verdict.differences is not None
         for index, token in enumerate(tokens):
             at = len(prompt) + index - 1
             verdict.steps += 1
             if thinks[index]:
-                best, second, values = self._led_choices(logits[at], streams[at], **led)
+                best, allowed = self._led_choices(logits[at], streams[at], **options)
             else:
-                top = logits[at].double().softmax(0).topk(2)
-                best, second = int(top.indices[0]), int(top.indices[1])
-                values = (float(top.values[0]), float(top.values[1]))
+                posterior = logits[at].double().softmax(0)
+                best, allowed = int(posterior.argmax()), _near_best(posterior)
             if token == best:
                 continue
-            if values[0] - values[1] < NEAR_TIE * values[0] and (second is None or token == second):
+            if token in allowed:
                 verdict.near_ties += 1
                 continue
             verdict.differences.append(f"step {index}: server {token}, oracle {best} {led}")
@@ -94,21 +96,35 @@ class Oracle:
 
     def _led_choices(
         self, logits: torch.Tensor, streams: torch.Tensor, **led: Any
-    ) -> tuple[int, int | None, tuple[float, float]]:
-        """Best token, the runner-up (None: not one token), and the two values that decided."""
+    ) -> tuple[int, set[int]]:
+        """The best token, and every token that a near tie of a decision would make the best.
+
+        Rounding could flip four decisions: the last candidate, the gate, the layer, the token.
+        """
+        best, allowed = self._decide(logits, streams, **led)
+        (last, next_), (i, j) = (t[-2:].tolist() for t in logits.topk(led["candidates"] + 1))
+        if last - next_ < NEAR_TIE:  # of log-probabilities: relative, for probabilities
+            exchanged = logits.clone()
+            exchanged[i], exchanged[j] = next_, last
+            allowed |= self._decide(exchanged, streams, **led)[1]
+        return best, allowed
+
+    def _decide(
+        self, logits: torch.Tensor, streams: torch.Tensor, **led: Any
+    ) -> tuple[int, set[int]]:
         ref = self.step(logits, streams, temperature=1.0, greedy=True, **led)
         explore = ref.explore_probability > 0.5
-        best = ref.greedy_token(explore)
-        # The three decisions that rounding could flip: the gate, the layer, the candidate.
-        if abs(ref.explore_probability - 0.5) < NEAR_TIE:
-            return best, None, (0.5, 0.5)
-        if explore and len(ref.entropies) > 1:
-            entropies = sorted(ref.entropies, reverse=True)
-            if entropies[0] - entropies[1] < NEAR_TIE * entropies[0]:
-                return best, None, (1.0, 1.0)
-        probs = ref.explore_probs if explore else ref.exploit_probs
-        if len(probs) == 1:
-            return best, None, (1.0, 0.0)
-        top = probs.topk(2)
-        second = int(ref.candidate_ids[top.indices[1]])
-        return best, second, (float(top.values[0]), float(top.values[1]))
+        sides = {explore}
+        if abs(ref.explore_probability - 0.5) < NEAR_TIE * 0.5:
+            sides = {True, False}
+        drawn = [ref.exploit_probs] if False in sides else []
+        if True in sides:
+            layers = _near_best(torch.tensor(ref.entropies, dtype=torch.float64))
+            drawn += [ref.cumulative[layer] for layer in layers]
+        allowed = {ref.candidate_ids[i] for probs in drawn for i in _near_best(probs)}
+        return ref.greedy_token(explore), allowed
+
+
+def _near_best(values: torch.Tensor) -> set[int]:
+    """Indices of all values that nearly tie with the largest."""
+    return set((values >= values.max() * (1.0 - NEAR_TIE)).nonzero()[:, 0].tolist())
