@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from harness import gsm8k_problems
+from harness import chat_ids, gsm8k_problems
 from transformers import AutoTokenizer
 
 from led_sglang.default_model import write_random_qwen3
@@ -38,12 +38,3 @@ def tokenizer(model_path: Path) -> Any:
 def prompts(tokenizer: Any) -> list[Sequence[int]]:
     """GSM8K problems as chat prompts whose template has opened the think phase."""
     return [chat_ids(tokenizer, problem) for problem in gsm8k_problems()]
-
-
-def chat_ids(tokenizer: Any, text: str, **kwargs: Any) -> list[int]:
-    messages = [{"role": "user", "content": text}]
-    rendered = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True, **kwargs
-    )
-    ids: list[int] = tokenizer.encode(rendered, add_special_tokens=False)
-    return ids

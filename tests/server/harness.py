@@ -182,3 +182,13 @@ def gsm8k_problems() -> list[str]:
     """Twenty problems of the GSM8K test split (MIT licence)."""
     lines = (DATA / "gsm8k_20.jsonl").read_text().splitlines()
     return [json.loads(line)["problem"] for line in lines]
+
+
+def chat_ids(tokenizer: Any, text: str, **kwargs: Any) -> list[int]:
+    """A chat prompt of one user turn, as the model's template opens the answer."""
+    messages = [{"role": "user", "content": text}]
+    rendered = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, **kwargs
+    )
+    ids: list[int] = tokenizer.encode(rendered, add_special_tokens=False)
+    return ids
