@@ -27,6 +27,8 @@ SAMPLING = {
     "max_new_tokens": NEW_TOKENS,
     "ignore_eos": True,
 }
+# Where two runs may round differently: rounding then grows so slowly that tokens stay the same.
+STEADY = SAMPLING | {"temperature": 0.15, "top_p": 1.0, "max_new_tokens": 12}
 METHODS = ("soft-thinking", "soft-thinking-gumbel", "soft-thinking-dirichlet")
 
 
@@ -44,27 +46,34 @@ def oracle(model_path: Path) -> SoftOracle:
     return SoftOracle(model_path)
 
 
-def agreement(answer: dict[str, Any], run: SoftRun) -> tuple[int, list[str]]:
-    """Steps that agree, up to the first at which the oracle's own choices nearly tie."""
+def fed_by(answer: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """What the server fed itself: tokens and trace entries."""
     trace = answer["meta_info"]["soft_thinking_trace"]
-    for index, (token, expected) in enumerate(zip(answer["output_ids"], run.tokens, strict=True)):
-        if token != expected:
-            close = run.leads[index] < NEAR_TIE
-            return index, [] if close else [f"step {index}: server {token}, oracle {expected}"]
-        if index >= len(run.steps):
-            assert trace[index] == {"phase": "response"}
+    return list(zip(answer["output_ids"], trace, strict=True))
+
+
+def agreement(answer: dict[str, Any], run: SoftRun) -> tuple[int, list[str]]:
+    """Near ties of the oracle's own choices, and what differs elsewhere."""
+    ties, differences = 0, []
+    for index, (token, entry) in enumerate(fed_by(answer)):
+        if token != run.tokens[index]:
+            if run.leads[index] < NEAR_TIE:
+                ties += 1
+            else:
+                differences.append(f"step {index}: server {token}, oracle {run.tokens[index]}")
+        if entry["phase"] != "think":
+            assert entry == {"phase": "response"}
             continue
-        reference, entry = run.steps[index], trace[index]
-        assert entry["phase"] == "think"
-        assert entry["entropy"] == pytest.approx(reference.entropy, rel=1e-3, abs=1e-4)
+        reference = run.steps[index]
+        assert entry["entropy"] == pytest.approx(reference.entropy, rel=1e-4, abs=1e-5)
         ours = dict(zip(entry["ids"], entry["weights"], strict=True))
         theirs = dict(zip(reference.ids, reference.weights.tolist(), strict=True))
-        # A candidate at the very edge of a filter may be in one and out of the other.
-        for token_id in {*ours, *theirs}:
-            assert ours.get(token_id, 0.0) == pytest.approx(
-                theirs.get(token_id, 0.0), rel=2e-3, abs=2e-4
-            ), (index, token_id)
-    return len(run.tokens), []
+        if ours.keys() != theirs.keys():  # one more or less at the edge of top_p
+            ties += 1
+            continue
+        for token_id, weight in ours.items():
+            assert weight == pytest.approx(theirs[token_id], rel=1e-3, abs=1e-5)
+    return ties, differences
 
 
 @pytest.mark.parametrize("method", METHODS[:2])
@@ -92,14 +101,16 @@ def test_tokens_and_weights_equal_the_oracle(
             top_k=TOP_K,
             top_p=0.9,
             noisy=method == "soft-thinking-gumbel",
+            fed=fed_by(answer),
         )
-        agreed, wrong = agreement(answer, run)
-        steps += agreed
-        ties += agreed < NEW_TOKENS
+        near, wrong = agreement(answer, run)
+        steps += len(run.tokens)
+        ties += near
         differences += [f"prompt {i}, {line}" for line in wrong]
-    print(f"{method}: {steps} steps agree, {ties} prompts end in a near tie")
+    print(f"{method}: {steps} steps, {ties} near ties")
     assert differences == []
-    assert steps > 0.9 * len(prompts) * NEW_TOKENS
+    assert steps == len(prompts) * NEW_TOKENS
+    assert ties < 0.005 * steps
 
 
 def test_cold_stop_after_exactly_its_length(
@@ -124,10 +135,9 @@ def test_cold_stop_after_exactly_its_length(
             temperature=0.7,
             top_k=TOP_K,
             cold_stop=(50.0, length),
+            fed=fed_by(answer),
         )
-        agreed, wrong = agreement(answer, run)
-        assert wrong == []
-        assert agreed > length
+        assert agreement(answer, run) == (0, [])
 
 
 def test_no_cold_stop_with_threshold_zero(server: Server, prompts: list[Sequence[int]]) -> None:
@@ -169,9 +179,9 @@ def test_gumbel_emits_draws_from_the_filtered_distribution(
 
 def seeded(prompts: list[Sequence[int]], index: int) -> tuple[Sequence[int], Any, dict[str, Any]]:
     method = METHODS[index % 3]
-    # `</think>` comes now and then, so that some rows are retracted in their response.
-    sampling = SAMPLING | {"sampling_seed": index, "max_new_tokens": 40}
-    custom = {"sampler": method, method: {"entropy_threshold": 2.0, "length_threshold": 9}}
+    # The cold stop comes on the way, so that some rows are retracted in their response.
+    sampling = STEADY | {"sampling_seed": index}
+    custom = {"sampler": method, method: {"entropy_threshold": 9.0, "length_threshold": 8}}
     return prompts[index], custom, sampling
 
 
@@ -184,7 +194,7 @@ def test_retracted_requests_get_their_mixtures_back(
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(server.generate_batch, bodies)
         while not running.done():
-            time.sleep(0.3)
+            time.sleep(0.1)
             assert server.post("/pause_generation", {"mode": "retract"}).status_code == 200
             assert server.post("/continue_generation", {}).status_code == 200
         answers = running.result()
@@ -201,7 +211,7 @@ def test_soft_answers_stay_out_of_the_prefix_cache(
 ) -> None:
     prompt = list(prompts[4])
     assert server.post("/flush_cache", {}).status_code == 200
-    soft = server.generate(prompt, None, **SAMPLING)
+    soft = server.generate(prompt, None, **STEADY)
     whole = prompt + soft["output_ids"]
     regular = {"sampler": "regular"}
     first = server.generate(whole, regular, temperature=0, max_new_tokens=4)
@@ -210,7 +220,7 @@ def test_soft_answers_stay_out_of_the_prefix_cache(
     assert again["meta_info"]["cached_tokens"] > len(prompt)
     assert again["output_ids"] == first["output_ids"]
     # The prompt alone may be shared: its KV is that of its tokens.
-    shared = server.generate(prompt, None, **SAMPLING)
+    shared = server.generate(prompt, None, **STEADY)
     assert 0 < shared["meta_info"]["cached_tokens"] <= len(prompt)
     assert shared["output_ids"] == soft["output_ids"]
 
