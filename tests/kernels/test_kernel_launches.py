@@ -25,7 +25,8 @@ from torch import Tensor
 
 from led_sglang.params import LedParams
 from led_sglang.randomness import NoiseSource
-from led_sglang.samplers import METHODS, ModelView, Row, RowTable, StepContext
+from led_sglang.samplers import Row, RowTable
+from led_sglang.samplers.led_rows import led_limits, led_rows
 
 STREAM = NoiseStream.start(3, "cpu")
 H = 64
@@ -106,25 +107,34 @@ def test_the_servers_step_adds_nothing_to_the_launches(
     case = case_of(3, depth=8)
     latents = case.latents[:, :captured] if captured else case.logits.new_empty(3, 0, 1)
     params = LedParams(depth=depth, candidates=8)
-    listed = [Row(params, seed=4), Row(), Row(replace(params, gate="always"), greedy=True)]
+    listed = [
+        Row("led", params, seed=4),
+        Row(),
+        Row("led", replace(params, gate="always"), greedy=True),
+    ]
     table = RowTable.build(listed, "cpu", False)
-    rows = table.led_rows(torch.full((3,), 0.6), torch.ones(3).bool())
-    context = StepContext(
-        logits=case.logits,
-        latents=latents,
-        positions=torch.arange(3),
-        rows=rows,
-        table=table,
-        model=ModelView(case.head(), None, None),
-        noise=NoiseSource(1, 0, "cpu"),
+    rows = led_rows(
+        table.columns("led"),
+        table.mask("led"),
+        table.greedy,
+        torch.full((3,), 0.6),
+        torch.ones(3).bool(),
     )
+    noise, positions = NoiseSource(1, 0, "cpu"), torch.arange(3)
     limits = LedLimits(64, depth, True, True)
+
+    def step_of_the_server() -> None:
+        own = led_limits(table.params_of("led"))
+        final = final_posterior(case.logits, rows, own)
+        drawn = noise.draw(table, final.ids, positions)
+        led_step(final, latents, rows, own, case.head(), drawn)
+
     with recording(monkeypatch) as recorder:
         assert ready(case, 3, limits) is None
         recorder.launches.clear()
-        METHODS.get("led").step(context)
+        step_of_the_server()
         recorder.operations.clear()
-        METHODS.get("led").step(context)
+        step_of_the_server()
     one = [*BEFORE_K3, "latent_lse_kernel", "latent_lse_kernel", *AFTER_K3]
     without_latents = [*BEFORE_K3[:4], AFTER_K3[-1]]
     assert recorder.kernels == (one if captured else without_latents) * 2
