@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ def gumbel(seed: int, position: int, vocab: int) -> torch.Tensor:
 
 @dataclass
 class SoftRun:
-    """What the loop emitted; `steps` has one reference for each token of the think phase."""
+    """What the loop emitted; `steps` has the reference of each token of a think phase, by index."""
 
     tokens: list[int] = field(default_factory=list)
-    steps: list[SoftReference] = field(default_factory=list)
+    steps: dict[int, SoftReference] = field(default_factory=dict)
     # Per token, how much the best choice leads: relative.
     leads: list[float] = field(default_factory=list)
 
@@ -41,12 +41,14 @@ class SoftOracle:
         prompt: Sequence[int],
         new_tokens: int,
         *,
+        think_start: int,
         think_end: int,
         seed: int,
         temperature: float,
         top_k: int,
         noisy: bool = False,
         cold_stop: tuple[float, int] = (0.01, 256),
+        bias: Mapping[int, float] = {},
         fed: Sequence[tuple[int, dict[str, Any]]] | None = None,
         **soft: Any,
     ) -> SoftRun:
@@ -55,6 +57,7 @@ class SoftOracle:
         Args:
             noisy: the Gumbel variant.
             cold_stop: entropy and length thresholds.
+            bias: added to the logits of these ids.
             fed: the server's own tokens and trace entries, to feed in place of the loop's. Rounding
                 errors of a mixture grow some fourfold a step in a random model, so that even
                 float32 and float64 part within ten steps; fed alike, every step is comparable.
@@ -63,7 +66,9 @@ class SoftOracle:
         run, streak, thinking = SoftRun(), 0, True
         out = self.model(torch.tensor([list(prompt)]), use_cache=True)
         for step in range(new_tokens):
-            logits = out.logits[0, -1]
+            logits = out.logits[0, -1].clone()
+            for token_id, value in bias.items():
+                logits[token_id] += value
             noise = gumbel(seed, len(prompt) + step - 1, len(logits))
             if thinking:
                 reference = soft_reference(
@@ -76,10 +81,9 @@ class SoftOracle:
                 weights = reference.weights
                 streak = streak + 1 if reference.entropy < cold_stop[0] else 0
                 token = think_end if streak >= cold_stop[1] else reference.ids[0]
-                thinking = token != think_end
                 rows = self.embeddings[reference.ids].double()
                 soft_input = (weights[:, None] * rows).sum(0).float()
-                run.steps.append(reference)
+                run.steps[step] = reference
                 run.leads.append(
                     float(1 - weights[1] / weights[0])
                     if len(weights) > 1 and streak < cold_stop[1]
@@ -95,12 +99,14 @@ class SoftOracle:
             run.tokens.append(token)
             if fed is not None:
                 token, entry = fed[step]
-                thinking = entry["phase"] == "think" and token != think_end
                 if thinking:
                     mixture = torch.tensor(entry["weights"], dtype=torch.float64)
                     rows = self.embeddings[entry["ids"]].double()
                     soft_input = (mixture[:, None] * rows).sum(0).float()
-            next_input = soft_input if thinking else self.embeddings[token]
+            # The closing delimiter is fed as itself; a new opening one starts another thought.
+            is_soft = thinking and token != think_end
+            next_input = soft_input if is_soft else self.embeddings[token]
+            thinking = is_soft or token == think_start
             out = self.model(
                 inputs_embeds=next_input[None, None],
                 past_key_values=out.past_key_values,

@@ -128,7 +128,10 @@ def test_batch_of_different_prompts_equals_each_alone(
 def test_penalties_and_filters_come_after(
     server: Server, oracle: DolaOracle, prompts: list[Sequence[int]], embeddings: str
 ) -> None:
-    """A repetition penalty acts on the scores, as in Hugging Face: positive ones are divided."""
+    """A repetition penalty acts on the scores: positive ones are divided, others multiplied.
+
+    SGLang's counts the generated tokens alone, Hugging Face's the prompt's too.
+    """
     sampling = GREEDY | {"repetition_penalty": 1.2, "max_new_tokens": 24}
     for prompt in prompts[:4]:
         answer = server.generate(prompt, {"dola": {"layers": "high"}}, **sampling)
@@ -136,7 +139,7 @@ def test_penalties_and_filters_come_after(
         references = oracle.steps(prompt, tokens, BUCKETS[embeddings]["high"])
         for index, reference in enumerate(references):
             scores = reference.scores.clone()
-            seen = torch.tensor(sorted({*prompt, *tokens[:index]}))
+            seen = torch.tensor(sorted(set(tokens[:index])), dtype=torch.int64)
             held = scores[seen]
             scores[seen] = torch.where(held > 0, held / 1.2, held * 1.2)
             best, second = scores.topk(2).values.tolist()
