@@ -1,8 +1,9 @@
 """The only code that touches SGLang internals.
 
 `touched.py` lists every symbol; the other files hold the hooks by what they are for: launch
-(`server_args`), captured layers (`capture`), per-row state (`batch_state`), soft inputs
-(`embedding`), the sampling step (`sampling`, `lm_head`), requests (`requests`), statistics
+(`server_args`, `http_worker`), captured layers (`capture`, `graph_buffer`), per-row state
+(`batch_state`), soft inputs (`embedding`), the sampling step (`sampling`, `lm_head`), requests
+(`requests`), statistics
 (`statistics`).
 """
 
@@ -72,6 +73,7 @@ def enable() -> None:
         batch_state,
         capture,
         embedding,
+        graph_buffer,
         requests,
         sampling,
         statistics,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from led_sglang.settings import LaunchRefused
@@ -29,6 +30,31 @@ _REFUSED: tuple[tuple[str, str, str], ...] = (
         "--enable-return-hidden-states",
         "responses would carry LED's captured latents in place of the final hidden states",
     ),
+    (
+        "enable_return_aux_hidden_states",
+        "--enable-return-aux-hidden-states",
+        "responses would carry the layers LED captures in place of those asked for",
+    ),
+    (
+        "enable_layernorm_sp",
+        "--enable-layernorm-sp",
+        "each rank would capture its own part of a prompt's tokens only",
+    ),
+    (
+        "enable_nvidia_megakernel",
+        "--enable-nvidia-megakernel",
+        "one kernel runs all layers, and nothing between them can be captured",
+    ),
+    (
+        "enable_amd_monokernel",
+        "--enable-amd-monokernel",
+        "one kernel runs all layers, and nothing between them can be captured",
+    ),
+    (
+        "smg_grpc_mode",
+        "--smg-grpc-mode",
+        "its front end is another program, which checks no LED parameters and shows no statistics",
+    ),
     ("use_ray", "--use-ray", "Ray actors do not load SGLang plugins"),
     ("is_embedding", "--is-embedding", "an embedding model does not decode"),
     ("encoder_only", "--encoder-only", "an encoder does not decode"),
@@ -54,6 +80,16 @@ def refuse_incompatible(cfg: Any) -> None:
             _refuse(flag, reason)
     if cfg.pp_size > 1:
         _refuse("--pipeline-parallel-size > 1", "only the last stage sees the captured layers")
+    if cfg.attn_cp_size > 1:
+        _refuse("--attn-cp-size > 1", "the ranks capture different parts of a prompt's tokens each")
+    if cfg.model_impl == "transformers":
+        _refuse("--model-impl transformers", "those models offer no captured layers")
+    if os.environ.get("SGLANG_RUST_SERVER", "").lower() not in ("", "0", "false", "no", "off"):
+        _refuse(
+            "the environment variable SGLANG_RUST_SERVER",
+            "its front end checks no LED parameters, seeds no samples and shows no statistics",
+            way_out="unset it",
+        )
     if cfg.disaggregation_mode != "null":
         _refuse(
             f"--disaggregation-mode {cfg.disaggregation_mode}",
@@ -105,8 +141,8 @@ def _refuse_soft(flag: str, reason: str) -> None:
     )
 
 
-def _refuse(flag: str, reason: str) -> None:
+def _refuse(flag: str, reason: str, way_out: str = "drop the flag") -> None:
     raise LaunchRefused(
-        f"LED cannot run with {flag} ({reason}); drop the flag, or start without LED "
+        f"LED cannot run with {flag} ({reason}); {way_out}, or start without LED "
         "(--sampler regular)"
     )

@@ -127,7 +127,10 @@ class LedSampler(Sampler):
         seed = torch.tensor([get_device().random_seed], dtype=torch.int64, device=device)
         if ranks > 1:
             torch.distributed.broadcast(seed, group=self.tp_sync_group, group_src=0)
-        self.__dict__["_noise"] = NoiseSource(int(seed), get_parallel().attn_dp_rank, device)
+        parallel = get_parallel()
+        # Replicas (--dp) count in dp_rank, groups of attention data parallelism in attn_dp_rank.
+        replica = parallel.attn_dp_rank + (parallel.dp_rank or 0)
+        self.__dict__["_noise"] = NoiseSource(int(seed), replica, device)
         end = torch.tensor(self._settings.think_end_ids, dtype=torch.int64)
         self.__dict__["_think_end"] = end.to(device)
         if self.automaton is not None:

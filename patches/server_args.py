@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -28,6 +29,9 @@ BACKEND = "led"
 # Bookkeeping attributes of ServerArgs: not fields, and pickled to every child process.
 _OPTIONS_ATTRIBUTE = "_led_options"
 _SETTINGS_ATTRIBUTE = "_led_settings"
+
+# Names the application that extra HTTP workers load.
+_APP_VARIABLE = "SGLANG_HTTP_SERVER_APP_PATH"
 
 _STEPS_THAT_RESET_THE_BACKEND = (
     "handle_cpu_backends",
@@ -163,8 +167,22 @@ def _enable(server_args: Any, cfg: Any, options: LaunchOptions) -> None:
     settings, preset, notices = resolve_settings(server_args, cfg, options)
     setattr(server_args, _SETTINGS_ATTRIBUTE, settings)
     _declare_capture(server_args, settings)
+    if cfg.tokenizer_worker_num > 1:
+        _load_plugins_in_http_workers()
     total = len(hooks.declared())
     print_banner(settings, preset, notices, (total - len(hooks.unapplied()), total))
+
+
+def _load_plugins_in_http_workers() -> None:
+    """SGLang's extra HTTP workers load no plugins: have them load an app that does."""
+    app = "led_sglang.patches.http_worker:app"
+    found = os.environ.setdefault(_APP_VARIABLE, app)
+    if found != app:
+        raise LaunchRefused(
+            f"LED needs the environment variable {_APP_VARIABLE} for itself with "
+            f"--tokenizer-worker-num > 1, and it is set to {found!r}; unset it, or serve with one "
+            "tokenizer worker"
+        )
 
 
 def resolve_settings(

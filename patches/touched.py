@@ -132,6 +132,11 @@ SERVING = (
         "methods that change the logits, before penalties",
     ),
     _symbol(
+        "model_executor.model_runner.ModelRunner.get_aux_hidden_states_width",
+        "self",
+        "one buffer for the captured layers of all decode graphs",
+    ),
+    _symbol(
         "model_executor.model_runner.ModelRunner.prewarm_sampling",
         "self",
         "binds the sampler to the loaded model, verifies the hooks",
@@ -210,6 +215,12 @@ SERVING = (
         "batch output output_starts",
         "hands per-token statistics to the scheduler",
     ),
+    _symbol(
+        "environ.Envs.SGLANG_HTTP_SERVER_APP_PATH",
+        None,
+        "loads plugins in extra HTTP workers",
+    ),
+    _symbol("environ.Envs.SGLANG_RUST_SERVER", None, "another front end, which is refused"),
 )
 
 TOUCHED = LAUNCH + SERVING

@@ -18,7 +18,10 @@ _context.set_forkserver_preload(
 
 
 def refused_launch(
-    *flags: str, rename: str | None = None, command: str = "led-sglang"
+    *flags: str,
+    rename: str | None = None,
+    command: str = "led-sglang",
+    env: dict[str, str] | None = None,
 ) -> tuple[int | None, str]:
     """Exit status and output of a launch; a fork is some ten times quicker than a fresh process.
 
@@ -26,10 +29,13 @@ def refused_launch(
         flags: of the launch.
         rename: dotted path of an SGLang symbol that this launch finds under another name.
         command: "led-sglang", or "sglang" for SGLang's own launcher.
+        env: further environment variables.
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.txt"
-        process = _context.Process(target=_launch, args=(flags, rename, command, str(log)))
+        process = _context.Process(
+            target=_launch, args=(flags, rename, command, env or {}, str(log))
+        )
         process.start()
         process.join(120)
         if process.is_alive():
@@ -39,12 +45,14 @@ def refused_launch(
         return process.exitcode, log.read_text(errors="replace")
 
 
-def _launch(flags: tuple[str, ...], rename: str | None, command: str, log: str) -> None:
+def _launch(
+    flags: tuple[str, ...], rename: str | None, command: str, env: dict[str, str], log: str
+) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-    os.environ["SGLANG_PLATFORM"] = "led_cpu"
+    os.environ.update({"SGLANG_PLATFORM": "led_cpu"} | env)
     if rename is not None:
         _rename(rename)
     launch: Callable[[], Any]

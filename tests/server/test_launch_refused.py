@@ -20,11 +20,23 @@ def test_renamed_symbol(model_path: Path, path: str) -> None:
     assert "0.5.23" in message
 
 
+AUX_FLAGS = (
+    "--enable-return-aux-hidden-states",
+    *("--speculative-algorithm", "DFLASH"),
+    *("--return-aux-hidden-state-layer-ids", "3"),
+)
 FLAGS = [
     (("--speculative-algorithm", "NGRAM"), "--speculative-algorithm"),
     (("--enable-two-batch-overlap",), "--enable-two-batch-overlap"),
     (("--enable-pdmux",), "--enable-pdmux"),
     (("--enable-return-hidden-states",), "--enable-return-hidden-states"),
+    (AUX_FLAGS, "--enable-return-aux-hidden-states"),
+    (("--enable-layernorm-sp", "--tp", "2"), "--enable-layernorm-sp"),
+    (("--enable-nvidia-megakernel",), "--enable-nvidia-megakernel"),
+    (("--enable-amd-monokernel",), "--enable-amd-monokernel"),
+    (("--smg-grpc-mode",), "--smg-grpc-mode"),
+    (("--attn-cp-size", "2", "--tp", "2"), "--attn-cp-size"),
+    (("--model-impl", "transformers"), "--model-impl"),
     (("--pp-size", "2"), "--pipeline-parallel-size"),
     (("--disaggregation-mode", "prefill"), "--disaggregation-mode"),
     (("--enable-watermark",), "--enable-watermark"),
@@ -61,6 +73,24 @@ def test_flags(model_path: Path, flags: tuple[str, ...], named: str) -> None:
     status, output = refused_launch("--model-path", str(model_path), *flags)
     assert status == 2, output[-3000:]
     assert named in sentence(output)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "flags"),
+    [
+        ("SGLANG_RUST_SERVER", "1", ()),
+        ("SGLANG_HTTP_SERVER_APP_PATH", "my.app:app", ("--tokenizer-worker-num", "2")),
+    ],
+)
+def test_environment(
+    model_path: Path,
+    name: str,
+    value: str,
+    flags: tuple[str, ...],
+) -> None:
+    status, output = refused_launch("--model-path", str(model_path), *flags, env={name: value})
+    assert status == 2, output[-3000:]
+    assert name in sentence(output)
 
 
 def test_tokenizer_without_the_delimiters(tmp_path: Path) -> None:

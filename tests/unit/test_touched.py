@@ -19,6 +19,9 @@ OF_THE_CPU_PLATFORM = {
     "sglang.srt.platforms.device_mixin.PlatformEnum",
     "sglang.srt.platforms.interface.SRTPlatform",
 }
+# Extra HTTP workers alone import it, and none of them starts without it; every other process would
+# pay seconds for the check.
+OF_HTTP_WORKERS = {"sglang.srt.entrypoints.http_server.app"}
 
 
 def imported_from_sglang() -> Iterator[str]:
@@ -37,7 +40,7 @@ def test_every_import_from_sglang_is_in_the_table() -> None:
     assert len(names) > 20
     absent = {
         name
-        for name in names - OF_THE_CPU_PLATFORM
+        for name in names - OF_THE_CPU_PLATFORM - OF_HTTP_WORKERS
         # a class stands in the table by its methods
         if name not in listed and not any(path.startswith(f"{name}.") for path in listed)
     }

@@ -1,0 +1,47 @@
+"""Captured layers of all decode CUDA graphs in one buffer.
+
+SGLang keeps the outputs of every captured batch size; with K captured layers of width H that is
+[size, K*H] each time. One replay is sampled before the next, so all sizes can write to the same
+rows, as they do with the logits. SGLang owns such a buffer for speculative decoding; LED asks for
+it and, for models that do not write into it themselves, copies inside the graph.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from led_sglang.patches.hooks import hook
+from led_sglang.patches.server_args import settings_or_none
+
+
+@hook("model_executor.model_runner.ModelRunner.get_aux_hidden_states_width", "AROUND")
+def _width(original: Any, self: Any) -> int:
+    """Asked once for every set of decode graphs, before the first is captured."""
+    settings = settings_or_none()
+    if settings is None or not settings.captured or self.is_draft_worker:
+        width: int = original(self)
+        return width
+    if share_buffer not in self.capture_tail_hooks:
+        self.capture_tail_hooks.append(share_buffer)
+    return len(settings.captured) * int(self.model_config.hidden_size)
+
+
+def share_buffer(runner: Any, output: Any, forward_batch: Any, num_tokens: int) -> None:
+    """Point a graph's captured layers at the shared buffer (one of `capture_tail_hooks`).
+
+    Runs while a graph is recorded, after the model's forward. A stream of another width or dtype
+    keeps its own output.
+
+    Args:
+        runner: unused; SGLang passes the graph runner.
+        output: `LogitsProcessorOutput`; `hidden_states` is [num_tokens, K*H].
+        forward_batch: `aux_hidden_states_buffer` is its [num_tokens, K*H] part of the buffer.
+        num_tokens: rows of this graph.
+    """
+    shared, captured = forward_batch.aux_hidden_states_buffer, output.hidden_states
+    if shared is None or captured is None:
+        return
+    if captured.shape != shared.shape or captured.dtype != shared.dtype:
+        return
+    if captured.data_ptr() != shared.data_ptr():
+        output.hidden_states = shared.copy_(captured)
