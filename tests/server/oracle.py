@@ -6,7 +6,7 @@ Teacher-forced on the server's own tokens, so one forward gives every step of a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from led_sglang.kernels.reference import LedReference, led_reference
 from transformers import AutoModelForCausalLM
+
+# What a request does to the final logits: (logits [V] f64, generated tokens so far) -> logits.
+Adjust = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
 
 # A step at which the oracle's own two best choices are this close (relative) may go either way.
 NEAR_TIE = 1e-4
@@ -63,13 +66,19 @@ class Oracle:
         return normed
 
     def check_greedy(
-        self, prompt: Sequence[int], tokens: Sequence[int], thinks: Sequence[bool], **led: Any
+        self,
+        prompt: Sequence[int],
+        tokens: Sequence[int],
+        thinks: Sequence[bool],
+        adjust: Adjust | None = None,
+        **led: Any,
     ) -> Verdict:
         """Compare a temperature-0 completion with the reference, step by step.
 
         Args:
             prompt, tokens: token ids.
             thinks: per generated token, whether it was sampled in the think phase.
+            adjust: bias, penalties or masks of the request.
             led: arguments of `led_reference`; temperature is 1.
         """
         logits, streams = self.states([*prompt, *tokens])
@@ -81,10 +90,13 @@ class Oracle:
         for index, token in enumerate(tokens):
             at = len(prompt) + index - 1
             verdict.steps += 1
+            final = logits[at].double()
+            if adjust is not None:
+                final = adjust(final, tokens[:index])
             if thinks[index]:
-                best, allowed = self._led_choices(logits[at], streams[at], **options)
+                best, allowed = self._led_choices(final, streams[at], **options)
             else:
-                posterior = logits[at].double().softmax(0)
+                posterior = final.softmax(0)
                 best, allowed = int(posterior.argmax()), _near_best(posterior)
             if token == best:
                 continue

@@ -20,17 +20,11 @@ def test_renamed_symbol(model_path: Path, path: str) -> None:
     assert "0.5.23" in message
 
 
-AUX_FLAGS = (
-    "--enable-return-aux-hidden-states",
-    *("--speculative-algorithm", "DFLASH"),
-    *("--return-aux-hidden-state-layer-ids", "3"),
-)
 FLAGS = [
     (("--speculative-algorithm", "NGRAM"), "--speculative-algorithm"),
     (("--enable-two-batch-overlap",), "--enable-two-batch-overlap"),
     (("--enable-pdmux",), "--enable-pdmux"),
     (("--enable-return-hidden-states",), "--enable-return-hidden-states"),
-    (AUX_FLAGS, "--enable-return-aux-hidden-states"),
     (("--enable-layernorm-sp", "--tp", "2"), "--enable-layernorm-sp"),
     (("--enable-nvidia-megakernel",), "--enable-nvidia-megakernel"),
     (("--enable-amd-monokernel",), "--enable-amd-monokernel"),

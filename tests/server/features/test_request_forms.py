@@ -1,0 +1,150 @@
+"""Every way to ask and to be answered: the tokens stay LED's."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from harness import Server
+from oracle import Oracle
+
+from .checks import ALWAYS, GREEDY, THINK_START, assert_led_tokens
+
+
+def solo(server: Server, prompt: Sequence[int], count: int, **sampling: Any) -> dict[str, Any]:
+    body = (prompt, {"led": ALWAYS}, GREEDY | {"max_new_tokens": count} | sampling)
+    return server.generate_batch([body])[0]
+
+
+def events(server: Server, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    response = server.post(path, body, stream=True)
+    assert response.status_code == 200, response.text
+    for line in response.iter_lines():
+        if line.startswith(b"data: ") and line != b"data: [DONE]":
+            yield json.loads(line.removeprefix(b"data: "))
+
+
+def test_streaming(server: Server, oracle: Oracle, prompts: list[Sequence[int]]) -> None:
+    expected = solo(server, prompts[5], 24)
+    assert_led_tokens(oracle, prompts[5], expected["output_ids"])
+    body = {
+        "input_ids": list(prompts[5]),
+        "stream": True,
+        "sampling_params": GREEDY | {"max_new_tokens": 24, "custom_params": {"led": ALWAYS}},
+    }
+    chunks = list(events(server, "/generate", body))
+    assert len(chunks) > 4
+    assert chunks[-1]["output_ids"] == expected["output_ids"]
+    assert chunks[-1]["meta_info"]["led"] == expected["meta_info"]["led"]
+    seen = [chunk["meta_info"]["led"]["explored_tokens"] for chunk in chunks]
+    assert seen == sorted(seen)
+
+
+def test_stop_strings(server: Server, oracle: Oracle, prompts: list[Sequence[int]]) -> None:
+    whole = solo(server, prompts[6], 40)
+    stop = whole["text"][9:12]
+    stopped = solo(server, prompts[6], 40, stop=[stop])
+    assert stopped["meta_info"]["finish_reason"] == {"type": "stop", "matched": stop}
+    count = len(stopped["output_ids"])
+    assert count < 40
+    assert stopped["output_ids"] == whole["output_ids"][:count]
+    assert_led_tokens(oracle, prompts[6], stopped["output_ids"])
+
+
+def test_abort_spares_the_others(
+    server: Server, oracle: Oracle, prompts: list[Sequence[int]]
+) -> None:
+    """Half of a running batch is aborted: partial answers are prefixes, the rest is whole."""
+    body = {
+        "rid": [f"abort-{i}" for i in range(6)],
+        "input_ids": [list(prompt) for prompt in prompts[:6]],
+        "sampling_params": GREEDY | {"max_new_tokens": 150, "custom_params": {"led": ALWAYS}},
+    }
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(server.post, "/generate", body)
+        time.sleep(1.0)
+        for i in (0, 2, 4):
+            assert server.post("/abort_request", {"rid": f"abort-{i}"}).status_code == 200
+        answers = running.result().json()
+    for i, answer in enumerate(answers):
+        tokens = answer["output_ids"]
+        if i % 2:
+            assert len(tokens) == 150
+        else:
+            assert answer["meta_info"]["finish_reason"]["type"] == "abort"
+            assert len(tokens) < 150
+        if len(tokens) > 20:
+            assert_led_tokens(oracle, prompts[i], tokens)
+
+
+def test_session(server: Server, oracle: Oracle, prompts: list[Sequence[int]]) -> None:
+    """The second turn goes on from the first one's tokens: in the think phase it left open."""
+    session = server.post("/open_session", {"capacity_of_str_len": 4096}).json()
+    history: list[int] = []
+    rid = None
+    for turn in (prompts[7][:150], [THINK_START, *prompts[8][-60:]]):
+        body = {
+            "input_ids": list(turn),
+            "session_params": {"id": session, "rid": rid},
+            "sampling_params": GREEDY | {"max_new_tokens": 20, "custom_params": {"led": ALWAYS}},
+        }
+        answer = server.post("/generate", body).json()
+        history += turn
+        if turn[0] == THINK_START:
+            assert_led_tokens(oracle, history, answer["output_ids"])
+        history += answer["output_ids"]
+        rid = answer["meta_info"]["id"]
+    server.post("/close_session", {"session_id": session})
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_openai_streams(server: Server, path: str, prompts: list[Sequence[int]]) -> None:
+    """A streamed answer is the unstreamed one."""
+    body = {
+        "model": "default",
+        "prompt": list(prompts[9]),
+        "messages": [{"role": "user", "content": "Stream."}],
+        "temperature": 0,
+        "ignore_eos": True,
+        "max_tokens": 24,
+        "custom_params": {"led": ALWAYS},
+    }
+    choice = server.post(path, body).json()["choices"][0]
+    whole = choice.get("text") or choice["message"]["reasoning_content"]
+    pieces = []
+    for event in events(server, path, body | {"stream": True}):
+        for part in event["choices"]:
+            delta = part.get("delta", part)
+            pieces.append(delta.get("text") or delta.get("reasoning_content") or "")
+    assert "".join(pieces) == whole
+    plain = body | {"custom_params": {"sampler": "regular"}}
+    choice = server.post(path, plain).json()["choices"][0]
+    assert (choice.get("text") or choice["message"]["reasoning_content"]) != whole
+
+
+REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({}, {"beam_width": 4}, "beam_width"),
+    ({"return_hidden_states": True}, {}, "hidden"),
+    ({"return_sampling_mask": True}, {"top_k": 20}, "return_sampling_mask"),
+]
+
+
+@pytest.mark.parametrize(("extra", "sampling", "named"), REFUSED)
+def test_refused_requests(
+    server: Server,
+    prompts: list[Sequence[int]],
+    extra: dict[str, Any],
+    sampling: dict[str, Any],
+    named: str,
+) -> None:
+    body = {
+        "input_ids": list(prompts[0]),
+        "sampling_params": {"max_new_tokens": 4, "custom_params": {"led": {}}} | sampling,
+    }
+    response = server.post("/generate", body | extra)
+    assert response.status_code == 400, response.text
+    assert named in response.text
