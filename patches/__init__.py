@@ -1,8 +1,9 @@
 """The only code that touches SGLang internals.
 
 `touched.py` lists every symbol; the other files hold the hooks by what they are for: launch
-(`server_args`, `http_worker`), captured layers (`capture`, `graph_buffer`), per-row state
-(`batch_state`), soft inputs (`embedding`), the sampling step (`sampling`, `lm_head`), requests (`requests`), statistics (`statistics`).
+(`launch`, `server_args`, `compatibility`, `http_worker`), captured layers (`capture`,
+`graph_buffer`), per-row state (`batch_state`), soft inputs (`embedding`), the sampling step
+(`sampling`, `lm_head`, `kernel_path`), requests (`requests`), statistics (`statistics`).
 """
 
 from __future__ import annotations
