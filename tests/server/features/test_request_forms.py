@@ -39,7 +39,10 @@ def test_streaming(server: Server, oracle: Oracle, prompts: list[Sequence[int]])
     chunks = list(events(server, "/generate", body))
     assert len(chunks) > 4
     assert chunks[-1]["output_ids"] == expected["output_ids"]
-    assert chunks[-1]["meta_info"]["led"] == expected["meta_info"]["led"]
+    streamed, whole = chunks[-1]["meta_info"]["led"], expected["meta_info"]["led"]
+    # A cached prompt is prefilled in another shape: p1 differs in its last bits.
+    assert streamed.pop("mean_p1") == pytest.approx(whole.pop("mean_p1"), rel=1e-4)
+    assert streamed == whole
     seen = [chunk["meta_info"]["led"]["explored_tokens"] for chunk in chunks]
     assert seen == sorted(seen)
 
