@@ -10,6 +10,7 @@ import inspect
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def write_random_qwen3(
     # Imported here: transformers takes seconds to import, and the command line needs only names.
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
-    tokenizer = _byte_tokenizer(think_tokens, max_position)
+    tokenizer = byte_tokenizer(think_tokens, max_position)
     end_of_text, turn_end = tokenizer.convert_tokens_to_ids([_END_OF_TEXT, _TURN_END])
     config = Qwen3Config(
         vocab_size=len(tokenizer),
@@ -180,12 +181,12 @@ def _recipe_digest() -> str:
         for name, parameter in inspect.signature(write_random_qwen3).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
-    template = _chat_template(defaults["think_tokens"])
+    template = chat_template(defaults["think_tokens"])
     recipe = json.dumps([_RECIPE_VERSION, defaults, template], sort_keys=True)
     return hashlib.sha256(recipe.encode()).hexdigest()[:12]
 
 
-def _chat_template(think_tokens: tuple[str, str] | None) -> str:
+def chat_template(think_tokens: tuple[str, str] | None) -> str:
     """ChatML; the generation prompt opens thinking, or opens and closes it at once."""
     thinking = ""
     if think_tokens is not None:
@@ -194,15 +195,32 @@ def _chat_template(think_tokens: tuple[str, str] | None) -> str:
     return f"{_TURNS_TEMPLATE}{thinking}{{%- endif %}}"
 
 
-def _byte_tokenizer(think_tokens: tuple[str, str] | None, max_position: int) -> Any:
-    """A byte-level tokenizer without merges: 256 bytes, ChatML's tokens, the think tokens."""
+def byte_tokenizer(
+    think_tokens: tuple[str, str] | None, max_position: int, words: Sequence[str] = ()
+) -> Any:
+    """A byte-level tokenizer: 256 bytes, merges for `words`, ChatML's tokens, the think tokens.
+
+    Args:
+        think_tokens: texts of the think delimiters; None for a tokenizer without them.
+        max_position: context length in tokens.
+        words: texts that become one token, each from left to right out of its longest known
+            beginning and its next byte; where two overlap, the earlier one wins.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {character: index for index, character in enumerate(alphabet)}
-    core = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    split = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    merges: list[tuple[str, str]] = []
+    for word in words:
+        symbols, _ = split.pre_tokenize_str(word)[0]
+        for end in range(2, len(symbols) + 1):
+            if symbols[:end] not in vocab:
+                vocab[symbols[:end]] = len(vocab)
+                merges.append((symbols[: end - 1], symbols[end - 1]))
+    core = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    core.pre_tokenizer = split
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens([_END_OF_TEXT, _TURN_START, _TURN_END])
     # Not special, as in Qwen3: the detokenizer keeps them in the text.
@@ -216,5 +234,5 @@ def _byte_tokenizer(think_tokens: tuple[str, str] | None, max_position: int) -> 
         model_max_length=max_position,
         clean_up_tokenization_spaces=False,
     )
-    tokenizer.chat_template = _chat_template(think_tokens)
+    tokenizer.chat_template = chat_template(think_tokens)
     return tokenizer

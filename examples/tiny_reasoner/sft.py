@@ -1,0 +1,123 @@
+"""Supervised training on search traces, with TRL.
+
+    python -m tiny_reasoner.sft --data build/tiny_reasoner --out build/tiny_reasoner/sft
+
+Started again after an interruption it goes on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM, set_seed
+from trl import SFTConfig, SFTTrainer
+
+from tiny_reasoner.checkpoints import last_checkpoint
+from tiny_reasoner.data import TRACES, read
+from tiny_reasoner.tokenizer import MAX_POSITION, make_tokenizer
+
+LAYERS = 10
+
+
+def make_model(tokenizer: Any) -> Qwen3ForCausalLM:
+    """A Qwen3 of 1.1 M parameters, initialised at random."""
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        tie_word_embeddings=True,
+        max_position_embeddings=MAX_POSITION,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        initializer_range=0.06,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = Qwen3ForCausalLM(config)
+    # What Qwen3 publishes for its thinking mode, so that a bare request samples.
+    model.generation_config = GenerationConfig(
+        do_sample=True,
+        temperature=0.6,
+        top_p=0.95,
+        top_k=20,
+        eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id],
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return model
+
+
+def prompt_text(tokenizer: Any, problem: str) -> str:
+    """The chat prompt of a problem; its template opens the thought."""
+    text: str = tokenizer.apply_chat_template(
+        [{"role": "user", "content": problem}], tokenize=False, add_generation_prompt=True
+    )
+    return text
+
+
+def make_dataset(rows: list[dict[str, Any]], tokenizer: Any) -> Dataset:
+    """Token ids, and a mask of the completion, on which alone the loss is taken."""
+    prompts = tokenizer([prompt_text(tokenizer, row["problem"]) for row in rows])["input_ids"]
+    completions = tokenizer([row["completion"] for row in rows])["input_ids"]
+    pairs = list(zip(prompts, completions, strict=True))
+    return Dataset.from_dict(
+        {
+            "input_ids": [prompt + completion for prompt, completion in pairs],
+            "completion_mask": [[0] * len(p) + [1] * len(c) for p, c in pairs],
+        }
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Supervised training on search traces.")
+    parser.add_argument("--data", type=Path, required=True, help="folder of tiny_reasoner.data")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--examples", type=int, default=100_000)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    set_seed(options.seed)
+    tokenizer = make_tokenizer()
+    rows = read(options.data / TRACES)[: options.examples]
+    trainer = SFTTrainer(
+        model=make_model(tokenizer),
+        processing_class=tokenizer,
+        train_dataset=make_dataset(rows, tokenizer),
+        args=SFTConfig(
+            output_dir=str(options.out / "checkpoints"),
+            num_train_epochs=1,
+            per_device_train_batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
+            lr_scheduler_type="warmup_stable_decay",
+            lr_scheduler_kwargs={"num_decay_steps": len(rows) // options.batch_size // 4},
+            warmup_steps=50,
+            weight_decay=0.01,
+            adam_beta2=0.98,
+            max_length=None,
+            loss_type="nll",
+            train_sampling_strategy="group_by_length",
+            logging_steps=10,
+            save_steps=100,
+            save_total_limit=2,
+            seed=options.seed,
+            use_cpu=not torch.cuda.is_available(),
+            bf16=False,
+            gradient_checkpointing=False,
+            report_to="none",
+            dataloader_pin_memory=torch.cuda.is_available(),
+        ),
+    )
+    trainer.train(resume_from_checkpoint=last_checkpoint(options.out / "checkpoints"))
+    trainer.save_model(str(options.out / "model"))
+    trainer.state.save_to_json(str(options.out / "trainer_state.json"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""The task: walk through seven rooms, entering each exactly once (a Hamiltonian path).
+
+A problem lists the doors and the room to start in, and has exactly one solution. A thought tries
+walks, writes `stuck` where no unvisited room is next door, and goes back to the last room that has
+another one, writing the walk so far again. The answer is the walk as one number, so any grader
+that compares numbers can check it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+ROOMS = 7
+DOORS = 9
+# Thought tokens of a training trace: one a visited room and one a mark. Longer searches are
+# searched again, in another order, so that the problems are not filtered.
+LONGEST_TRACE = 48
+
+PREFIX = "Visit every room once. Doors: "
+START = "Start: "
+STUCK, DONE = "stuck\n", "done\n"
+
+_HELD_OUT_SHARE = 8
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Doors as pairs of rooms 1..ROOMS, in the order and direction in which they are written."""
+
+    doors: tuple[tuple[int, int], ...]
+    start: int
+
+    @cached_property
+    def neighbours(self) -> dict[int, tuple[int, ...]]:
+        """Rooms next door, by room."""
+        found: dict[int, list[int]] = {room: [] for room in range(1, ROOMS + 1)}
+        for a, b in self.doors:
+            found[a].append(b)
+            found[b].append(a)
+        return {room: tuple(rooms) for room, rooms in found.items()}
+
+    @property
+    def text(self) -> str:
+        """The user's message."""
+        return PREFIX + "".join(f"{a}-{b} " for a, b in self.doors) + f"{START}{self.start}"
+
+    @cached_property
+    def solutions(self) -> tuple[tuple[int, ...], ...]:
+        """Every walk from the start that enters each room once."""
+        return tuple(self._walks((self.start,)))
+
+    @property
+    def answer(self) -> str:
+        """The one solution as a number."""
+        (walk,) = self.solutions
+        return "".join(map(str, walk))
+
+    @property
+    def digest(self) -> str:
+        """Of the problem's shape: the same for any naming of the rooms and any order of the doors.
+
+        Three rounds of colour refinement from (degree, is the start). Problems of one shape always
+        share a digest, so a split by digest separates shapes; different shapes may share one.
+        """
+        colours = {room: f"{len(n)}{room == self.start}" for room, n in self.neighbours.items()}
+        for _ in range(3):
+            colours = {
+                room: _sha(colours[room] + "|" + ",".join(sorted(colours[other] for other in near)))
+                for room, near in self.neighbours.items()
+            }
+        return _sha(",".join(sorted(colours.values())))
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether the problem's shape is kept from training."""
+        return int(self.digest[:8], 16) % _HELD_OUT_SHARE == 0
+
+    @property
+    def chance(self) -> float:
+        """Probability that one random walk over unvisited rooms, never going back, is right."""
+        probability, seen = 1.0, set()
+        (walk,) = self.solutions
+        for room in walk[:-1]:
+            seen.add(room)
+            probability /= sum(other not in seen for other in self.neighbours[room])
+        return probability
+
+    def _walks(self, walk: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        if len(walk) == ROOMS:
+            yield walk
+            return
+        for room in self.neighbours[walk[-1]]:
+            if room not in walk:
+                yield from self._walks((*walk, room))
+
+
+def make_problem(rng: random.Random) -> Problem:
+    """A random problem with exactly one solution."""
+    every = [(a, b) for a in range(1, ROOMS + 1) for b in range(a + 1, ROOMS + 1)]
+    while True:
+        walk = rng.sample(range(1, ROOMS + 1), ROOMS)
+        path = {(min(a, b), max(a, b)) for a, b in zip(walk, walk[1:], strict=False)}
+        doors = [*path, *rng.sample([d for d in every if d not in path], DOORS - len(path))]
+        rng.shuffle(doors)
+        turned = tuple(door if rng.random() < 0.5 else door[::-1] for door in sorted(doors))
+        problem = Problem(tuple(rng.sample(turned, DOORS)), walk[0])
+        if len(problem.solutions) == 1:
+            return problem
+
+
+def make_thought(problem: Problem, rng: random.Random) -> str:
+    """A depth-first search in random order, at most LONGEST_TRACE tokens long."""
+    while True:
+        thought, tokens = _search(problem, rng)
+        if tokens <= LONGEST_TRACE:
+            return thought
+
+
+def _search(problem: Problem, rng: random.Random) -> tuple[str, int]:
+    walk, lines, tokens = [problem.start], [], 0
+    untried = [_shuffled(problem, walk, rng)]
+    while True:
+        while len(walk) < ROOMS and untried[-1]:
+            walk.append(untried[-1].pop())
+            untried.append(_shuffled(problem, walk, rng))
+        tokens += len(walk) + 1
+        is_done = len(walk) == ROOMS
+        lines.append("".join(f"{room} " for room in walk) + (DONE if is_done else STUCK))
+        if is_done:
+            return "".join(lines), tokens
+        while not untried[-1]:
+            walk.pop()
+            untried.pop()
+
+
+def _shuffled(problem: Problem, walk: list[int], rng: random.Random) -> list[int]:
+    rooms = [room for room in problem.neighbours[walk[-1]] if room not in walk]
+    rng.shuffle(rooms)
+    return rooms
+
+
+def completion(thought: str, answer: str) -> str:
+    """What the model writes after a prompt whose template has opened the thought."""
+    return f"{thought}</think>\n\n{answer}<|im_end|>"
+
+
+_COMPLETION = re.compile(r"</think>\s*([0-9]+)\s*(?:<\|im_end\|>)?(?:<\|endoftext\|>)*\s*\Z")
+
+
+def reward(text: str, answer: str) -> float:
+    """1 if the thought was closed and the text after it is the answer and nothing else, or 0."""
+    found = _COMPLETION.search(text)
+    return float(found is not None and found[1] == answer)
+
+
+def _sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
