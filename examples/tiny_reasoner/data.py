@@ -69,9 +69,9 @@ def read(path: Path) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--traces", type=int, default=150_000)
-    parser.add_argument("--rl-problems", type=int, default=20_000)
-    parser.add_argument("--held-out", type=int, default=1_000)
+    parser.add_argument("--traces", type=int, default=40_000)
+    parser.add_argument("--rl-problems", type=int, default=8_000)
+    parser.add_argument("--held-out", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     options = vars(parser.parse_args())
     write(options.pop("out"), **options)

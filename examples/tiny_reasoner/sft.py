@@ -24,11 +24,11 @@ LAYERS = 10
 
 
 def make_model(tokenizer: Any) -> Qwen3ForCausalLM:
-    """A Qwen3 of 1.1 M parameters, initialised at random."""
+    """A Qwen3 of 1.0 M parameters, initialised at random."""
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=96,
-        intermediate_size=256,
+        intermediate_size=224,
         num_hidden_layers=LAYERS,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -78,9 +78,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Supervised training on search traces.")
     parser.add_argument("--data", type=Path, required=True, help="folder of tiny_reasoner.data")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--examples", type=int, default=100_000)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--examples", type=int, default=40_000)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     set_seed(options.seed)
@@ -99,12 +99,12 @@ def main() -> None:
             lr_scheduler_kwargs={"num_decay_steps": len(rows) // options.batch_size // 4},
             warmup_steps=50,
             weight_decay=0.01,
-            adam_beta2=0.98,
+            adam_beta2=0.99,
             max_length=None,
             loss_type="nll",
             train_sampling_strategy="group_by_length",
             logging_steps=10,
-            save_steps=100,
+            save_steps=50,
             save_total_limit=2,
             seed=options.seed,
             use_cpu=not torch.cuda.is_available(),

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 ROOMS = 7
 DOORS = 9
@@ -30,7 +31,7 @@ _HELD_OUT_SHARE = 8
 
 @dataclass(frozen=True)
 class Problem:
-    """Doors as pairs of rooms 1..ROOMS, in the order and direction in which they are written."""
+    """Doors as pairs of rooms 1..ROOMS, the smaller number first, in the order of the text."""
 
     doors: tuple[tuple[int, int], ...]
     start: int
@@ -51,8 +52,8 @@ class Problem:
 
     @cached_property
     def solutions(self) -> tuple[tuple[int, ...], ...]:
-        """Every walk from the start that enters each room once."""
-        return tuple(self._walks((self.start,)))
+        """The first two walks from the start that enter each room once, or the only one."""
+        return tuple(islice(self._walks((self.start,)), 2))
 
     @property
     def answer(self) -> str:
@@ -106,9 +107,7 @@ def make_problem(rng: random.Random) -> Problem:
         walk = rng.sample(range(1, ROOMS + 1), ROOMS)
         path = {(min(a, b), max(a, b)) for a, b in zip(walk, walk[1:], strict=False)}
         doors = [*path, *rng.sample([d for d in every if d not in path], DOORS - len(path))]
-        rng.shuffle(doors)
-        turned = tuple(door if rng.random() < 0.5 else door[::-1] for door in sorted(doors))
-        problem = Problem(tuple(rng.sample(turned, DOORS)), walk[0])
+        problem = Problem(tuple(rng.sample(sorted(doors), DOORS)), walk[0])
         if len(problem.solutions) == 1:
             return problem
 

@@ -19,7 +19,7 @@ _WORDS = (
     "\n\n",
     PREFIX,
     START,
-    *(f"{a}-{b} " for a in _ROOMS for b in _ROOMS if a != b),
+    *(f"{a}-{b} " for a in _ROOMS for b in _ROOMS if a < b),
     *(f"{room} " for room in _ROOMS),
     STUCK,
     DONE,

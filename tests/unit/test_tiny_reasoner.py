@@ -46,9 +46,9 @@ def brute_force(problem: Problem) -> list[tuple[int, ...]]:
 
 def renamed(problem: Problem, rng: random.Random) -> Problem:
     names = dict(zip(range(1, ROOMS + 1), rng.sample(range(1, ROOMS + 1), ROOMS), strict=True))
-    doors = [(names[b], names[a]) for a, b in problem.doors]
+    doors = [tuple(sorted((names[a], names[b]))) for a, b in problem.doors]
     rng.shuffle(doors)
-    return Problem(tuple(doors), names[problem.start])
+    return Problem(tuple((a, b) for a, b in doors), names[problem.start])
 
 
 def test_every_problem_has_one_solution(problems: list[Problem]) -> None:

@@ -1,0 +1,100 @@
+"""What a checkpoint can do and how sure it is, on the held-out problems, without a server.
+
+    python -m tiny_reasoner.measure --data build/tiny_reasoner --model build/tiny_reasoner/rl/model
+
+Prints and writes `measured.json` beside the model's folder: greedy accuracy with its standard
+error, the chance level, and, over the thought tokens of samples at temperature 1, the mean top-1
+probability and entropy of the final layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tiny_reasoner.data import HELD_OUT, read
+from tiny_reasoner.rl import MAX_NEW_TOKENS
+from tiny_reasoner.sft import prompt_text
+from tiny_reasoner.task import reward
+
+
+@torch.no_grad()
+def measure(model_path: Path, rows: list[dict[str, Any]], seed: int = 0) -> dict[str, Any]:
+    """Measure one checkpoint on problems.
+
+    Args:
+        model_path: its folder.
+        rows: lines of `held_out.jsonl`.
+        seed: of the samples.
+
+    Returns:
+        `greedy_accuracy` and `greedy_stderr`, `chance`, `sampled_accuracy` (one sample a problem at
+        temperature 1), `thought_tokens` (mean of a sample), `top1` (mean probability) and
+        `entropy` (mean, nats) of the final posterior over the sampled thought tokens.
+    """
+    tokenizer: Any = AutoTokenizer.from_pretrained(model_path)
+    model: Any = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32).eval()
+    # A bare set of settings: the model's own would limit the samples to the top 20.
+    model.generation_config = type(model.generation_config)(
+        eos_token_id=model.generation_config.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        max_new_tokens=MAX_NEW_TOKENS,
+    )
+    prompts = tokenizer(
+        [prompt_text(tokenizer, row["problem"]) for row in rows],
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+    )
+    width = prompts["input_ids"].shape[1]
+    golds = [row["expected_answer"] for row in rows]
+
+    def rewards(ids: torch.Tensor) -> list[float]:
+        texts = tokenizer.batch_decode(ids[:, width:])
+        return [reward(text, gold) for text, gold in zip(texts, golds, strict=True)]
+
+    greedy = torch.tensor(rewards(model.generate(**prompts, do_sample=False)))
+    torch.manual_seed(seed)
+    sampled = model.generate(**prompts, do_sample=True, top_k=0, temperature=1.0)
+    mask = torch.nn.functional.pad(
+        prompts["attention_mask"], (0, sampled.shape[1] - width), value=1
+    )
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    logits = model(sampled, attention_mask=mask, position_ids=positions).logits
+    log_p = logits[:, width - 1 : -1].double().log_softmax(-1)
+    # A token is thought up to the end delimiter, which itself is sampled while thinking.
+    end = tokenizer.convert_tokens_to_ids("</think>")
+    written = sampled[:, width:]
+    is_thought = (written == end).cumsum(-1) - (written == end).long() == 0
+    is_thought &= written != tokenizer.pad_token_id
+    return {
+        "problems": len(rows),
+        "greedy_accuracy": float(greedy.mean()),
+        "greedy_stderr": float(greedy.std() / len(rows) ** 0.5),
+        "chance": sum(row["chance"] for row in rows) / len(rows),
+        "sampled_accuracy": sum(rewards(sampled)) / len(rows),
+        "thought_tokens": float(is_thought.sum(-1).double().mean()),
+        "top1": float(log_p.amax(-1).exp()[is_thought].mean()),
+        "entropy": float(-(log_p.exp() * log_p).sum(-1)[is_thought].mean()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure a checkpoint on held-out problems.")
+    parser.add_argument("--data", type=Path, required=True, help="folder of tiny_reasoner.data")
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--limit", type=int, default=200)
+    options = parser.parse_args()
+    measured = measure(options.model, read(options.data / HELD_OUT)[: options.limit])
+    text = json.dumps(measured, indent=2)
+    (options.model.parent / "measured.json").write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
