@@ -5,7 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: serve test lint clean
+TINY := build/tiny_reasoner
+TINY_RUN := PYTHONPATH=examples $(BIN)/python -m tiny_reasoner
+
+.PHONY: serve test lint clean tiny-reasoner reproduce-tiny
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -18,6 +21,24 @@ serve: $(INSTALLED)  ## serve the bundled model on port 30000: make serve ARGS="
 test: $(INSTALLED)  ## all tests, real servers included
 	.ci/install-browser
 	$(BIN)/pytest -q --numprocesses 2 --dist loadfile
+
+# Each stage of the tiny reasoner is a file; a stage that was interrupted goes on where it stopped.
+$(TINY)/held_out.jsonl: $(INSTALLED)
+	$(TINY_RUN).data --out $(TINY)
+
+$(TINY)/sft/trainer_state.json: | $(TINY)/held_out.jsonl
+	$(TINY_RUN).sft --data $(TINY) --out $(TINY)/sft
+
+$(TINY)/rl/trainer_state.json: | $(TINY)/sft/trainer_state.json
+	$(TINY_RUN).rl --data $(TINY) --model $(TINY)/sft/model --out $(TINY)/rl
+
+tiny-reasoner: $(TINY)/rl/trainer_state.json  ## train the tiny reasoner: data, SFT, GRPO, plot
+	$(TINY_RUN).curves --sft $(TINY)/sft --rl $(TINY)/rl --out $(TINY)/training.png
+	$(TINY_RUN).measure --data $(TINY) --model $(TINY)/sft/model
+	$(TINY_RUN).measure --data $(TINY) --model $(TINY)/rl/model
+
+reproduce-tiny: $(INSTALLED)  ## write examples/tiny_reasoner/RESULTS.md from the bundled models
+	$(TINY_RUN).reproduce --out build/reproduce
 
 lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .

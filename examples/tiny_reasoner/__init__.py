@@ -1,1 +1,1 @@
-"""A tiny reasoning model from nothing: data, SFT, GRPO, and a reproduction of the paper's claims."""
+"""A tiny reasoning model from nothing: data, SFT, GRPO, and the paper's claims tried on it."""

@@ -1,6 +1,6 @@
 """Problems of the training, a file of training traces, and the held-out problems.
 
-    python -m tiny_reasoner.data --out build/tiny_reasoner
+python -m tiny_reasoner.data --out build/tiny_reasoner
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import argparse
 import json
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -46,7 +47,7 @@ def write(out: Path, *, traces: int, rl_problems: int, held_out: int, seed: int)
     out.mkdir(parents=True, exist_ok=True)
     rng = random.Random(f"thoughts {seed}")
     train = problems(seed, held_out=False)
-    with (out / TRACES).open("w", encoding="utf-8") as file:
+    with _whole(out / TRACES) as file:
         for number in tqdm(range(traces), desc="traces"):
             problem = next(train)
             text = completion(make_thought(problem, rng), problem.answer)
@@ -55,9 +56,18 @@ def write(out: Path, *, traces: int, rl_problems: int, held_out: int, seed: int)
         (RL_PROBLEMS, train, rl_problems),
         (HELD_OUT, problems(seed + 1, held_out=True), held_out),
     ):
-        with (out / name).open("w", encoding="utf-8") as file:
+        with _whole(out / name) as file:
             for number in tqdm(range(count), desc=name):
                 file.write(json.dumps(row(next(source), number)) + "\n")
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[TextIO]:
+    """A file that has its name only once it is complete."""
+    part = path.with_suffix(".part")
+    with part.open("w", encoding="utf-8") as file:
+        yield file
+    part.rename(path)
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -19,7 +19,6 @@ from pathlib import Path
 
 from led_sglang.bundled import bundled_model
 from led_sglang.settings import SAMPLERS
-
 from tiny_reasoner.data import read
 from tiny_reasoner.measure import measure
 from tiny_reasoner.results import Reproduction, write_results
@@ -67,11 +66,9 @@ def main() -> None:
 
 def _evaluate(model: Path, grid: str, run_dir: Path, limit: int) -> None:
     """`led-sglang eval` over a grid; the server offers every method there is."""
-    server = shlex.join(
-        ["--model-path", str(model), "--enable-samplers", ",".join(SAMPLERS)]
-        + ["--max-running-requests", str(_CONCURRENCY)]
-    )
-    arguments = ["eval", "--launch", server, "--config", str(HERE / f"{grid}.yaml")]
+    server = ["--model-path", str(model), "--enable-samplers", ",".join(SAMPLERS)]
+    server += ["--max-running-requests", str(_CONCURRENCY)]
+    arguments = ["eval", "--launch", shlex.join(server), "--config", str(HERE / f"{grid}.yaml")]
     arguments += ["--limit", str(limit), "--run-dir", str(run_dir)]
     arguments += ["--concurrency", str(_CONCURRENCY), "--grade-workers", "1"]
     if (run_dir / "run.json").exists():

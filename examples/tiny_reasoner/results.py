@@ -11,8 +11,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from led_sglang.evaluation import tables
 from matplotlib.figure import Figure
+
+from led_sglang.evaluation import tables
 
 _PLOTS = ("pass_at_n", "paired", "alpha", "exploration")
 _LABELS = {"before": "before RL", "after": "after RL"}
@@ -109,7 +110,10 @@ def _collapse(
         "Entropy and coverage by layer",
         "Over the answers of the `regular` sampler at T = 0.6, no final norm on the latents: "
         "H(p^l) / log V, and the share of the final top 8 in the layer's top 8.",
-        ["layer", *(f"{name}, {label}" for label in _LABELS.values() for name in ("entropy", "r_8"))],
+        [
+            "layer",
+            *(f"{name}, {label}" for label in _LABELS.values() for name in ("entropy", "r_8")),
+        ],
         [
             [
                 str(number + 1),

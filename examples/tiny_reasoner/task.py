@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import islice, pairwise
 
 ROOMS = 7
 DOORS = 9
@@ -105,7 +105,7 @@ def make_problem(rng: random.Random) -> Problem:
     every = [(a, b) for a in range(1, ROOMS + 1) for b in range(a + 1, ROOMS + 1)]
     while True:
         walk = rng.sample(range(1, ROOMS + 1), ROOMS)
-        path = {(min(a, b), max(a, b)) for a, b in zip(walk, walk[1:], strict=False)}
+        path = {(min(a, b), max(a, b)) for a, b in pairwise(walk)}
         doors = [*path, *rng.sample([d for d in every if d not in path], DOORS - len(path))]
         problem = Problem(tuple(rng.sample(sorted(doors), DOORS)), walk[0])
         if len(problem.solutions) == 1:
