@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/installed
 TINY := build/tiny_reasoner
 TINY_RUN := PYTHONPATH=examples $(BIN)/python -m tiny_reasoner
 
-.PHONY: serve test lint clean tiny-reasoner reproduce-tiny
+.PHONY: serve test lint clean tiny-reasoner
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +24,7 @@ test: $(INSTALLED)  ## all tests, real servers included
 
 # Each stage of the tiny reasoner is a file; a stage that was interrupted goes on where it stopped.
 $(TINY)/held_out.jsonl: $(INSTALLED)
+	$(BIN)/pip install --quiet --editable ".[train]"
 	$(TINY_RUN).data --out $(TINY)
 
 $(TINY)/sft/trainer_state.json: | $(TINY)/held_out.jsonl
@@ -36,9 +37,6 @@ tiny-reasoner: $(TINY)/rl/trainer_state.json  ## train the tiny reasoner: data, 
 	$(TINY_RUN).curves --sft $(TINY)/sft --rl $(TINY)/rl --out $(TINY)/training.png
 	$(TINY_RUN).measure --data $(TINY) --model $(TINY)/sft/model
 	$(TINY_RUN).measure --data $(TINY) --model $(TINY)/rl/model
-
-reproduce-tiny: $(INSTALLED)  ## write examples/tiny_reasoner/RESULTS.md from the bundled models
-	$(TINY_RUN).reproduce --out build/reproduce
 
 lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .

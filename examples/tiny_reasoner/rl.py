@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of tiny_reasoner.data")
     parser.add_argument("--model", type=Path, required=True, help="the supervised model")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=128, help="completions a step")
     parser.add_argument("--group-size", type=int, default=8, help="completions a problem")
     parser.add_argument("--learning-rate", type=float, default=3e-4)
