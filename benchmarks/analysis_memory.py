@@ -15,7 +15,7 @@ import torch
 
 from led_sglang.analysis import LayerAnalysis
 from led_sglang.analysis.forward import load_model
-from led_sglang.default_model import ensure_default_model
+from led_sglang.bundled import bundled_model
 
 PROMPT, ANSWER = 64, 2048
 
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1_000_000)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
-    model = load_model(ensure_default_model(), arguments.device, "float32")
+    model = load_model(bundled_model(), arguments.device, "float32")
     analysis = LayerAnalysis(model, temperature=0.6)
     vocab, generator = model.config.vocab_size, torch.Generator().manual_seed(0)
     process, begin, done, step = psutil.Process(), time.perf_counter(), 0, arguments.tokens // 10

@@ -149,12 +149,12 @@ def _value(argv: list[str], *flags: str) -> str | None:
 def _with_model(argv: list[str]) -> list[str]:
     if _value(argv, "--model-path", "--model") is not None or "--help" in argv:
         return argv
-    from led_sglang.default_model import ensure_default_model
+    from led_sglang.bundled import bundled_model
 
-    path = ensure_default_model()
+    path = bundled_model()
     print(
-        "led-sglang: no --model-path given: serving the bundled model, a tiny Qwen3 with RANDOM "
-        f"weights that shows the machinery, not answers ({path})",
+        "led-sglang: no --model-path given: serving the bundled model, a tiny reasoner that finds "
+        f"walks through seven rooms ({path})",
         file=sys.stderr,
         flush=True,
     )

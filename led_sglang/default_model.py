@@ -1,24 +1,16 @@
-"""The bundled default model: a tiny random Qwen3, written on first use.
+"""A tiny Qwen3 with random weights: tests run on it without a download; what it says is noise.
 
-It lets a server, the command line and the tests run without a download; what it says is noise.
+Its tokenizer and chat template are the bundled models' too, see `bundled.py`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
-import os
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-
-# Raise it when the files change in a way that neither the arguments nor the template show.
-_RECIPE_VERSION = 1
 
 _END_OF_TEXT, _TURN_START, _TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
@@ -35,15 +27,6 @@ _THINKING_TEMPLATE = """\
 {{- '\\n' + THINK_END + '\\n\\n' }}
 {%- endif %}
 """
-
-_FILES = (
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-)
 
 
 def write_random_qwen3(
@@ -138,52 +121,6 @@ def write_random_qwen3(
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
-
-
-def ensure_default_model() -> Path:
-    """The folder of the default model, written first if it is not there.
-
-    It lies under `led-sglang/` in $LED_SGLANG_CACHE, else $XDG_CACHE_HOME, else ~/.cache; its name
-    carries a digest of the recipe, so a changed recipe never meets old files. Safe when several
-    processes call it at once: each writes its own copy and the first rename wins.
-
-    Raises:
-        OSError: the cache folder cannot be written.
-    """
-    cache = os.environ.get("LED_SGLANG_CACHE") or os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(cache) if cache else Path.home() / ".cache") / "led-sglang"
-    target = folder / f"random-qwen3-{_recipe_digest()}"
-    if _is_complete(target):
-        return target
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as scratch:
-        written = write_random_qwen3(Path(scratch) / "model")
-        if target.exists() and not _is_complete(target):
-            # Somebody deleted files of it; the folder's remains go away with the scratch folder.
-            with suppress(FileNotFoundError):
-                target.rename(Path(scratch) / "incomplete")
-        try:
-            written.rename(target)
-        except OSError:
-            # A folder that holds files is not overwritten: another process was faster.
-            if not _is_complete(target):
-                raise
-    return target
-
-
-def _is_complete(path: Path) -> bool:
-    return all((path / name).is_file() for name in _FILES)
-
-
-def _recipe_digest() -> str:
-    defaults = {
-        name: parameter.default
-        for name, parameter in inspect.signature(write_random_qwen3).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
-    template = chat_template(defaults["think_tokens"])
-    recipe = json.dumps([_RECIPE_VERSION, defaults, template], sort_keys=True)
-    return hashlib.sha256(recipe.encode()).hexdigest()[:12]
 
 
 def chat_template(think_tokens: tuple[str, str] | None) -> str:

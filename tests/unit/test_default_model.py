@@ -1,10 +1,7 @@
-"""The bundled random model: loads, speaks, repeats itself, and appears once in the cache."""
+"""The random model of the tests: loads, speaks and repeats itself."""
 
 from __future__ import annotations
 
-import functools
-import subprocess
-import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -17,8 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from led_sglang import default_model
-from led_sglang.default_model import ensure_default_model, write_random_qwen3
+from led_sglang.default_model import write_random_qwen3
 from led_sglang.phase import Phase, ThinkAutomaton, boundary_ids, resolve_delimiters
 
 SMALL: dict[str, Any] = {"layers": 2, "hidden": 32, "heads": 2, "kv_heads": 1, "head_dim": 16}
@@ -150,82 +146,3 @@ def test_an_untied_head_is_drawn_of_its_own(tmp_path: Path) -> None:
     assert head.dtype == torch.float32
     assert float(head.std()) == pytest.approx(0.12, rel=0.05)
     assert not torch.equal(head, embedding)
-
-
-@pytest.fixture
-def small_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Write the small model into a cache of its own; the recipe's digest stays the real one."""
-
-    @functools.wraps(write_random_qwen3)
-    def write(path: Path) -> Path:
-        return write_random_qwen3(path, **SMALL)
-
-    monkeypatch.setattr(default_model, "write_random_qwen3", write)
-    monkeypatch.setenv("LED_SGLANG_CACHE", str(tmp_path))
-    return tmp_path
-
-
-def test_the_default_model_is_written_once(
-    small_recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = ensure_default_model()
-    assert first.parent == small_recipe / "led-sglang"
-    stamp = (first / "model.safetensors").stat().st_mtime_ns
-    assert ensure_default_model() == first
-    assert (first / "model.safetensors").stat().st_mtime_ns == stamp
-    assert list(first.parent.iterdir()) == [first]
-    monkeypatch.setattr(default_model, "_RECIPE_VERSION", 999)
-    assert ensure_default_model() != first
-
-
-def test_the_cache_folder_follows_the_environment(
-    small_recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("LED_SGLANG_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(small_recipe / "xdg"))
-    assert ensure_default_model().parent == small_recipe / "xdg" / "led-sglang"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(small_recipe / "home"))
-    assert ensure_default_model().parent == small_recipe / "home" / ".cache" / "led-sglang"
-
-
-def test_an_incomplete_folder_is_replaced(small_recipe: Path) -> None:
-    path = ensure_default_model()
-    (path / "tokenizer.json").unlink()
-    assert ensure_default_model() == path
-    assert (path / "tokenizer.json").is_file()
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_faster_process_wins(small_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = default_model.write_random_qwen3
-    target = small_recipe / "led-sglang" / f"random-qwen3-{default_model._recipe_digest()}"
-
-    @functools.wraps(write_random_qwen3)
-    def overtaken(path: Path) -> Path:
-        write(target)
-        (target / "winner").touch()
-        return write(path)
-
-    monkeypatch.setattr(default_model, "write_random_qwen3", overtaken)
-    assert ensure_default_model() == target
-    assert (target / "winner").exists()
-    assert list(target.parent.iterdir()) == [target]
-
-
-def test_two_processes_at_once_get_one_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LED_SGLANG_CACHE", str(tmp_path))
-    code = (
-        "from led_sglang.default_model import ensure_default_model; print(ensure_default_model())"
-    )
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    printed = {process.communicate()[0].strip() for process in processes}
-    assert [process.returncode for process in processes] == [0, 0]
-    (path,) = printed
-    assert [str(entry) for entry in (tmp_path / "led-sglang").iterdir()] == [path]
-    assert AutoModelForCausalLM.from_pretrained(path).config.num_hidden_layers == 12
