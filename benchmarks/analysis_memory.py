@@ -1,4 +1,4 @@
-"""Memory and speed of the layer analysis over many tokens of the bundled model.
+"""Memory and speed of the layer analysis over many tokens of a random Qwen3.
 
     python benchmarks/analysis_memory.py --tokens 1000000
 
@@ -8,14 +8,16 @@ Prints the process's resident memory as tokens go by; it must not grow with them
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
+from pathlib import Path
 
 import psutil
 import torch
 
 from led_sglang.analysis import LayerAnalysis
 from led_sglang.analysis.forward import load_model
-from led_sglang.bundled import bundled_model
+from led_sglang.default_model import write_random_qwen3
 
 PROMPT, ANSWER = 64, 2048
 
@@ -25,7 +27,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1_000_000)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
-    model = load_model(bundled_model(), arguments.device, "float32")
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_random_qwen3(Path(folder) / "model")
+        model = load_model(path, arguments.device, "float32")
     analysis = LayerAnalysis(model, temperature=0.6)
     vocab, generator = model.config.vocab_size, torch.Generator().manual_seed(0)
     process, begin, done, step = psutil.Process(), time.perf_counter(), 0, arguments.tokens // 10

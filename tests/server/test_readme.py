@@ -42,7 +42,9 @@ def test_curl(server: Server) -> None:
         ["bash", "-c", command], capture_output=True, text=True, timeout=120, check=True
     )
     choice = json.loads(done.stdout)["choices"][0]
-    assert choice["message"]["content"]
+    thought, _, answer = choice["message"]["content"].partition("</think>")
+    assert "done" in thought
+    assert answer.strip() == "6245317"
     led = choice["meta_info"]["led"]
     assert led["explored_tokens"] > 0
     assert led["think_tokens"] >= led["explored_tokens"]
