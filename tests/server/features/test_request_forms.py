@@ -12,7 +12,37 @@ import pytest
 from harness import Server
 from oracle import Oracle
 
-from .checks import ALWAYS, GREEDY, THINK_START, assert_led_tokens
+from .checks import (
+    ALWAYS,
+    GREEDY,
+    THINK_END,
+    THINK_START,
+    assert_led_tokens,
+    compare_led_tokens,
+    think_flags,
+)
+
+CHAT: dict[str, Any] = {
+    "model": "default",
+    "temperature": 0,
+    "ignore_eos": True,
+    "return_token_ids": True,
+    "return_prompt_token_ids": True,
+    "return_meta_info": True,
+}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "strict": True,
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "string", "pattern": "^[a-h]{6}$"}},
+            "required": ["a"],
+            "additionalProperties": False,
+        },
+    },
+}
 
 
 def solo(server: Server, prompt: Sequence[int], count: int, **sampling: Any) -> dict[str, Any]:
@@ -26,6 +56,45 @@ def events(server: Server, path: str, body: dict[str, Any]) -> Iterator[dict[str
     for line in response.iter_lines():
         if line.startswith(b"data: ") and line != b"data: [DONE]":
             yield json.loads(line.removeprefix(b"data: "))
+
+
+def test_radix_cache(server: Server, oracle: Oracle, prompts: list[Sequence[int]]) -> None:
+    """A prompt out of the cache, delimiters included, gives the same tokens and statistics."""
+    prompt = [*prompts[4], 65, 66]
+    first, second = (solo(server, prompt, 24) for _ in range(2))
+    assert second["meta_info"]["cached_tokens"] > len(prompts[4])
+    assert second["output_ids"] == first["output_ids"]
+    for key, value in first["meta_info"]["led"].items():
+        # The order of a matrix product's sums differs between a whole and a cached prompt.
+        assert second["meta_info"]["led"][key] == (
+            pytest.approx(value, rel=1e-4) if isinstance(value, float) else value
+        )
+    assert_led_tokens(oracle, prompt, first["output_ids"])
+
+
+def test_retraction_and_mixed_chunks(
+    server: Server, oracle: Oracle, prompts: list[Sequence[int]]
+) -> None:
+    """More than the pool holds: chunks share batches with decodes, and rows are thrown out."""
+    # Not by `ignore_eos`: SGLang admits no more of such requests than it is sure to finish.
+    sampling = {"temperature": 0, "max_new_tokens": 120, "logit_bias": {"256": -99, "258": -99}}
+
+    def adjust(logits: Any, so_far: Sequence[int]) -> Any:
+        logits = logits.clone()
+        logits[[256, 258]] -= 99
+        return logits
+
+    bodies: list[Any] = [(prompt, {"led": ALWAYS}, sampling) for prompt in prompts[:12]]
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda b: server.generate(b[0], b[1], **b[2]), bodies))
+    assert sum(answer["meta_info"]["num_retractions"] for answer in answers) > 0
+    told_apart = 0
+    for prompt, answer in zip(prompts, answers, strict=False):
+        assert len(answer["output_ids"]) == 120
+        told_apart += compare_led_tokens(oracle, prompt, answer["output_ids"], adjust)
+        thinks = think_flags(prompt, answer["output_ids"])
+        assert answer["meta_info"]["led"]["think_tokens"] == sum(thinks)
+    assert told_apart > 0
 
 
 def test_streaming(server: Server, oracle: Oracle, prompts: list[Sequence[int]]) -> None:
@@ -102,6 +171,82 @@ def test_session(server: Server, oracle: Oracle, prompts: list[Sequence[int]]) -
         history += answer["output_ids"]
         rid = answer["meta_info"]["id"]
     server.post("/close_session", {"session_id": session})
+
+
+def chat(server: Server, **body: Any) -> dict[str, Any]:
+    response = server.post("/v1/chat/completions", CHAT | body)
+    assert response.status_code == 200, response.text
+    choice: dict[str, Any] = response.json()["choices"][0]
+    return choice
+
+
+def test_chat_with_reasoning_parser(server: Server, oracle: Oracle) -> None:
+    """Reasoning and content are told apart; LED samples the first part alone."""
+    choice = chat(
+        server,
+        messages=[{"role": "user", "content": "Name three primes."}],
+        max_tokens=60,
+        logit_bias={str(THINK_END): 2.0},
+        custom_params={"led": ALWAYS},
+    )
+    tokens, prompt = choice["response_token_ids"], choice["prompt_token_ids"]
+    assert THINK_END in tokens
+    end = tokens.index(THINK_END)
+    assert choice["message"]["reasoning_content"]
+    assert len(choice["message"]["content"]) > 0
+    assert "</think>" not in choice["message"]["reasoning_content"]
+    assert choice["meta_info"]["led"]["think_tokens"] == sum(think_flags(prompt, tokens)) > end
+
+    def adjust(logits: Any, so_far: Sequence[int]) -> Any:
+        logits = logits.clone()
+        logits[THINK_END] += 2.0
+        return logits
+
+    assert_led_tokens(oracle, prompt, tokens, adjust)
+
+
+def test_structured_output_after_thinking(server: Server) -> None:
+    """SGLang's grammar starts behind `</think>`: LED explores before it and leaves it alone."""
+    schema = {"type": "object", "properties": {"n": {"type": "boolean"}}, "required": ["n"]}
+    schema["additionalProperties"] = False
+    choice = chat(
+        server,
+        messages=[{"role": "user", "content": "Answer in JSON."}],
+        max_tokens=160,
+        ignore_eos=False,
+        logit_bias={str(THINK_END): 5.0, "258": -9.0, "256": -9.0},
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": schema, "strict": True},
+        },
+        custom_params={"led": ALWAYS},
+    )
+    assert isinstance(json.loads(choice["message"]["content"])["n"], bool)
+    led = choice["meta_info"]["led"]
+    assert led["explored_tokens"] == led["think_tokens"] > 0
+
+
+@pytest.mark.parametrize("think_only", [True, False])
+def test_tool_call(server: Server, tokenizer: Any, think_only: bool) -> None:
+    """A forced tool call parses; LED samples it where `think_only` is off, and only there."""
+    # The random model would write blanks for ever where the grammar lets it.
+    blanks = tokenizer.encode(" \n\t\r", add_special_tokens=False)
+    choice = chat(
+        server,
+        messages=[{"role": "user", "content": "Add."}],
+        max_tokens=120,
+        ignore_eos=False,
+        logit_bias={str(token): -30.0 for token in blanks},
+        tools=[TOOL],
+        tool_choice="required",
+        chat_template_kwargs={"enable_thinking": False},
+        custom_params={"led": ALWAYS | {"think_only": think_only}},
+    )
+    call = choice["message"]["tool_calls"][0]["function"]
+    assert call["name"] == "add"
+    assert len(json.loads(call["arguments"])["a"]) == 6
+    led = choice["meta_info"]["led"]
+    assert (led["explored_tokens"] > 6) != think_only
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
