@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/installed
 TINY := build/tiny_reasoner
 TINY_RUN := PYTHONPATH=examples $(BIN)/python -m tiny_reasoner
 
-.PHONY: serve test lint clean tiny-reasoner
+.PHONY: serve test lint clean tiny-reasoner reproduce-tiny
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -24,7 +24,6 @@ test: $(INSTALLED)  ## all tests, real servers included
 
 # Each stage of the tiny reasoner is a file; a stage that was interrupted goes on where it stopped.
 $(TINY)/held_out.jsonl: $(INSTALLED)
-	$(BIN)/pip install --quiet --editable ".[train]"
 	$(TINY_RUN).data --out $(TINY)
 
 $(TINY)/sft/trainer_state.json: | $(TINY)/held_out.jsonl
@@ -37,6 +36,10 @@ tiny-reasoner: $(TINY)/rl/trainer_state.json  ## train the tiny reasoner: data, 
 	$(TINY_RUN).curves --sft $(TINY)/sft --rl $(TINY)/rl --out $(TINY)/training.png
 	$(TINY_RUN).measure --data $(TINY) --model $(TINY)/sft/model
 	$(TINY_RUN).measure --data $(TINY) --model $(TINY)/rl/model
+
+# An interrupted run goes on when it is started again; build/reproduce removed, it starts anew.
+reproduce-tiny: $(INSTALLED)  ## measure every method on the tiny reasoner, write its RESULTS.md
+	$(TINY_RUN).reproduce --out build/reproduce
 
 lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .

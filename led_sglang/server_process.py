@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -38,9 +39,7 @@ def running_server(flags: Sequence[str], log: Path, timeout_s: float = 3600.0) -
     """
     port = _port(flags)
     if port is None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
+        port = str(free_port())
         flags = [*flags, "--port", port]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
@@ -57,6 +56,19 @@ def running_server(flags: Sequence[str], log: Path, timeout_s: float = 3600.0) -
         yield url
     finally:
         _stop(process)
+
+
+def free_port() -> int:
+    """A port for a server that will take it in a while.
+
+    It is below those that the kernel gives to outgoing connections: one of these could take the
+    port while the server loads.
+    """
+    while True:
+        port = random.SystemRandom().randrange(10_000, 30_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _die_with_parent() -> None:

@@ -2,9 +2,9 @@
 
     python -m tiny_reasoner.measure --data build/tiny_reasoner --model build/tiny_reasoner/rl/model
 
-Prints and writes `measured.json` beside the model's folder: greedy accuracy with its standard
-error, the chance level, and, over the thought tokens of samples at temperature 1, the mean top-1
-probability and entropy of the final layer.
+Prints and writes `measured.json` beside the model's folder: greedy accuracy, the chance level, and,
+over the thought tokens of samples at temperature 1, the mean top-1 probability and entropy of the
+final layer; each with its standard error over problems.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ def measure(model_path: Path, rows: list[dict[str, Any]], seed: int = 0) -> dict
         seed: of the samples.
 
     Returns:
-        `greedy_accuracy` and `greedy_stderr`, `chance`, `sampled_accuracy` (one sample a problem at
-        temperature 1), `thought_tokens` (mean of a sample), `top1` (mean probability) and
-        `entropy` (mean, nats) of the final posterior over the sampled thought tokens.
+        `greedy_accuracy`, `chance`, `sampled_accuracy` (one sample a problem at temperature 1),
+        `thought_tokens` (mean of a sample), `top1` (mean probability) and `entropy` (mean, nats) of
+        the final posterior over the sampled thought tokens; `NAME_stderr` of all but the chance
+        and the length.
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(model_path)
     model: Any = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32).eval()
@@ -54,11 +55,11 @@ def measure(model_path: Path, rows: list[dict[str, Any]], seed: int = 0) -> dict
     width = prompts["input_ids"].shape[1]
     golds = [row["expected_answer"] for row in rows]
 
-    def rewards(ids: torch.Tensor) -> list[float]:
+    def rewards(ids: torch.Tensor) -> torch.Tensor:
         texts = tokenizer.batch_decode(ids[:, width:])
-        return [reward(text, gold) for text, gold in zip(texts, golds, strict=True)]
+        return torch.tensor([reward(text, gold) for text, gold in zip(texts, golds, strict=True)])
 
-    greedy = torch.tensor(rewards(model.generate(**prompts, do_sample=False)))
+    greedy = rewards(model.generate(**prompts, do_sample=False))
     torch.manual_seed(seed)
     sampled = model.generate(**prompts, do_sample=True, top_k=0, temperature=1.0)
     mask = torch.nn.functional.pad(
@@ -72,16 +73,28 @@ def measure(model_path: Path, rows: list[dict[str, Any]], seed: int = 0) -> dict
     written = sampled[:, width:]
     is_thought = (written == end).cumsum(-1) - (written == end).long() == 0
     is_thought &= written != tokenizer.pad_token_id
+    lengths, once = is_thought.sum(-1).double(), torch.ones(len(rows))
     return {
         "problems": len(rows),
-        "greedy_accuracy": float(greedy.mean()),
-        "greedy_stderr": float(greedy.std() / len(rows) ** 0.5),
         "chance": sum(row["chance"] for row in rows) / len(rows),
-        "sampled_accuracy": sum(rewards(sampled)) / len(rows),
-        "thought_tokens": float(is_thought.sum(-1).double().mean()),
-        "top1": float(log_p.amax(-1).exp()[is_thought].mean()),
-        "entropy": float(-(log_p.exp() * log_p).sum(-1)[is_thought].mean()),
+        "thought_tokens": float(lengths.mean()),
+        **_mean("greedy_accuracy", greedy, once),
+        **_mean("sampled_accuracy", rewards(sampled), once),
+        **_mean("top1", (log_p.amax(-1).exp() * is_thought).sum(-1), lengths),
+        **_mean("entropy", (torch.special.entr(log_p.exp()).sum(-1) * is_thought).sum(-1), lengths),
     }
+
+
+def _mean(name: str, sums: torch.Tensor, counts: torch.Tensor) -> dict[str, float]:
+    """A mean over tokens and its standard error over problems, from sums and counts [problems].
+
+    The error is that of a ratio of two means, in the first order.
+    """
+    sums, counts, problems = sums.double(), counts.double(), len(sums)
+    mean = sums.sum() / counts.sum()
+    residuals = sums - mean * counts
+    spread = residuals.square().sum() * problems / max(problems - 1, 1)
+    return {name: float(mean), f"{name}_stderr": float(spread.sqrt() / counts.sum())}
 
 
 def main() -> None:

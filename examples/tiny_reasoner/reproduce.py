@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -17,15 +18,18 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch
+
 from led_sglang.bundled import bundled_model
 from led_sglang.settings import SAMPLERS
 from tiny_reasoner.data import read
 from tiny_reasoner.measure import measure
 from tiny_reasoner.results import Reproduction, write_results
+from tiny_reasoner.unsure import unsure_steps
 
 HERE = Path(__file__).parent
 CHECKPOINTS = {"before": "tiny-reasoner-sft", "after": "tiny-reasoner"}
-_CONCURRENCY = 64
+_CONCURRENCY = 256
 # Prompts of the layer analysis; the paper takes 30 a benchmark.
 _ANALYSED = 30
 
@@ -39,9 +43,10 @@ def main() -> None:
     began = time.monotonic()
     models = {label: bundled_model(name) for label, name in CHECKPOINTS.items()}
     rows = read(HERE / "held_out.jsonl")[: options.limit]
+    analysed = rows[:_ANALYSED]
     options.out.mkdir(parents=True, exist_ok=True)
     prompts = options.out / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows[:_ANALYSED]))
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in analysed), encoding="utf-8")
 
     # Two servers at a time, one core each.
     work = [
@@ -56,12 +61,33 @@ def main() -> None:
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(job) for job in work]:
             done.result()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     results = Reproduction(
         folder=options.out,
         measured={label: measure(model, rows) for label, model in models.items()},
-        minutes=(time.monotonic() - began) / 60,
+        unsure={
+            (label, temperature, normed): unsure_steps(
+                models[label],
+                options.out / f"layers-{label}" / "tokens.jsonl",
+                [row["problem"] for row in analysed],
+                temperature=temperature,
+                final_norm=normed,
+            )
+            for label in CHECKPOINTS
+            for normed in (False, True)
+            for temperature in (0.1, 0.3, 0.6, 1.0)
+        },
+        minutes=_minutes(options.out / "seconds.txt", time.monotonic() - began),
+        cores=len(os.sched_getaffinity(0)),
     )
-    print(write_results(results, options.results))
+    print(write_results(results, options.results, HERE / "reading.md"))
+
+
+def _minutes(file: Path, seconds: float) -> float:
+    """Minutes of this start and all before it, kept in a file."""
+    with file.open("a", encoding="utf-8") as out:
+        out.write(f"{seconds:.0f}\n")
+    return sum(map(float, file.read_text(encoding="utf-8").split())) / 60
 
 
 def _evaluate(model: Path, grid: str, run_dir: Path, limit: int) -> None:
@@ -87,7 +113,8 @@ def _led_sglang(arguments: Sequence[str], log: Path) -> None:
     command = [sys.executable, "-m", "led_sglang.cli", *arguments]
     print(shlex.join(command), "; log:", log, flush=True)
     with log.open("ab") as out:
-        subprocess.run(command, stdout=out, stderr=out, check=True)
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        subprocess.run(command, stdout=out, stderr=out, check=True, env=environment)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def ship(model_path: Path, name: str, rows: list[dict[str, Any]], out: Path) -> 
         answer=rows[0]["expected_answer"],
         problems=measured["problems"],
         greedy=100 * measured["greedy_accuracy"],
-        error=100 * measured["greedy_stderr"],
+        error=100 * measured["greedy_accuracy_stderr"],
         sampled=100 * measured["sampled_accuracy"],
         chance=100 * measured["chance"],
         top1=measured["top1"],

@@ -16,8 +16,8 @@ from matplotlib.patches import Patch
 COLOURS = ("#4c8bd6", "#e07b39", "#2fa37c", "#b06fc4", "#d1495b", "#a08c2c", "#7f8794")
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v")
-# Stand-ins in the SVG, replaced by CSS variables.
-INK, GRID = "#010203", "#040506"
+# Stand-ins in the SVG, replaced by CSS variables; PNGs keep them.
+INK, GRID = "#010203", "#dde2eb"
 
 _COLUMNS = 3
 _WIDTH = 10.5

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from eval_harness import eval_command, gold_answers, led_eval, records, running, small_grid
 from fake_engine import FakeEngine
-from harness import free_port
+
+from led_sglang.server_process import free_port
 
 SAMPLES = 2 * 2 * 4 * 5 * 4
 

@@ -35,6 +35,13 @@ def tokenizer(model_path: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
+def think_ids(tokenizer: Any) -> tuple[int, int]:
+    """Ids of `<think>` and `</think>`."""
+    start, end = tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
+    return start, end
+
+
+@pytest.fixture(scope="session")
 def prompts(tokenizer: Any) -> list[Sequence[int]]:
     """GSM8K problems as chat prompts whose template has opened the think phase."""
     return [chat_ids(tokenizer, problem) for problem in gsm8k_problems()]

@@ -12,6 +12,8 @@ from browser import chromium
 from eval_harness import led_eval, records
 from harness import Server, serve
 
+from led_sglang.server_process import free_port
+
 SAMPLES = 2 * 2 * 4 * 5 * 4
 
 
@@ -61,9 +63,7 @@ def test_full_grid_on_a_real_server(server: Server, tmp_path: Path) -> None:
 
 
 def test_launch_starts_a_server_and_ends_it(model_path: Path, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     done = led_eval(
         *("--launch", f"--model-path {model_path} --device cpu --port {port}"),
         *("--run-dir", tmp_path, "--tasks", "gsm8k", "--samplers", "led", "--limit", 2),

@@ -11,13 +11,6 @@ from harness import Server, serve
 
 START, END = "<think>", "</think>"
 ALWAYS = {"led": {"gate": "always", "trace": True}}
-# Both delimiters come every few tokens.
-SAMPLING = {
-    "temperature": 1.0,
-    "max_new_tokens": 48,
-    "ignore_eos": True,
-    "logit_bias": {"259": 4.0, "260": 4.0},
-}
 TURN = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 
 # Prompt, and the phase of the first generated token.
@@ -49,12 +42,20 @@ def server(model_path: Path) -> Iterator[Server]:
         yield running
 
 
-def expected_phases(first: str, tokens: Sequence[int]) -> list[str]:
-    """Phase in which each token was sampled, from the ids of the bundled tokenizer."""
+@pytest.fixture(scope="module")
+def tagged(think_ids: tuple[int, int]) -> dict[str, Any]:
+    """Both delimiters come every few tokens."""
+    bias = {str(token): 4.0 for token in think_ids}
+    return {"temperature": 1.0, "max_new_tokens": 48, "ignore_eos": True, "logit_bias": bias}
+
+
+def expected_phases(first: str, tokens: Sequence[int], think_ids: tuple[int, int]) -> list[str]:
+    """Phase in which each token was sampled."""
+    start, end = think_ids
     phases, phase = [], first
     for token in tokens:
         phases.append(phase)
-        phase = {259: "think", 260: "response"}.get(token, phase)
+        phase = {start: "think", end: "response"}.get(token, phase)
     return phases
 
 
@@ -68,41 +69,52 @@ def check(answer: dict[str, Any], expected: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("text", "first"), PROMPTS.values(), ids=PROMPTS)
-def test_prompts(server: Server, tokenizer: Any, text: str, first: str) -> None:
+def test_prompts(
+    server: Server,
+    tokenizer: Any,
+    think_ids: tuple[int, int],
+    tagged: dict[str, Any],
+    text: str,
+    first: str,
+) -> None:
     prompt = tokenizer.encode(text, add_special_tokens=False)
     seen = set()
     for seed in range(4):
-        answer = server.generate(prompt, ALWAYS, **SAMPLING, sampling_seed=seed)
-        phases = expected_phases(first, answer["output_ids"])
+        answer = server.generate(prompt, ALWAYS, **tagged, sampling_seed=seed)
+        phases = expected_phases(first, answer["output_ids"], think_ids)
         check(answer, phases)
         seen |= set(phases)
     assert {"think", "response"} <= seen, "no completion changed its phase"
 
 
-def test_mixed_batch_of_phases(server: Server, tokenizer: Any) -> None:
+def test_mixed_batch_of_phases(
+    server: Server, tokenizer: Any, think_ids: tuple[int, int], tagged: dict[str, Any]
+) -> None:
     texts = list(PROMPTS.values()) * 2
     answers = server.generate_batch(
-        [(tokenizer.encode(text, add_special_tokens=False), ALWAYS, SAMPLING) for text, _ in texts]
+        [(tokenizer.encode(text, add_special_tokens=False), ALWAYS, tagged) for text, _ in texts]
     )
     for (_, first), answer in zip(texts, answers, strict=True):
-        check(answer, expected_phases(first, answer["output_ids"]))
+        check(answer, expected_phases(first, answer["output_ids"], think_ids))
 
 
-def test_chunked_prefill(model_path: Path, tokenizer: Any) -> None:
+def test_chunked_prefill(
+    model_path: Path, tokenizer: Any, think_ids: tuple[int, int], tagged: dict[str, Any]
+) -> None:
     """The opening tag and the prompt's end lie in different chunks."""
     with serve(model_path, "--chunked-prefill-size", "64", "--enable-mixed-chunk") as server:
         texts = [TURN.format("long " * (10 + 17 * i)) + "<think>\n" + "hm " * 40 for i in range(6)]
         answers = server.generate_all(
-            [(tokenizer.encode(text, add_special_tokens=False), ALWAYS, SAMPLING) for text in texts]
+            [(tokenizer.encode(text, add_special_tokens=False), ALWAYS, tagged) for text in texts]
         )
     for answer in answers:
-        check(answer, expected_phases("think", answer["output_ids"]))
+        check(answer, expected_phases("think", answer["output_ids"], think_ids))
 
 
-def test_think_only_off(server: Server, tokenizer: Any) -> None:
+def test_think_only_off(server: Server, tokenizer: Any, tagged: dict[str, Any]) -> None:
     prompt = tokenizer.encode(TURN.format("Hi"), add_special_tokens=False)
     custom = {"led": {"gate": "always", "trace": True, "think_only": False}}
-    answer = server.generate(prompt, custom, **SAMPLING)
+    answer = server.generate(prompt, custom, **tagged)
     assert all(entry["explored"] for entry in answer["meta_info"]["led_trace"])
 
 

@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 from harness import Body, Server, serve
 
-# `</think>` (260) and `<think>` (259) come often, so that rows change phase on the way.
-SAMPLING = {
-    "temperature": 0.8,
-    "max_new_tokens": 40,
-    "ignore_eos": True,
-    "logit_bias": {"260": 3.5, "259": 2.5},
-}
+SAMPLING = {"temperature": 0.8, "max_new_tokens": 40, "ignore_eos": True}
 
 
-def seeded(prompts: list[Sequence[int]], index: int) -> Body:
+@pytest.fixture(scope="module")
+def wandering(think_ids: tuple[int, int]) -> dict[str, Any]:
+    """Both delimiters come often, so that rows change phase on the way."""
+    start, end = map(str, think_ids)
+    return SAMPLING | {"logit_bias": {end: 3.5, start: 2.5}}
+
+
+def seeded(prompts: list[Sequence[int]], wandering: dict[str, Any], index: int) -> Body:
     led = [
         {"trace": True},
         {"gate": "always"},
@@ -29,17 +30,17 @@ def seeded(prompts: list[Sequence[int]], index: int) -> Body:
         {"gate": "rate", "gate_rate": 0.5, "trace": True},
     ][index % 5]
     custom = {"led": led}
-    return prompts[index % len(prompts)], custom, SAMPLING | {"sampling_seed": 1000 + index}
+    return prompts[index % len(prompts)], custom, wandering | {"sampling_seed": 1000 + index}
 
 
-def strangers(prompts: list[Sequence[int]]) -> list[Body]:
+def strangers(prompts: list[Sequence[int]], wandering: dict[str, Any]) -> list[Body]:
     """32 requests of every kind: other seeds, no seeds, regular ones, other lengths."""
     customs: list[Any] = [{"led": {"gate": "always"}}, {"sampler": "regular"}, {"led": {}}, None]
     return [
         (
             prompts[-1 - i % len(prompts)],
             customs[i % 4],
-            SAMPLING
+            wandering
             | {"max_new_tokens": 10 + i, "temperature": 0.5 + i / 64}
             | ({"sampling_seed": i} if i % 3 else {}),
         )
@@ -54,26 +55,34 @@ def server(model_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def alone(server: Server, prompts: list[Sequence[int]]) -> list[dict[str, Any]]:
-    return [server.generate_batch([seeded(prompts, i)])[0] for i in range(10)]
+def alone(
+    server: Server, prompts: list[Sequence[int]], wandering: dict[str, Any]
+) -> list[dict[str, Any]]:
+    return [server.generate_batch([seeded(prompts, wandering, i)])[0] for i in range(10)]
 
 
 def test_among_strangers(
-    server: Server, prompts: list[Sequence[int]], alone: list[dict[str, Any]]
+    server: Server,
+    prompts: list[Sequence[int]],
+    wandering: dict[str, Any],
+    alone: list[dict[str, Any]],
 ) -> None:
     for index in range(5):
-        batch = strangers(prompts)
-        batch[6 * index + 1] = seeded(prompts, index)
+        batch = strangers(prompts, wandering)
+        batch[6 * index + 1] = seeded(prompts, wandering, index)
         answer = server.generate_batch(batch)[6 * index + 1]
         assert answer["output_ids"] == alone[index]["output_ids"]
 
 
 def test_after_retractions(
-    server: Server, prompts: list[Sequence[int]], alone: list[dict[str, Any]]
+    server: Server,
+    prompts: list[Sequence[int]],
+    wandering: dict[str, Any],
+    alone: list[dict[str, Any]],
 ) -> None:
     """All running requests go back to the queue, again and again, while they decode."""
     with ThreadPoolExecutor(1) as pool:
-        bodies = [seeded(prompts, i) for i in range(10)]
+        bodies = [seeded(prompts, wandering, i) for i in range(10)]
         running = pool.submit(server.generate_batch, bodies)
         while not running.done():
             time.sleep(0.3)
@@ -95,7 +104,7 @@ def test_after_retractions(
 
 
 def test_n_samples_have_n_seeds(server: Server, prompts: list[Sequence[int]]) -> None:
-    sampling = {"temperature": 0.8, "max_new_tokens": 24, "ignore_eos": True}
+    sampling = SAMPLING | {"max_new_tokens": 24}
     body = {
         "input_ids": list(prompts[0]),
         "sampling_params": sampling | {"n": 16, "sampling_seed": 70},
@@ -127,10 +136,12 @@ def test_openai_seed_is_the_same_seed(server: Server) -> None:
     assert other["choices"][0]["message"]["content"] != texts[0]
 
 
-def test_seed_holds_after_thinking(server: Server, prompts: list[Sequence[int]]) -> None:
+def test_seed_holds_after_thinking(
+    server: Server, prompts: list[Sequence[int]], think_ids: tuple[int, int]
+) -> None:
     """The engine ignores seeds without deterministic inference; LED's requests keep theirs."""
     sampling = {"temperature": 0.9, "top_p": 0.9, "top_k": 40, "min_p": 0.01, "ignore_eos": True}
-    closed = [*prompts[0], 260]
+    closed = [*prompts[0], think_ids[1]]
     runs = [
         server.generate(closed, None, **sampling, max_new_tokens=32, sampling_seed=seed)
         for seed in (8, 8, 9)

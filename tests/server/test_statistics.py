@@ -24,7 +24,7 @@ SAMPLING = {
 }
 # Half-way, so that a completion both explores and exploits, and ends its thought.
 WATCHED = {"led": {"depth": 6, "candidates": 8, "trace": True, "behaviour_logprobs": True}}
-LEAVES = {"logit_bias": {"260": 4.0}}
+BIAS = 4.0
 RELATIVE = 2e-4
 
 
@@ -40,17 +40,28 @@ def oracle(untied_model_path: Path) -> Oracle:
     return Oracle(untied_model_path)
 
 
-def biased(logits: torch.Tensor) -> torch.Tensor:
+@pytest.fixture(scope="module")
+def leaving(think_ids: tuple[int, int]) -> dict[str, Any]:
+    """Sampling that soon ends the thought."""
+    return SAMPLING | {"logit_bias": {str(think_ids[1]): BIAS}}
+
+
+def biased(logits: torch.Tensor, end: int) -> torch.Tensor:
     logits = logits.clone()
-    logits[260] += 4.0
+    logits[end] += BIAS
     return logits
 
 
 def test_trace_equals_the_oracle(
-    server: Server, oracle: Oracle, prompts: list[Sequence[int]]
+    server: Server,
+    oracle: Oracle,
+    prompts: list[Sequence[int]],
+    think_ids: tuple[int, int],
+    leaving: dict[str, Any],
 ) -> None:
+    _, end = think_ids
     answers = server.generate_batch(
-        [(prompt, WATCHED, SAMPLING | LEAVES) for prompt in prompts], return_logprob=True
+        [(prompt, WATCHED, leaving) for prompt in prompts], return_logprob=True
     )
     seen: Counter[str] = Counter()
     for prompt, answer in zip(prompts, answers, strict=True):
@@ -65,7 +76,7 @@ def test_trace_equals_the_oracle(
             assert entry["phase"] == ("think" if thinking else "response")
             seen[entry["phase"]] += 1
             # Log-probabilities keep the engine's meaning: the final posterior at T.
-            final = (biased(logits[at]).double() / TEMPERATURE).log_softmax(0)
+            final = (biased(logits[at], end).double() / TEMPERATURE).log_softmax(0)
             logprob = meta["output_token_logprobs"][index][0]
             assert logprob == pytest.approx(float(final[token]), rel=RELATIVE, abs=1e-4)
             if not thinking:
@@ -73,7 +84,7 @@ def test_trace_equals_the_oracle(
                 assert set(entry) == {"token_id", "phase"}
                 continue
             ref = oracle.step(
-                biased(logits[at]), streams[at], temperature=TEMPERATURE, depth=6, candidates=8
+                biased(logits[at], end), streams[at], temperature=TEMPERATURE, depth=6, candidates=8
             )
             assert entry["p1"] == pytest.approx(ref.p1, rel=RELATIVE)
             assert entry["entropy"] == pytest.approx(ref.entropy, rel=RELATIVE)
@@ -89,7 +100,7 @@ def test_trace_equals_the_oracle(
             if entry["explored"] and best[1] - best[0] > 1e-5:
                 assert entry["depth"] == ref.depth
             seen["explored" if entry["explored"] else "exploited"] += 1
-            thinking = token != 260
+            thinking = token != end
     assert min(seen[name] for name in ("think", "response", "explored", "exploited")) > 10
 
 
@@ -99,8 +110,10 @@ def close(ours: Any, theirs: torch.Tensor) -> None:
     )
 
 
-def test_summary_is_the_sum_of_the_trace(server: Server, prompts: list[Sequence[int]]) -> None:
-    for answer in server.generate_batch([(p, WATCHED, SAMPLING | LEAVES) for p in prompts[:8]]):
+def test_summary_is_the_sum_of_the_trace(
+    server: Server, prompts: list[Sequence[int]], leaving: dict[str, Any]
+) -> None:
+    for answer in server.generate_batch([(p, WATCHED, leaving) for p in prompts[:8]]):
         trace = [e for e in answer["meta_info"]["led_trace"] if e["phase"] == "think"]
         led = answer["meta_info"]["led"]
         assert led["think_tokens"] == len(trace)
@@ -181,9 +194,11 @@ def test_server_info_and_the_log_say_who_computes_the_steps(server: Server) -> N
     assert f"LED steps run in {reason}." in server.log.read_text()
 
 
-def test_server_info_and_metrics(server: Server, prompts: list[Sequence[int]]) -> None:
+def test_server_info_and_metrics(
+    server: Server, prompts: list[Sequence[int]], leaving: dict[str, Any]
+) -> None:
     before, metrics_before = totals(server), metrics(server)
-    answers = server.generate_batch([(p, WATCHED, SAMPLING | LEAVES) for p in prompts[:4]])
+    answers = server.generate_batch([(p, WATCHED, leaving) for p in prompts[:4]])
     after, metrics_after = totals(server), metrics(server)
     think = sum(a["meta_info"]["led"]["think_tokens"] for a in answers)
     explored = sum(a["meta_info"]["led"]["explored_tokens"] for a in answers)

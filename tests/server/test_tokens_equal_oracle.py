@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from harness import Server, serve
@@ -39,9 +38,11 @@ def think_flags(tokens: Sequence[int], start: int, end: int) -> list[bool]:
 
 
 def test_tokens_equal_the_oracle(
-    server: Server, oracle: Oracle, prompts: list[Sequence[int]], tokenizer: Any
+    server: Server,
+    oracle: Oracle,
+    prompts: list[Sequence[int]],
+    think_ids: tuple[int, int],
 ) -> None:
-    start, end = tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
     settings = [
         {"gate": g, "depth": d, "candidates": k, "layers": layers, "final_norm": norm}
         for g, d, k, layers, norm in itertools.product(
@@ -57,7 +58,7 @@ def test_tokens_equal_the_oracle(
     total = Verdict(differences=[])
     for (prompt, led), answer in zip(cases, answers, strict=True):
         tokens = answer["output_ids"]
-        thinks = think_flags(tokens, start, end)
+        thinks = think_flags(tokens, *think_ids)
         assert answer["meta_info"]["led"]["think_tokens"] == sum(thinks)
         total.add(oracle.check_greedy(prompt, tokens, thinks, **led))
     print(f"{total.steps} steps, {total.near_ties} near ties")

@@ -1,0 +1,203 @@
+"""RESULTS.md of the tiny reasoner: checked thoughts, allowed tokens, and the page itself."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from eval_harness import led_eval, running
+from fake_engine import FakeEngine
+from tiny_reasoner.data import read
+from tiny_reasoner.grade import grade
+from tiny_reasoner.reproduce import HERE
+from tiny_reasoner.results import Reproduction, read_layers, write_results
+from tiny_reasoner.task import Problem, make_problem, make_thought
+from tiny_reasoner.thoughts import check_thought, parse_problem, share_of_mistakes
+from tiny_reasoner.tokenizer import make_tokenizer
+from tiny_reasoner.unsure import allowed_tokens, unsure_steps
+
+from led_sglang.bundled import bundled_model
+
+# Solution 6245317; 6 3 1 7 is a dead end.
+PROBLEM = parse_problem(
+    "Visit every room once. Doors: 1-3 3-6 3-5 2-6 1-7 2-4 4-6 1-6 4-5 Start: 6"
+)
+SOLVED = "6 3 1 7 stuck\n6 2 4 5 3 1 7 done\n"
+
+
+@pytest.fixture(scope="module")
+def thoughts() -> list[tuple[Problem, str]]:
+    rng = random.Random(5)
+    problems = [make_problem(rng) for _ in range(100)]
+    return [(problem, make_thought(problem, rng)) for problem in problems]
+
+
+def test_a_problem_is_read_from_its_text(thoughts: list[tuple[Problem, str]]) -> None:
+    assert all(parse_problem(problem.text) == problem for problem, _ in thoughts)
+    assert PROBLEM.answer == "6245317"
+
+
+def test_the_traces_of_the_training_are_without_mistakes(
+    thoughts: list[tuple[Problem, str]],
+) -> None:
+    for problem, text in thoughts:
+        found = check_thought(problem, text)
+        assert found.walks == len(text.splitlines())
+        assert not any((found.false_step, found.false_mark, found.again))
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ("6 7 stuck\n", "false_step"),  # no such door
+        ("6 3 6 2 stuck\n", "false_step"),  # twice
+        ("3 1 7 stuck\n", "false_step"),  # another start
+        ("6 3 1 stuck\n", "false_mark"),  # 7 is left
+        ("6 3 1 7 done\n", "false_mark"),
+        ("6 2 4 5 3 1 7 stuck\n", "false_mark"),
+        ("hello", "false_mark"),
+        ("6 3 1 7 stuck\n" * 2, "again"),
+    ],
+)
+def test_a_mistake_is_found(text: str, mistake: str) -> None:
+    found = check_thought(PROBLEM, text)
+    names = ("false_step", "false_mark", "again")
+    assert getattr(found, mistake)
+    if mistake != "false_step":  # a walk through a wall is also marked wrongly at times
+        assert [name for name in names if getattr(found, name)] == [mistake]
+
+
+def test_the_last_walk_of_a_thought_that_was_cut_off_is_not_judged() -> None:
+    row = {"problem": PROBLEM.text, "reasoning_content": "6 3 1 7 stuck\n6 2 4 ", "truncated": True}
+    assert share_of_mistakes([row, row | {"reasoning_content": SOLVED, "truncated": False}]) == {
+        **{"walks": 1.5, "false_step": 0.0, "false_mark": 0.0, "again": 0.0},
+        "cut_off": 0.5,
+    }
+
+
+def test_every_token_of_a_trace_is_allowed(thoughts: list[tuple[Problem, str]]) -> None:
+    tokenizer: Any = make_tokenizer()
+    for problem, text in thoughts[:30]:
+        ids = tokenizer(text + "</think>")["input_ids"]
+        for index, token in enumerate(ids):
+            allowed = allowed_tokens(tokenizer, problem, tokenizer.decode(ids[:index]))
+            assert token in allowed
+            assert len(allowed) <= 5
+    walk = allowed_tokens(tokenizer, PROBLEM, "6 3 1 7 stuck\n6 ")
+    assert walk == {tokenizer(f"{room} ")["input_ids"][0] for room in (1, 2, 3, 4)}
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"),
+    [
+        ("\n\n6245317", (True, "6245317")),
+        ("6245317 ", (True, "6245317")),
+        ("7135426", (False, "7135426")),
+        ("6245317 or 7", (False, None)),
+        ("", (False, None)),
+    ],
+)
+def test_the_answer_is_the_walk_and_nothing_else(
+    answer: str, verdict: tuple[bool, str | None]
+) -> None:
+    assert grade({"expected_answer": "6245317"}, answer) == verdict
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as `reproduce.py` fills it; the server says the same whatever it is asked."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    with running(FakeEngine(says=f"{SOLVED}</think>\n\n6245317")) as url:
+        done = led_eval(
+            *("--base-url", url, "--run-dir", folder / "after", "--limit", 2, "--n", 4),
+            *("--tasks", HERE / "held_out.yaml", "--samplers", "regular,led"),
+            *("--temperatures", "0.1,1.0", "--grade-workers", 1),
+        )
+    assert done.returncode == 0, done.stderr
+    for name in ("before", "ablations"):
+        shutil.copytree(folder / "after", folder / name)
+    heads = "layer,depth,final_norm,entropy,r_1,r_2,r_4,r_8,r_16\n"
+    layers = "1,2,False,0.25,0.5,0.5,0.5,0.5,0.5\n1,2,True,0.75,0.5,0.5,0.5,0.5,0.5\n"
+    for label in ("before", "after"):
+        (folder / f"layers-{label}").mkdir()
+        last = "2,1,True,0.125,1.0,1.0,1.0,1.0,1.0\n"
+        last = last.replace("True", "False") + last
+        (folder / f"layers-{label}" / "layers.csv").write_text(heads + layers + last)
+    return folder
+
+
+def test_layers_are_read_with_and_without_the_norm(runs: Path) -> None:
+    first, last = read_layers(runs / "layers-after")
+    assert first == {"entropy": 0.25, "normed_entropy": 0.75, "r_1": 0.5, "r_8": 0.5}
+    assert last["entropy"] == last["normed_entropy"] == 0.125
+
+
+def test_the_page_holds_the_numbers_of_the_runs(runs: Path, tmp_path: Path) -> None:
+    measured = {
+        "problems": 2,
+        "chance": 0.125,
+        "thought_tokens": 20.0,
+        **{f"greedy_accuracy{end}": 0.5 for end in ("", "_stderr")},
+        **{f"sampled_accuracy{end}": 0.25 for end in ("", "_stderr")},
+        **{f"top1{end}": 0.875 for end in ("", "_stderr")},
+        **{f"entropy{end}": 0.375 for end in ("", "_stderr")},
+    }
+    step = dict.fromkeys(
+        ("share", "final_allowed", "mix_allowed", "final_entropy", "mix_entropy", "deep"), 0.625
+    )
+    results = Reproduction(
+        folder=runs,
+        measured={"before": measured, "after": measured},
+        unsure={("after", 0.3, False): step | {"distance": 0.0625}},
+        minutes=3.0,
+        cores=2,
+    )
+    reading = tmp_path / "reading.md"
+    reading.write_text("# What we make of it\n\nNothing.\n")
+    page = write_results(results, tmp_path, reading).read_text()
+    # One of the two problems is answered rightly by every sample.
+    assert len(re.findall(r"\| 50\.0 ± 50\.0 / 50\.0 ", page)) == 2 * 4 + 4
+    for text in (
+        "96 of 96 samples",
+        "50.0 ± 50.0 |   12.5 | 25.0 ± 25.0 | 0.875 ± 0.875 | 0.375 ± 0.375",
+        "pass@1 of LED against regular decoding, after RL: not clear at T = 0.1, 1.",
+        "| 1     |             0.2500 |",
+        "0.062",
+    ):
+        assert text in page
+    assert page.endswith("# What we make of it\n\nNothing.\n")
+    shown = re.findall(r"\]\((plots/.*?\.png)\)", page)
+    assert len(shown) >= 5
+    assert all((tmp_path / name).stat().st_size > 5_000 for name in shown)
+
+
+def test_unsure_steps_of_the_bundled_model(tmp_path: Path) -> None:
+    """A thought that goes as the search allows: what the model offers beside it is allowed too."""
+    tokenizer: Any = make_tokenizer()
+    rows = read(HERE / "held_out.jsonl")[:4]
+    rng = random.Random(0)
+    with (tmp_path / "tokens.jsonl").open("w") as file:
+        for row in rows:
+            message = [{"role": "user", "content": row["problem"]}]
+            prompt = tokenizer.apply_chat_template(
+                message, tokenize=False, add_generation_prompt=True
+            )
+            thought = make_thought(parse_problem(row["problem"]), rng) + "</think>"
+            ids = {"prompt_ids": tokenizer(prompt)["input_ids"]}
+            file.write(json.dumps(ids | {"output_ids": tokenizer(thought)["input_ids"]}) + "\n")
+    found = unsure_steps(
+        bundled_model(),
+        tmp_path / "tokens.jsonl",
+        [row["problem"] for row in rows],
+        temperature=0.6,
+    )
+    assert found["steps"] >= 4
+    assert 0.02 < found["share"] < 0.6
+    assert found["final_allowed"] > 0.9
+    # The mix is the entropy-richest of the layers, the final one among them.
+    assert found["mix_entropy"] >= found["final_entropy"]

@@ -1,0 +1,107 @@
+"""The tiny reasoner's training, a few steps of each stage: data, SFT, GRPO, measuring, shipping."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_reasoner import data, rl, sft
+from tiny_reasoner.curves import draw
+from tiny_reasoner.measure import measure
+from tiny_reasoner.ship import ship
+from transformers import AutoConfig
+
+from led_sglang.bundled import bundled_model, check_files
+
+torch.set_num_threads(1)
+
+
+def run(stage: Any, *arguments: object) -> None:
+    """A stage as the Makefile runs it, in this process: importing TRL takes longest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [stage.__name__, *map(str, arguments)])
+        stage.main()
+
+
+def train_sft(folder: Path) -> None:
+    run(sft, *("--data", folder, "--out", folder / "sft", "--examples", 320, "--batch-size", 16))
+
+
+def train_rl(folder: Path, steps: int) -> None:
+    """From the bundled model before RL: it is right at times, so that there are advantages."""
+    sizes = ("--steps", steps, "--batch-size", 16, "--group-size", 8)
+    model = bundled_model("tiny-reasoner-sft")
+    run(rl, *("--data", folder, "--model", model, "--out", folder / "rl", *sizes))
+
+
+def state(folder: Path, stage: str) -> dict[str, Any]:
+    text = (folder / stage / "trainer_state.json").read_text()
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def weights(folder: Path, stage: str) -> dict[str, torch.Tensor]:
+    return load_file(folder / stage / "model" / "model.safetensors")
+
+
+def differ(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return any(not torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both stages, a few steps."""
+    folder = tmp_path_factory.mktemp("training")
+    data.write(folder, traces=320, rl_problems=16, held_out=8, seed=0)
+    train_sft(folder)
+    train_rl(folder, steps=2)
+    return folder
+
+
+def test_sft_learns(trained: Path) -> None:
+    losses = [entry["loss"] for entry in state(trained, "sft")["log_history"] if "loss" in entry]
+    assert state(trained, "sft")["global_step"] == 20
+    assert losses[-1] < losses[0] < 6.0  # log V = 5.9
+    config = AutoConfig.from_pretrained(trained / "sft" / "model")
+    assert config.num_hidden_layers == sft.LAYERS
+
+
+def test_grpo_steps_and_goes_on_from_its_checkpoint(trained: Path) -> None:
+    assert state(trained, "rl")["global_step"] == 2
+    two = weights(trained, "rl")
+    assert differ(two, load_file(bundled_model("tiny-reasoner-sft") / "model.safetensors"))
+    train_rl(trained, steps=3)
+    assert state(trained, "rl")["global_step"] == 3
+    assert differ(two, weights(trained, "rl"))
+
+
+def test_the_reward_of_grpo_is_that_of_the_task() -> None:
+    right = "1 2 3 4 5 6 7 done\n</think>\n\n1234567<|im_end|>"
+    answers = ["1234567", "7654321"]
+    assert rl.right_answer([right, right], expected_answer=answers) == [1.0, 0.0]
+
+
+def test_finished_sft_is_not_done_again(trained: Path) -> None:
+    before = weights(trained, "sft")
+    train_sft(trained)
+    assert not differ(before, weights(trained, "sft"))
+
+
+def test_what_was_trained_is_measured_drawn_and_shipped(trained: Path, tmp_path: Path) -> None:
+    rows = data.read(trained / data.HELD_OUT)
+    measured = measure(trained / "rl" / "model", rows)
+    assert measured["problems"] == 8
+    assert 0.0 <= measured["greedy_accuracy"] <= 1.0
+    assert 0.0 < measured["top1"] < 1.0
+    assert 0.0 < measured["entropy"] < 6.0
+    draw(trained / "sft", trained / "rl", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    folder = ship(trained / "rl" / "model", "tiny-reasoner", rows, tmp_path)
+    check_files(folder)
+    assert {t.dtype for t in load_file(folder / "model.safetensors").values()} == {torch.bfloat16}
+    assert "8 held-out problems" in (folder / "README.md").read_text()
