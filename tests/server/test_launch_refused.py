@@ -20,11 +20,17 @@ def test_renamed_symbol(model_path: Path, path: str) -> None:
     assert "0.5.23" in message
 
 
+AUX_FLAGS = (
+    "--enable-return-aux-hidden-states",
+    *("--speculative-algorithm", "DFLASH"),
+    *("--return-aux-hidden-state-layer-ids", "3"),
+)
 FLAGS = [
     (("--speculative-algorithm", "NGRAM"), "--speculative-algorithm"),
     (("--enable-two-batch-overlap",), "--enable-two-batch-overlap"),
     (("--enable-pdmux",), "--enable-pdmux"),
     (("--enable-return-hidden-states",), "--enable-return-hidden-states"),
+    (AUX_FLAGS, "--enable-return-aux-hidden-states"),
     (("--enable-layernorm-sp", "--tp", "2"), "--enable-layernorm-sp"),
     (("--enable-nvidia-megakernel",), "--enable-nvidia-megakernel"),
     (("--enable-amd-monokernel",), "--enable-amd-monokernel"),
@@ -93,6 +99,25 @@ def test_tokenizer_without_the_delimiters(tmp_path: Path) -> None:
     assert status == 2
     for flag in ("--led-think-start", "--led-think-end", "--led-think-only"):
         assert flag in sentence(output)
+
+
+@pytest.mark.parametrize(
+    ("flag", "values", "family"),
+    [
+        ("--dllm-algorithm", ("LowConfidence",), "SDARForCausalLM"),
+        ("--encoder-only", (), "Qwen2VLForConditionalGeneration"),
+    ],
+)
+def test_flags_of_other_families(
+    tmp_path: Path, flag: str, values: tuple[str, ...], family: str
+) -> None:
+    """SGLang takes these flags for such models alone."""
+    model = write_random_qwen3(tmp_path / "model")
+    config = (model / "config.json").read_text()
+    (model / "config.json").write_text(config.replace("Qwen3ForCausalLM", family))
+    status, output = refused_launch("--model-path", str(model), flag, *values)
+    assert status == 2, output[-3000:]
+    assert flag in sentence(output)
 
 
 def test_family_that_cannot_be_captured(tmp_path: Path) -> None:

@@ -1,0 +1,62 @@
+"""Deterministic inference resets the sampling backend; LED must be there all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import deterministic_plugin
+import pytest
+from extra_plugin import plugin_environment
+from features.checks import ALWAYS, GREEDY, assert_led_tokens
+from harness import Server, serve
+from oracle import Oracle
+
+SAMPLING = {"temperature": 0.8, "max_new_tokens": 24, "ignore_eos": True}
+
+
+@pytest.fixture(scope="module")
+def server(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("plugin")
+    environment = plugin_environment(folder, Path(deterministic_plugin.__file__))
+    flags = ("--dtype", "float32", "--enable-deterministic-inference")
+    flags += ("--attention-backend", "torch_native")
+    with serve(model_path, *flags, env=environment) as running:
+        assert running.get("/server_info").json()["enable_deterministic_inference"]
+        yield running
+
+
+def test_tokens_equal_the_oracle(
+    server: Server, model_path: Path, prompts: list[Sequence[int]]
+) -> None:
+    oracle = Oracle(model_path)
+    bodies = [(prompt, {"led": ALWAYS}, GREEDY | {"max_new_tokens": 32}) for prompt in prompts[:2]]
+    for prompt, answer in zip(prompts, server.generate_batch(bodies), strict=False):
+        assert_led_tokens(oracle, prompt, answer["output_ids"])
+
+
+def test_every_request_has_a_seed(server: Server, prompts: list[Sequence[int]]) -> None:
+    """SGLang's own default; LED draws from it too, and its samples still differ."""
+    for custom in ({"led": ALWAYS}, {"sampler": "regular"}):
+        runs = [server.generate(prompts[2], custom, **SAMPLING)["output_ids"] for _ in range(2)]
+        assert runs[0] == runs[1]
+        other = server.generate(prompts[2], custom, **SAMPLING, sampling_seed=1)["output_ids"]
+        assert other != runs[0]
+    body = {
+        "input_ids": list(prompts[2]),
+        "sampling_params": SAMPLING | {"n": 3, "custom_params": {"led": ALWAYS}},
+    }
+    samples = [tuple(answer["output_ids"]) for answer in server.post("/generate", body).json()]
+    assert len(set(samples)) == 3
+
+
+def test_mixed_batch(server: Server, prompts: list[Sequence[int]]) -> None:
+    """Seeds hold among neighbours of either kind."""
+    customs = [{"led": ALWAYS}, {"sampler": "regular"}] * 3
+    bodies = [
+        (prompts[row], custom, SAMPLING | {"sampling_seed": row, "top_k": 20})
+        for row, custom in enumerate(customs)
+    ]
+    together = [answer["output_ids"] for answer in server.generate_batch(bodies)]
+    alone = [server.generate_batch([body])[0]["output_ids"] for body in bodies]
+    assert together == alone
