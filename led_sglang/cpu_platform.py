@@ -27,12 +27,18 @@ def _platform_class() -> type:
     from sglang.srt.platforms.interface import SRTPlatform
 
     class TorchCpu(CpuDeviceMixin, SRTPlatform):
-        """CPU device operations, torch-native attention, no pinned memory, no graph capture."""
+        """CPU device operations, batched torch attention, no pinned memory, no graph capture."""
 
         _enum = PlatformEnum.OOT
 
         def get_default_attention_backend(self) -> str:
             return "torch_native"
+
+        def init_backend(self) -> None:
+            # Called where the model runs.
+            from led_sglang.patches import cpu_attention
+
+            cpu_attention.install()
 
         def is_pin_memory_available(self, device: Any = None) -> bool:
             return False

@@ -223,7 +223,34 @@ SERVING = (
     _symbol("environ.Envs.SGLANG_RUST_SERVER", None, "another front end, which is refused"),
 )
 
-TOUCHED = LAUNCH + SERVING
+# The CPU platform's attention.
+ON_CPU = (
+    _symbol(
+        "layers.attention.attention_registry.register_attention_backend",
+        "name",
+        "puts the batched attention in place of torch_native",
+    ),
+    _symbol(
+        "layers.attention.torch_native_backend.TorchNativeAttnBackend._run_sdpa_forward_decode",
+        "self query output k_cache v_cache req_to_token req_pool_indices seq_lens encoder_lens "
+        "scaling enable_gqa causal is_cross_attn sliding_window_size",
+        "attention of a decode batch",
+    ),
+    _symbol(
+        "layers.attention.torch_native_backend.TorchNativeAttnBackend._run_sdpa_forward_extend",
+        "self query output k_cache v_cache req_to_token req_pool_indices seq_lens "
+        "extend_prefix_lens extend_seq_lens encoder_lens scaling enable_gqa causal is_cross_attn "
+        "sliding_window_size",
+        "attention of a prefill",
+    ),
+    _symbol(
+        "layers.attention.torch_native_backend.TorchNativeAttnBackend.init_forward_metadata",
+        "self forward_batch",
+        "marks the start of a forward pass",
+    ),
+)
+
+TOUCHED = LAUNCH + SERVING + ON_CPU
 
 # Importing it takes SGLang many seconds, so it is looked up only for an architecture that
 # `capture` does not know.

@@ -14,7 +14,7 @@ from led_sglang.evaluation import EvaluationError
 _EXAMPLES = """\
 examples:
   led-sglang eval --base-url http://localhost:30000 --config quick --run-dir runs/quick
-  led-sglang eval --launch "Qwen/Qwen3-4B-Thinking-2507" --config paper --run-dir runs/paper
+  led-sglang eval --launch "--model-path Qwen/Qwen3-8B" --config paper --run-dir runs/paper
   led-sglang eval ... --run-dir runs/paper --resume      continue after a crash or Ctrl-C
   led-sglang eval --compare runs/a runs/b                paired difference of two runs
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -11,17 +11,24 @@ from led_sglang.client import ServerError
 from led_sglang.evaluation import EvaluationError
 from led_sglang.server_process import running_server
 
+_ENABLE = "--enable-samplers"
+
 
 @contextmanager
-def launched(arguments: str, log: Path) -> Iterator[str]:
+def launched(arguments: str, samplers: Sequence[str], log: Path) -> Iterator[str]:
     """Run `led-sglang serve ARGUMENTS`; yields its URL once it answers.
+
+    It offers `samplers` unless the arguments say themselves what it offers.
 
     Raises:
         EvaluationError: it ended before it answered; the message shows the end of its log.
     """
+    flags = shlex.split(arguments)
+    if not any(flag.partition("=")[0] == _ENABLE for flag in flags):
+        flags += [_ENABLE, ",".join(dict.fromkeys(samplers))]
     with ExitStack() as stack:
         try:
-            url = stack.enter_context(running_server(shlex.split(arguments), log))
+            url = stack.enter_context(running_server(flags, log))
         except ServerError as error:
             raise EvaluationError(f"{error}") from None
         yield url

@@ -77,7 +77,9 @@ def run(grid: Grid, options: Options, *, base_url: str | None, launch: str | Non
         stack.callback(store.close)
         if launch is not None:
             print("led-sglang eval: starting the server", file=sys.stderr)
-            base_url = stack.enter_context(launched(launch, options.run_dir / "server.log"))
+            samplers = [sampler.name for sampler in grid.samplers]
+            log = options.run_dir / "server.log"
+            base_url = stack.enter_context(launched(launch, samplers, log))
         assert base_url is not None
         status = 0
         try:
@@ -164,10 +166,16 @@ def _check_samplers(grid: Grid, led: Mapping[str, Any] | None, url: str) -> None
 
 
 def _settings(plan: Plan, server: Mapping[str, Any]) -> dict[str, Any]:
-    """The fingerprint: whatever changes the numbers."""
+    """The fingerprint: whatever changes the numbers.
+
+    What else a server offers does not: the run may go on where another sampler was enabled.
+    """
+    led = server["led"]
+    if led is not None:
+        led = {k: v for k, v in led.items() if k not in ("enabled", "captured_layers")}
     return {
         "model": plan.model,
-        "server": dict(server),
+        "server": {**server, "led": led},
         "delimiters": asdict(plan.delimiters),
         "grid": plan.grid.to_json(),
         "tasks": {task.name: task.fingerprint() for task in plan.tasks},

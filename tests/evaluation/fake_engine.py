@@ -21,7 +21,6 @@ from aiohttp import web
 MODEL = "fake/model"
 LED_SETTINGS = {
     "sampler": "led",
-    "enabled": ["led", "regular"],
     "depth": 8,
     "candidates": 8,
     "layers": "paper",
@@ -48,12 +47,14 @@ class FakeEngine:
         tokenizes: offer /tokenize and /detokenize.
         dtype: shown in /server_info.
         says: this, whatever is asked.
+        enabled: samplers shown in /server_info.
         down_after: close the connection of every completion after so many.
     """
 
     answers: Mapping[str, str] = field(default_factory=dict)
     delay: float = 0.0
     failures: list[int] = field(default_factory=list)
+    enabled: tuple[str, ...] = ("led", "regular")
     garbage: int = 0
     plugin: bool = True
     never_closes: bool = False
@@ -85,7 +86,8 @@ class FakeEngine:
         return web.json_response({"object": "list", "data": [{"id": MODEL}]})
 
     async def _info(self, request: web.Request) -> web.Response:
-        state = {"led": {"settings": LED_SETTINGS, "totals": {}}} if self.plugin else {}
+        settings = LED_SETTINGS | {"enabled": list(self.enabled)}
+        state = {"led": {"settings": settings, "totals": {}}} if self.plugin else {}
         return web.json_response(
             {"version": "0.5.23", "model_path": MODEL, "dtype": self.dtype, "tp_size": 1}
             | {"startup_time": 1.0, "internal_states": [state]}

@@ -25,6 +25,9 @@ def test_shipped_grids_are_good() -> None:
     )
     assert (paper.n, paper.max_tokens, paper.top_p, paper.top_k) == (16, 32768, 0.95, 20)
     assert paper.temperatures == (0.1, 0.3, 0.6)
+    assert [sampler.name for sampler in paper.samplers] == [
+        *("regular", "led", "dola", "soft-thinking", "soft-thinking-gumbel"),
+    ]
     assert make_grid(read_grid("quick"), "quick").limit == 8
 
 

@@ -199,6 +199,16 @@ def test_a_changed_server_task_or_missing_resume_is_refused(tmp_path: Path) -> N
     assert 'server.dtype: "float32" -> "bfloat16"' in other.stderr
 
 
+def test_a_run_goes_on_where_another_sampler_was_enabled(tmp_path: Path) -> None:
+    with running(engine()) as url:
+        assert led_eval(*small_grid(url, tmp_path, tasks=["aime24"])).returncode == 0
+    next(tmp_path.glob("samples/*/*/*/output-rs3.jsonl")).unlink()
+    with running(engine(enabled=("led", "regular", "dola"))) as url:
+        again = led_eval(*small_grid(url, tmp_path, "--resume", tasks=["aime24"]))
+    assert again.returncode == 0, again.stderr
+    assert len(records(tmp_path)) == 80
+
+
 def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
     with running(engine(delay=0.5)) as url:
         first = subprocess.Popen(

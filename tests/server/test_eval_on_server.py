@@ -66,11 +66,11 @@ def test_launch_starts_a_server_and_ends_it(model_path: Path, tmp_path: Path) ->
     port = free_port()
     done = led_eval(
         *("--launch", f"--model-path {model_path} --device cpu --port {port}"),
-        *("--run-dir", tmp_path, "--tasks", "gsm8k", "--samplers", "led", "--limit", 2),
+        *("--run-dir", tmp_path, "--tasks", "gsm8k", "--samplers", "led,dola", "--limit", 2),
         *("--n", 2, "--max-tokens", 16),
     )
     assert done.returncode == 0, done.stderr
-    assert len(records(tmp_path)) == 4
+    assert len(records(tmp_path)) == 8
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=5)
 

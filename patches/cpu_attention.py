@@ -1,0 +1,215 @@
+"""Attention of the CPU platform: SGLang's torch-native backend, one operation a batch.
+
+SGLang's own runs a dozen small operations per request and layer, and computes the queries of a
+cached prefix again only to drop them: nine tenths of the time of a small model on a CPU. Here the
+rows with one query each (all of a decode batch, and prompts that are cached but for their last
+token) are one padded call; longer prompts run one by one over their new tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from sglang.srt.layers.attention.attention_registry import register_attention_backend
+from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+# Keys are padded to a multiple of this: PyTorch then adds up a row in the same vectors whatever the
+# longest row beside it, so that a request's result hardly ever depends on its batch.
+PADDED_TO = 64
+# Keys and values gathered at a time: as many as stay in a core's cache.
+GATHERED_NUMBERS = 1 << 19
+
+
+def install() -> None:
+    """Make `--attention-backend torch_native` mean this backend, in this process."""
+    register_attention_backend("torch_native")(BatchedTorchAttention)
+
+
+@dataclass
+class _Rows:
+    """Requests with one query each: where their keys are, and which are theirs."""
+
+    slots: Tensor  # [rows, longest] KV slots; beyond a row's length, any valid slot
+    lengths: Tensor  # [rows]
+    masks: dict[int | None, Tensor] = field(
+        default_factory=dict
+    )  # per window, [rows, 1, 1, longest]
+
+    def mask(self, window: int | None) -> Tensor:
+        if window not in self.masks:
+            positions = torch.arange(self.slots.shape[1], device=self.slots.device)
+            ends = self.lengths[:, None]
+            seen = positions < ends
+            if window is not None:
+                seen &= positions >= ends - 1 - window
+            self.masks[window] = seen[:, None, None, :]
+        return self.masks[window]
+
+
+class BatchedTorchAttention(TorchNativeAttnBackend):
+    """SGLang's torch-native attention; only how requests are grouped into operations differs."""
+
+    def init_forward_metadata(self, forward_batch: Any) -> None:
+        super().init_forward_metadata(forward_batch)
+        self._decode_rows: _Rows | None = None
+        self._extend_plan: tuple[_Rows | None, Tensor, list[tuple[int, int, int, int]]] | None = (
+            None
+        )
+
+    def _run_sdpa_forward_decode(
+        self,
+        query: Tensor,
+        output: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        req_to_token: Tensor,
+        req_pool_indices: Tensor,
+        seq_lens: Tensor,
+        encoder_lens: Tensor | None = None,
+        scaling: float | None = None,
+        enable_gqa: bool = False,
+        causal: bool = False,
+        is_cross_attn: bool = False,
+        sliding_window_size: int | None = None,
+    ) -> Tensor:
+        """Attention of `query` [rows, heads, head_size] into `output`, of the same shape."""
+        if encoder_lens is not None:
+            return super()._run_sdpa_forward_decode(
+                query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens,
+                encoder_lens, scaling, enable_gqa, causal, is_cross_attn, sliding_window_size,
+            )  # fmt: skip
+        if self._decode_rows is None:
+            self._decode_rows = _rows(req_to_token, req_pool_indices, seq_lens)
+        output.copy_(
+            _one_query_each(
+                query, self._decode_rows, k_cache, v_cache, scaling, sliding_window_size
+            )
+        )
+        return output
+
+    def _run_sdpa_forward_extend(
+        self,
+        query: Tensor,
+        output: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        req_to_token: Tensor,
+        req_pool_indices: Tensor,
+        seq_lens: Tensor,
+        extend_prefix_lens: Tensor,
+        extend_seq_lens: Tensor,
+        encoder_lens: Tensor | None = None,
+        scaling: float | None = None,
+        enable_gqa: bool = False,
+        causal: bool = False,
+        is_cross_attn: bool = False,
+        sliding_window_size: int | None = None,
+    ) -> Tensor:
+        """Attention of `query` [new tokens, heads, head_size] into `output`, of the same shape."""
+        if encoder_lens is not None or not causal:
+            return super()._run_sdpa_forward_extend(
+                query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens,
+                extend_prefix_lens, extend_seq_lens, encoder_lens, scaling, enable_gqa, causal,
+                is_cross_attn, sliding_window_size,
+            )  # fmt: skip
+        if self._extend_plan is None:
+            single = (extend_seq_lens == 1).nonzero().squeeze(1)
+            ends = extend_seq_lens.cumsum(0)
+            rows = _rows(req_to_token, req_pool_indices[single], seq_lens[single])
+            longer = [
+                (request, start, end, length)
+                for request, start, end, length in zip(
+                    req_pool_indices.tolist(),
+                    (ends - extend_seq_lens).tolist(),
+                    ends.tolist(),
+                    seq_lens.tolist(),
+                    strict=True,
+                )
+                if end - start > 1
+            ]
+            self._extend_plan = (rows if len(single) else None), ends[single] - 1, longer
+        rows, at, longer = self._extend_plan
+        if rows is not None:
+            output[at] = _one_query_each(
+                query[at], rows, k_cache, v_cache, scaling, sliding_window_size
+            )
+        for request, start, end, length in longer:
+            slots = req_to_token[request, :length]
+            output[start:end] = _new_tokens(
+                query[start:end], k_cache[slots], v_cache[slots], scaling, enable_gqa,
+                sliding_window_size,
+            )  # fmt: skip
+        return output
+
+
+def _rows(req_to_token: Tensor, requests: Tensor, lengths: Tensor) -> _Rows:
+    longest = -(-int(lengths.max()) // PADDED_TO) * PADDED_TO if len(lengths) else 0
+    return _Rows(req_to_token[:, :longest][requests], lengths)
+
+
+def _one_query_each(
+    query: Tensor,
+    rows: _Rows,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    scaling: float | None,
+    window: int | None,
+) -> Tensor:
+    """[rows, heads, head_size] of as many requests, each attending to all its keys."""
+    heads = k_cache.shape[1]
+    longest = rows.slots.shape[1]
+    mask = rows.mask(window)
+    # Query heads that share keys stand as queries of one head: nothing is repeated per query head.
+    grouped = query.unflatten(1, (heads, -1))
+    output = grouped.new_empty(*grouped.shape[:3], v_cache.shape[2])
+    together = max(1, GATHERED_NUMBERS // (longest * heads * (query.shape[2] + v_cache.shape[2])))
+    for first in range(0, len(query), together):
+        some = slice(first, first + together)
+        slots = rows.slots[some].flatten()
+        output[some] = scaled_dot_product_attention(
+            grouped[some],
+            _gathered(k_cache, slots, longest).to(query.dtype),
+            _gathered(v_cache, slots, longest).to(query.dtype),
+            attn_mask=mask[some],
+            scale=scaling,
+        )
+    return output.flatten(1, 2)
+
+
+def _gathered(cache: Tensor, slots: Tensor, longest: int) -> Tensor:
+    """[rows, heads, longest, head_size] of the rows whose slots stand in a line."""
+    return cache.index_select(0, slots).unflatten(0, (-1, longest)).transpose(1, 2)
+
+
+def _new_tokens(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    scaling: float | None,
+    enable_gqa: bool,
+    window: int | None,
+) -> Tensor:
+    """[new, heads, head_size] of one request; keys and values are of its whole sequence."""
+    new, length = len(query), len(keys)
+    mask = None
+    if window is not None or new < length:
+        mask = torch.ones(new, length, dtype=torch.bool, device=query.device).tril(length - new)
+        if window is not None:
+            mask = mask.triu(length - new - window)
+    return (
+        scaled_dot_product_attention(
+            query.transpose(0, 1)[None],
+            keys.to(query.dtype).transpose(0, 1)[None],
+            values.to(query.dtype).transpose(0, 1)[None],
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=scaling,
+            enable_gqa=enable_gqa,
+        )
+        .squeeze(0)
+        .transpose(0, 1)
+    )

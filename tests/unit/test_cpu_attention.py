@@ -1,0 +1,115 @@
+"""Batched attention of the CPU platform against a float64 loop over requests and queries."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from led_sglang.patches.cpu_attention import PADDED_TO, BatchedTorchAttention
+from torch import Tensor
+
+SLOTS = 4000
+LENGTHS = [1, 2, 63, 64, 65, 130, 300]
+
+
+def case(
+    dtype: torch.dtype, heads: int, kv_heads: int, head_size: int, value_size: int = 16
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Caches, token table and requests; every request's slots are shuffled."""
+    torch.manual_seed(heads)
+    keys = torch.randn(SLOTS, kv_heads, head_size, dtype=dtype)
+    values = torch.randn(SLOTS, kv_heads, value_size, dtype=dtype)
+    table = torch.randint(SLOTS, (16, 512), dtype=torch.int32)
+    return keys, values, table, torch.randperm(16)[: len(LENGTHS)]
+
+
+def reference(
+    query: Tensor, keys: Tensor, values: Tensor, position: int, scale: float, window: int | None
+) -> Tensor:
+    """[heads, value_size] float64 of the query at `position` of one request."""
+    first = 0 if window is None else max(0, position - window)
+    repeated = query.shape[0] // keys.shape[1]
+    k = keys[first : position + 1].double().repeat_interleave(repeated, 1)
+    v = values[first : position + 1].double().repeat_interleave(repeated, 1)
+    scores = torch.einsum("hd,lhd->hl", query.double(), k) * scale
+    return torch.einsum("hl,lhd->hd", scores.softmax(-1), v)
+
+
+def backend() -> BatchedTorchAttention:
+    """A backend at the start of a forward pass, without a model runner behind it."""
+    made: BatchedTorchAttention = BatchedTorchAttention.__new__(BatchedTorchAttention)
+    made.use_sliding_window_kv_pool = False
+    made.init_forward_metadata(None)
+    return made
+
+
+SHAPES = pytest.mark.parametrize(
+    ("dtype", "heads", "kv_heads", "tolerance"),
+    [
+        (torch.float32, 4, 2, 1e-5),
+        (torch.float32, 6, 1, 1e-5),
+        (torch.float32, 3, 3, 1e-5),
+        (torch.bfloat16, 8, 2, 2e-2),
+    ],
+)
+WINDOWS = pytest.mark.parametrize("window", [None, 17])
+
+
+@SHAPES
+@WINDOWS
+def test_decode(
+    dtype: torch.dtype, heads: int, kv_heads: int, tolerance: float, window: int | None
+) -> None:
+    keys, values, table, requests = case(dtype, heads, kv_heads, 32)
+    lengths = torch.tensor(LENGTHS)
+    query = torch.randn(len(LENGTHS), heads, 32, dtype=dtype)
+    output = torch.full((len(LENGTHS), heads, 16), torch.nan, dtype=dtype)
+    backend()._run_sdpa_forward_decode(
+        query, output, keys, values, table, requests, lengths,
+        scaling=0.2, enable_gqa=heads != kv_heads, sliding_window_size=window,
+    )  # fmt: skip
+    for row, (request, length) in enumerate(zip(requests, LENGTHS, strict=True)):
+        slots = table[request, :length]
+        want = reference(query[row], keys[slots], values[slots], length - 1, 0.2, window)
+        torch.testing.assert_close(output[row].double(), want, atol=tolerance, rtol=tolerance)
+
+
+@SHAPES
+@WINDOWS
+def test_prefill_with_and_without_a_cached_prefix(
+    dtype: torch.dtype, heads: int, kv_heads: int, tolerance: float, window: int | None
+) -> None:
+    keys, values, table, requests = case(dtype, heads, kv_heads, 32)
+    # Whole prompts, all but one token cached, and something between.
+    new = torch.tensor([1, 2, 1, 64, 9, 1, 250])
+    lengths = torch.tensor(LENGTHS)
+    query = torch.randn(int(new.sum()), heads, 32, dtype=dtype)
+    output = torch.full((len(query), heads, 16), torch.nan, dtype=dtype)
+    backend()._run_sdpa_forward_extend(
+        query, output, keys, values, table, requests, lengths, lengths - new, new,
+        scaling=0.2, enable_gqa=heads != kv_heads, causal=True, sliding_window_size=window,
+    )  # fmt: skip
+    row = 0
+    for request, length, count in zip(requests, LENGTHS, new.tolist(), strict=True):
+        slots = table[request, :length]
+        for position in range(length - count, length):
+            want = reference(query[row], keys[slots], values[slots], position, 0.2, window)
+            torch.testing.assert_close(output[row].double(), want, atol=tolerance, rtol=tolerance)
+            row += 1
+
+
+def test_a_row_does_not_depend_on_its_batch() -> None:
+    keys, values, table, requests = case(torch.float32, 4, 2, 32, 32)
+    lengths = torch.tensor(LENGTHS)
+    query = torch.randn(len(LENGTHS), 4, 32)
+
+    def run(rows: slice) -> Tensor:
+        output = torch.empty(len(query[rows]), 4, 32)
+        return backend()._run_sdpa_forward_decode(
+            query[rows], output, keys, values, table, requests[rows], lengths[rows],
+            scaling=0.2, enable_gqa=True,
+        )  # fmt: skip
+
+    together = run(slice(None))
+    assert max(LENGTHS) > 2 * PADDED_TO
+    for row in range(len(LENGTHS)):
+        assert torch.equal(run(slice(row, row + 1))[0], together[row])
