@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import requests
+from preloaded import Forked, run_module
 
 from led_sglang.server_process import free_port
 
@@ -24,6 +25,7 @@ START_TIMEOUT_S = 600
 REQUEST_TIMEOUT_S = 300
 
 
+Process = subprocess.Popen[bytes] | Forked
 # Prompt, `custom_params`, the other sampling parameters.
 Body = tuple[Sequence[int], Any, dict[str, Any]]
 
@@ -31,7 +33,7 @@ Body = tuple[Sequence[int], Any, dict[str, Any]]
 class Server:
     """A running server; `generate` talks to /generate, `post` to any endpoint."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    def __init__(self, process: Process, port: int, log: Path) -> None:
         self.process, self.port, self.log = process, port, log
         self.url = f"http://127.0.0.1:{port}"
 
@@ -95,18 +97,28 @@ def serve(
     port = free_port()
     log = Path(tempfile.mkdtemp(prefix="led-server-")) / "log.txt"
     named = [] if model is None else ["--model-path", str(model)]
-    arguments = [sys.executable, *command, *named, "--port", str(port)]
+    arguments = [*command, *named, "--port", str(port)]
     arguments += ["--device", "cpu", "--random-seed", "1234", *flags]
     environment = os.environ | {"SGLANG_PLATFORM": "led_cpu", "OMP_NUM_THREADS": "1"} | (env or {})
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            arguments, env=environment, stdout=out, stderr=out, start_new_session=True
-        )
+    process = _start(arguments, environment, log)
     try:
         _wait_until_ready(process, port, log)
         yield Server(process, port, log)
     finally:
         kill(process)
+
+
+def _start(arguments: Sequence[str], environment: dict[str, str], log: Path) -> Process:
+    if arguments[0] == "-m":
+        return Forked(run_module, arguments[1], arguments[2:], str(log), environment)
+    with log.open("wb") as out:
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            env=environment,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
 
 
 # A stock server, the plugin not even loaded; the CPU platform is the same.
@@ -137,7 +149,7 @@ def run_until_exit(
     return process.returncode, output.decode(errors="replace")
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
+def kill(process: Process) -> None:
     """End a server and all it started."""
     try:
         children = psutil.Process(process.pid).children(recursive=True)
@@ -151,7 +163,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     psutil.wait_procs(children, timeout=10)
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _wait_until_ready(process: Process, port: int, log: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:

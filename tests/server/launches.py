@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pkgutil
 import sys
@@ -11,10 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
-    ["sglang.launch_server", "sglang.srt.managers.scheduler", "led_sglang.cli", "launches"]
-)
+from preloaded import Forked, redirect
 
 
 def refused_launch(
@@ -33,26 +29,19 @@ def refused_launch(
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.txt"
-        process = _context.Process(
-            target=_launch, args=(flags, rename, command, env or {}, str(log))
-        )
-        process.start()
-        process.join(120)
-        if process.is_alive():
+        environment = dict(os.environ) | {"SGLANG_PLATFORM": "led_cpu"} | (env or {})
+        process = Forked(_launch, flags, rename, command, environment, str(log))
+        if process.wait(120) is None:
             process.kill()
-            process.join()
+            process.wait()
             raise AssertionError(f"the launch did not end:\n{log.read_text()[-3000:]}")
-        return process.exitcode, log.read_text(errors="replace")
+        return process.returncode, log.read_text(errors="replace")
 
 
 def _launch(
     flags: tuple[str, ...], rename: str | None, command: str, env: dict[str, str], log: str
 ) -> None:
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-    os.environ.update({"SGLANG_PLATFORM": "led_cpu"} | env)
+    redirect(log, env)
     if rename is not None:
         _rename(rename)
     launch: Callable[[], Any]
