@@ -119,7 +119,7 @@ class BatchedTorchAttention(TorchNativeAttnBackend):
         if self._extend_plan is None:
             single = (extend_seq_lens == 1).nonzero().squeeze(1)
             ends = extend_seq_lens.cumsum(0)
-            rows = _rows(req_to_token, req_pool_indices[single], seq_lens[single])
+            short = _rows(req_to_token, req_pool_indices[single], seq_lens[single])
             longer = [
                 (request, start, end, length)
                 for request, start, end, length in zip(
@@ -131,7 +131,7 @@ class BatchedTorchAttention(TorchNativeAttnBackend):
                 )
                 if end - start > 1
             ]
-            self._extend_plan = (rows if len(single) else None), ends[single] - 1, longer
+            self._extend_plan = (short if len(single) else None), ends[single] - 1, longer
         rows, at, longer = self._extend_plan
         if rows is not None:
             output[at] = _one_query_each(
