@@ -111,6 +111,7 @@ class ServerSettings:
     candidates: int
     layers: str
     think_only: bool
+    architecture: str
     num_layers: int
     latent_layers: tuple[int, ...]
     dola_layers: tuple[int, ...]

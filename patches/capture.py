@@ -4,49 +4,47 @@ from __future__ import annotations
 
 from typing import Any
 
+from led_sglang.patches.families import CAPTURES
 from led_sglang.patches.hooks import hook
+from led_sglang.patches.lm_head import causal_lm
 from led_sglang.patches.server_args import settings_or_none
-from led_sglang.patches.touched import MODEL_REGISTRY, complaint, missing
+from led_sglang.patches.stream_capture import (
+    StreamCollector,
+    capture_at_boundaries,
+    capture_layer_inputs,
+)
 
 from led_sglang.settings import LaunchRefused
 
-# In the order of preference. dflash ids name a layer's output in every model; eagle3's mostly do.
-_SETTERS = ("set_dflash_layers_to_capture", "set_eagle3_layers_to_capture")
-
-# Looked up without importing SGLang's model zoo, which takes the launching process many seconds.
-_CAPTURED_FAMILIES = frozenset(
-    {
-        "Qwen2ForCausalLM",
-        "Qwen2MoeForCausalLM",
-        "Qwen3ForCausalLM",
-        "Qwen3MoeForCausalLM",
-        "LlamaForCausalLM",
-    }
-)
+_SETTERS = {
+    "dflash": "set_dflash_layers_to_capture",
+    "eagle3": "set_eagle3_layers_to_capture",
+}
+_WRAPPERS = {"boundary": capture_at_boundaries, "layer_input": capture_layer_inputs}
 
 
-def refuse_unknown_family(architectures: list[str]) -> None:
-    """Check that SGLang's model class has a setter for captured layers.
+def known_architecture(architectures: list[str]) -> str:
+    """The one of a model's architectures that the table knows and does not refuse.
+
+    Args:
+        architectures: of the model's config.json.
 
     Raises:
-        LaunchRefused: it has none, or SGLang does not know the architecture.
+        LaunchRefused: the table refuses it, or knows none of them.
     """
-    if set(architectures) & _CAPTURED_FAMILIES:
-        return
-    problems = missing([MODEL_REGISTRY])
-    if problems:
-        raise LaunchRefused(complaint(problems))
-    from sglang.srt.models.registry import ModelRegistry
-
-    model_class, name = ModelRegistry.resolve_model_cls(architectures)
-    if not any(hasattr(model_class, setter) for setter in _SETTERS):
-        raise LaunchRefused(_no_capture(name))
+    name = next((a for a in architectures if a in CAPTURES), None)
+    if name is None:
+        named = ", ".join(architectures) or "a model whose config names no architecture"
+        raise LaunchRefused(_refusal(named, "LED does not know how its layers are built"))
+    if CAPTURES[name].method == "refused":
+        raise LaunchRefused(_refusal(name, CAPTURES[name].reason))
+    return name
 
 
-def _no_capture(name: str) -> str:
+def _refusal(name: str, reason: str | None) -> str:
     return (
-        f"LED cannot capture the layers of {name}: SGLang's model class has neither "
-        f"{' nor '.join(_SETTERS)}; serve another model, or start without LED (--sampler regular)"
+        f"LED cannot capture the layers of {name}: {reason}; serve another model (docs/models.md "
+        "lists them), or start without LED (--sampler regular)"
     )
 
 
@@ -61,26 +59,39 @@ def _configure(original: Any, **arguments: Any) -> None:
     if settings is None or not settings.captured or not arguments["dflash_use_aux_hidden_state"]:
         original(**arguments)
         return
-    model = arguments["model"]
-    name = type(model).__name__
-    setter = next((s for s in _SETTERS if hasattr(model, s)), None)
-    if setter is None:
-        raise LaunchRefused(_no_capture(name))
-    getattr(model, setter)(list(layer_ids))
-    # Every known model captures before layer i the stream that left layer i - 1.
-    expected = [layer_id + 1 for layer_id in layer_ids]
-    marked = _layers_to_capture(model)
-    if marked is None or sorted(marked) != expected:
-        raise LaunchRefused(
-            f"{name}.{setter} marks layers {marked} where LED needs {expected}: its numbering is "
-            "not the one LED knows; serve another model, or start without LED (--sampler regular)"
-        )
+    install(arguments["model"], settings.architecture, settings.num_layers, list(layer_ids))
 
 
-def _layers_to_capture(model: Any) -> list[int] | None:
-    """The list the setter left on the decoder stack, wherever the model keeps its stack."""
-    for module in model.modules():
-        marked = getattr(module, "layers_to_capture", None)
-        if marked:
-            return list(marked)
-    return None
+def install(model: Any, architecture: str, num_layers: int, layer_ids: list[int]) -> None:
+    """Make a model hand out the outputs of some layers with its logits.
+
+    Args:
+        model: a loaded SGLang model.
+        architecture: its key in the table.
+        num_layers: L of its config, drafting layers not counted.
+        layer_ids: 0-based, ascending; -1 is the embeddings.
+
+    Raises:
+        LaunchRefused: the model is not built as the table says.
+    """
+    method = CAPTURES[architecture].method
+    # Every way reads before layer i the stream that left layer i - 1.
+    wanted = [layer_id + 1 for layer_id in layer_ids]
+    try:
+        language_model = causal_lm(model)
+        layers = language_model.model.layers
+        if len(layers) != num_layers:
+            raise AttributeError(f"{len(layers)} layers where its config says {num_layers}")
+        if method in _SETTERS:
+            getattr(language_model, _SETTERS[method])(list(layer_ids))
+        else:
+            collector = StreamCollector(language_model.logits_processor, wanted)
+            _WRAPPERS[method](layers, collector)
+    except AttributeError as error:
+        reason = f"SGLang builds it in another way than LED knows ({error})"
+        raise LaunchRefused(_refusal(architecture, reason)) from None
+    if method in _SETTERS:
+        marked = getattr(language_model.model, "layers_to_capture", None)
+        if marked is None or sorted(marked) != wanted:
+            reason = f"{_SETTERS[method]} marks layers {marked} where LED needs {wanted}"
+            raise LaunchRefused(_refusal(architecture, reason))

@@ -9,6 +9,12 @@ import torch
 from led_sglang.kernels import LmHeadShard
 
 
+def causal_lm(model: Any) -> Any:
+    """The part that decodes: of a vision model its language model, of others the model itself."""
+    inner = getattr(model, "language_model", None)
+    return model if inner is None else inner
+
+
 def lm_head_shard(model: Any) -> LmHeadShard:
     """This rank's shard of the LM head.
 
@@ -21,6 +27,7 @@ def lm_head_shard(model: Any) -> LmHeadShard:
     Returns:
         The shard; columns beyond `valid` are padding and hold logit 0, never -inf.
     """
+    model = causal_lm(model)
     processor = model.logits_processor
     head = model.lm_head
     indices = getattr(head, "shard_indices", None)
@@ -51,8 +58,8 @@ def lm_head_shard(model: Any) -> LmHeadShard:
 
 def final_norm(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """The model's final norm as a function of hidden states [rows, H] alone."""
-    stack = getattr(model, "model", model)
-    norm = getattr(stack, "norm", None)
+    stack = causal_lm(model).model
+    norm = getattr(stack, "norm", getattr(stack, "norm_f", None))
     if norm is None:
         raise AttributeError(f"{type(model).__name__} has no final norm where LED looks for it")
 

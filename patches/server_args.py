@@ -193,7 +193,7 @@ def resolve_settings(
     Raises:
         LaunchRefused: something LED cannot run with; says what to change.
     """
-    from led_sglang.patches.capture import refuse_unknown_family
+    from led_sglang.patches.capture import known_architecture
     from led_sglang.patches.compatibility import (
         refuse_incompatible,
         refuse_incompatible_with_soft,
@@ -214,8 +214,9 @@ def resolve_settings(
         refuse_incompatible(cfg)
     if uses_soft:
         refuse_incompatible_with_soft(cfg)
+    architecture = ""
     if uses_led or uses_dola:
-        refuse_unknown_family(list(model_config.hf_config.architectures or []))
+        architecture = known_architecture(list(model_config.hf_config.architectures or []))
     needs_delimiters = (uses_led and think_only) or uses_soft
     start, end, boundaries = _delimiters(cfg, options, preset) if needs_delimiters else ((), (), ())
     settings = ServerSettings(
@@ -225,6 +226,7 @@ def resolve_settings(
         candidates=resolve_candidates(options.led_candidates, preset.candidates),
         layers=resolve_layers(options.led_layers),
         think_only=think_only,
+        architecture=architecture,
         num_layers=num_layers,
         latent_layers=latent_layers(num_layers, depth) if uses_led else (),
         dola_layers=(

@@ -107,6 +107,18 @@ SERVING = (
         "self hidden_states lm_head embedding_bias out",
         "LM heads without a plain weight",
     ),
+    _symbol(
+        "layers.logits_processor.LogitsProcessor.forward",
+        "self input_ids hidden_states lm_head logits_metadata aux_hidden_states "
+        "hidden_states_before_norm",
+        "takes the captured layers of models without a setter",
+    ),
+    _symbol(
+        "layers.layer_boundary.stage.StageBoundary._prepare_attention",
+        "self hidden_states stream forward_batch capture_gathered post_residual_addition "
+        "quant_format capture read_context",
+        "hands a layer's input to LED, in models without a setter",
+    ),
     _symbol("utils.common.is_pin_memory_available", "device", "uploads that do not block"),
     _symbol("runtime_context.get_device", "", "the server's random seed"),
     _symbol("runtime_context.get_platform", "", "the built-in sampling backend"),
@@ -251,13 +263,6 @@ ON_CPU = (
 )
 
 TOUCHED = LAUNCH + SERVING + ON_CPU
-
-# Importing it takes SGLang many seconds, so it is looked up only for an architecture that
-# `capture` does not know.
-MODEL_REGISTRY = _symbol(
-    "models.registry.ModelRegistry.resolve_model_cls", "architectures", "a model's class by name"
-)
-
 
 def sglang_version() -> str:
     """Installed version of SGLang, or "not installed"."""

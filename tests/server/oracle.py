@@ -41,9 +41,10 @@ class Oracle:
 
     def __init__(self, path: Path | str) -> None:
         self.model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-        self.layers: int = self.model.config.num_hidden_layers
-        self.norm = self.model.model.norm
-        self.head = self.model.lm_head.weight.detach()
+        self.layers: int = self.model.config.get_text_config().num_hidden_layers
+        stack = self.model.get_decoder()
+        self.norm = getattr(stack, "norm", None) or stack.norm_f
+        self.head = self.model.get_output_embeddings().weight.detach()
 
     @torch.no_grad()
     def states(self, ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,6 +55,12 @@ class Oracle:
         out = self.model(torch.tensor([list(ids)]), output_hidden_states=True)
         streams = torch.stack(out.hidden_states[1 : self.layers], dim=1)[0]
         return out.logits[0], streams.transpose(0, 1).flip(1)
+
+    @torch.no_grad()
+    def all_streams(self, ids: Sequence[int]) -> torch.Tensor:
+        """h^0 (the embeddings) .. h^{L-1}: [T, L, H]."""
+        out = self.model(torch.tensor([list(ids)]), output_hidden_states=True)
+        return torch.stack(out.hidden_states[: self.layers], dim=2)[0]
 
     def step(self, logits: torch.Tensor, streams: torch.Tensor, **led: Any) -> LedReference:
         """The reference for one position, see `led_reference`."""

@@ -35,6 +35,7 @@ SETTINGS = ServerSettings(
     candidates=8,
     layers="paper",
     think_only=True,
+    architecture="Qwen3ForCausalLM",
     num_layers=LAYERS,
     latent_layers=latent_layers(LAYERS, 4),
     dola_layers=resolve_dola_layers(None, LAYERS, tied=True),

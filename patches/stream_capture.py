@@ -1,0 +1,95 @@
+"""Capture where SGLang's model class has no setter, or one that does not hand out h^l.
+
+Both ways mark layers before which the stream is read (layer i, 0-based, is entered by h^i), collect
+the marked streams of a forward in order, and give them to the logits processor, which packs and
+prunes them as it does with those of a model's own setter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class StreamCollector:
+    """The marked streams of the forward that is running, lowest layer first."""
+
+    def __init__(self, processor: torch.nn.Module, marked: list[int]) -> None:
+        self.marked = list(marked)
+        self._streams: list[Tensor] = []
+        processor.register_forward_pre_hook(self._hand_over, with_kwargs=True)
+
+    def start(self) -> None:
+        """Forget the streams of a forward that never reached the logits processor."""
+        self._streams = []
+
+    def take(self, stream: Tensor, *, owned: bool = False) -> None:
+        """Keep a stream [..., H]; one that is not `owned` may be overwritten, hence copied."""
+        self._streams.append(stream if owned else stream.clone())
+
+    def _hand_over(
+        self, processor: Any, arguments: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        streams, self._streams = self._streams, []
+        if not streams:  # the forward of another part, such as a vision tower's warm-up
+            return arguments, named
+        if len(streams) != len(self.marked):
+            raise RuntimeError(
+                f"LED captured {len(streams)} of the {len(self.marked)} layers before {self.marked}"
+            )
+        return arguments[:4], {**named, "aux_hidden_states": streams}
+
+
+def capture_at_boundaries(layers: Any, collector: StreamCollector) -> None:
+    """Ask the attention boundary of each marked layer for the stream it receives.
+
+    Raises:
+        AttributeError: a marked layer has no such boundary.
+    """
+    for index in collector.marked:
+        boundary = layers[index].attn_boundary
+        boundary.prepare = _with_capture(
+            boundary.prepare, collector, restart=index == collector.marked[0]
+        )
+
+
+def _with_capture(
+    prepare: Callable[..., Any], collector: StreamCollector, restart: bool
+) -> Callable[..., Any]:
+    def prepare_and_capture(hidden_states: Any, forward_batch: Any, **call: Any) -> Any:
+        if restart:
+            collector.start()
+        return prepare(hidden_states, forward_batch, **call, capture=collector.take)
+
+    return prepare_and_capture
+
+
+def capture_layer_inputs(layers: Any, collector: StreamCollector) -> None:
+    """Read what enters each marked layer: `hidden_states`, and `residual` still to be added."""
+    for index in collector.marked:
+        layers[index].register_forward_pre_hook(
+            _input_reader(layers[index], collector, restart=index == collector.marked[0]),
+            with_kwargs=True,
+        )
+
+
+def _input_reader(layer: Any, collector: StreamCollector, restart: bool) -> Callable[..., None]:
+    from inspect import signature
+
+    parameters = signature(layer.forward)
+
+    def read(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if restart:
+            collector.start()
+        given = parameters.bind(*arguments, **named).arguments
+        hidden_states, residual = given["hidden_states"], given.get("residual")
+        rows = hidden_states.flatten(0, -2)  # transformers' layers take a batch of one
+        if residual is None:
+            collector.take(rows)
+        else:
+            collector.take(rows + residual, owned=True)
+
+    return read

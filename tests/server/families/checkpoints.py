@@ -1,0 +1,78 @@
+"""Checkpoints as they are published: names transformers does not know, and drafting layers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+_CONFIGURATION = """\
+from transformers import {base}
+
+
+class {name}({base}):
+    model_type = "{model_type}"
+"""
+
+
+def mimo(source: Path, target: Path) -> None:
+    """MiMo-7B: Qwen2's layers under a name of its own, and drafting layers beside them."""
+    shutil.copytree(source, target)
+    _rename(target, "MiMoConfig", "Qwen2Config", "mimo", "MiMoForCausalLM")
+    _edit(target, num_nextn_predict_layers=1)
+    _add_tensors(target, _copies_of_last_layer(target, "model.mtp_layers.0."))
+
+
+def ernie(source: Path, target: Path) -> None:
+    """ERNIE 4.5 under the name of SGLang's own model class; transformers writes another."""
+    shutil.copytree(source, target)
+    _edit(target, architectures=["Ernie4_5_ForCausalLM"])
+
+
+def kimi_k2(source: Path, target: Path) -> None:
+    """Kimi K2: DeepSeek-V3's layers under a model type of its own."""
+    shutil.copytree(source, target)
+    _rename(target, "KimiK2Config", "DeepseekV3Config", "kimi_k2", "DeepseekV3ForCausalLM")
+
+
+def with_drafting_layer(source: Path, target: Path) -> None:
+    """A drafting layer numbered behind the decoder layers, as DeepSeek-V3 and GLM-4.5 have it."""
+    shutil.copytree(source, target)
+    layers = json.loads((target / "config.json").read_text())["num_hidden_layers"]
+    _edit(target, num_nextn_predict_layers=1)
+    _add_tensors(target, _copies_of_last_layer(target, f"model.layers.{layers}."))
+
+
+def _rename(folder: Path, name: str, base: str, model_type: str, architecture: str) -> None:
+    module = f"configuration_{model_type}"
+    code = _CONFIGURATION.format(base=base, name=name, model_type=model_type)
+    (folder / f"{module}.py").write_text(code)
+    _edit(
+        folder,
+        model_type=model_type,
+        architectures=[architecture],
+        auto_map={"AutoConfig": f"{module}.{name}"},
+    )
+
+
+def _edit(folder: Path, **changes: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes, indent=2))
+
+
+def _copies_of_last_layer(folder: Path, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    config = json.loads((folder / "config.json").read_text())
+    last = f"model.layers.{config['num_hidden_layers'] - 1}."
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        if name.startswith(last):
+            yield prefix + name.removeprefix(last), tensor
+
+
+def _add_tensors(folder: Path, tensors: Iterator[tuple[str, Tensor]]) -> None:
+    file = folder / "model.safetensors"
+    save_file({**load_file(file), **dict(tensors)}, file, metadata={"format": "pt"})

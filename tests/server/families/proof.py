@@ -1,0 +1,102 @@
+"""A family's proof: latents and tokens of a real server against transformers in float32."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from oracle import Oracle, Verdict
+
+from families.forked_server import recording_server
+from families.tiny_models import Family, write
+
+NEW_TOKENS = 32
+PROMPTS = 8
+# Mixed over the prompts: latents count in every one, and the gate and the norm in some.
+REQUESTS = (
+    {"gate": "always"},
+    {"gate": "always", "final_norm": True},
+    {"gate": "confidence"},
+    {"gate": "always", "layers": "release", "depth": 2},
+)
+
+
+@dataclass
+class Proof:
+    """What was compared: rows of each kind, the worst relative error, and the tokens."""
+
+    prefill_rows: int
+    decode_rows: int
+    worst_error: float
+    tokens: Verdict
+
+
+def prompts() -> list[list[int]]:
+    """Eight prompts of distinct lengths, so that a prefill row tells whose it is."""
+    draw = random.Random(7)
+    return [[draw.randrange(3, 256) for _ in range(9 + 5 * i)] for i in range(PROMPTS)]
+
+
+def prove(family: Family, folder: Path, *flags: str) -> Proof:
+    """Serve a tiny model of the family and compare everything.
+
+    Args:
+        family: what to write.
+        folder: an empty folder for the model and the recorded steps.
+        flags: further flags of the server.
+    """
+    model, served = write(family, folder)
+    record = folder / "record"
+    record.mkdir()
+    oracle = Oracle(model)
+    depth = oracle.layers
+    with recording_server(
+        served,
+        record,
+        *("--dtype", "float32", "--max-running-requests", "16", "--max-total-tokens", "4096"),
+        *("--led-think-only", "false", "--random-seed", "1234", "--trust-remote-code"),
+        *("--enable-samplers", "led,dola", "--dola-layers", "all"),
+        *family.flags,
+        *flags,
+    ) as server:
+        for step in record.iterdir():  # of the warm-up
+            step.unlink()
+        asked = prompts()
+        leds = [{"depth": depth, **REQUESTS[i % len(REQUESTS)]} for i in range(PROMPTS)]
+        sampling = {"temperature": 0, "max_new_tokens": NEW_TOKENS, "ignore_eos": True}
+        answers = server.generate_batch(
+            [(ids, {"led": led}, sampling) for ids, led in zip(asked, leds, strict=True)]
+        )
+    outputs = [answer["output_ids"] for answer in answers]
+    proof = _compare_streams(oracle, asked, outputs, record)
+    for ids, tokens, led in zip(asked, outputs, leds, strict=True):
+        options = {"candidates": 8, **led, **family.led}
+        proof.tokens.add(oracle.check_greedy(ids, tokens, [True] * len(tokens), **options))
+    return proof
+
+
+def _compare_streams(
+    oracle: Oracle, asked: list[list[int]], outputs: list[list[int]], record: Path
+) -> Proof:
+    streams = [oracle.all_streams([*p, *o]) for p, o in zip(asked, outputs, strict=True)]
+    by_length = {len(ids): i for i, ids in enumerate(asked)}
+    prompt_of: dict[int, int] = {}
+    proof = Proof(0, 0, 0.0, Verdict(differences=[]))
+    for file in sorted(record.iterdir()):
+        step: dict[str, Any] = torch.load(file)
+        captured = step["hidden"].view(len(step["slots"]), oracle.layers, -1)
+        for row, (slot, length) in enumerate(zip(step["slots"], step["lengths"], strict=True)):
+            if not step["decode"]:
+                prompt_of[slot] = by_length[length]
+            i = prompt_of[slot]
+            if length > len(streams[i]):  # a finished request runs one step more
+                continue
+            truth = streams[i][length - 1]
+            error = (captured[row] - truth).norm(dim=-1) / truth.norm(dim=-1)
+            proof.worst_error = max(proof.worst_error, float(error.max()))
+            proof.prefill_rows += not step["decode"]
+            proof.decode_rows += step["decode"]
+    return proof

@@ -1,0 +1,236 @@
+"""Tiny random models of every family, in Hugging Face format, with the family's own layer kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from families import checkpoints
+from led_sglang.default_model import byte_tokenizer
+
+VOCABULARY = 300  # more than the tokenizer's, and no multiple of anything SGLang pads to
+
+_COMMON = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+_MOE = {"moe_intermediate_size": 32, "num_experts_per_tok": 2}
+_WINDOWS = {
+    "sliding_window": 16,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+}
+_MLA = {
+    "kv_lora_rank": 32,
+    "q_lora_rank": 24,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16,
+    "v_head_dim": 16,
+    "num_key_value_heads": 4,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 1.5,
+    "head_dim": 8,
+}
+_GEMMA = {"tie_word_embeddings": True, "query_pre_attn_scalar": 16, **_WINDOWS}
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row of the proof.
+
+    Attributes:
+        model_type: of transformers' configuration.
+        config: its values beside the common ones.
+        without: common keys the configuration does not take.
+        served: makes the folder that is served out of the one transformers reads, where the two
+            differ: a name transformers does not know, or drafting layers it does not load.
+        flags: of the server.
+        led: further arguments of the reference, such as `softcap`.
+    """
+
+    model_type: str
+    config: dict[str, Any] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+    served: Callable[[Path, Path], None] | None = None
+    flags: tuple[str, ...] = ()
+    led: dict[str, Any] = field(default_factory=dict)
+
+
+def write(family: Family, folder: Path, seed: int = 0) -> tuple[Path, Path]:
+    """Write a random model of the family: weights in float32, and a tokenizer with think tokens.
+
+    Matrices are normal with deviation 1.4 / sqrt(inputs), less where they write to the residual
+    stream and more in an LM head of its own, so that both sides of the gate are taken. Norms,
+    biases and other vectors are their initial values plus a tenth of a normal draw, so that a norm
+    or a bias left out shows.
+
+    Returns:
+        The folders of the model for transformers and for the server; mostly the same.
+    """
+    values = {**_COMMON, **family.config}
+    for key in family.without:
+        values.pop(key)
+    config = AutoConfig.for_model(family.model_type, **values)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim < 2:
+                parameter.add_(0.1 * noise)
+                continue
+            residual = any(part in name for part in ("o_proj", "down_proj", "out_proj"))
+            gain = 0.5 if residual else 3.0 if name == "lm_head.weight" else 1.4
+            parameter.copy_(gain / parameter.shape[-1] ** 0.5 * noise)
+        for name, buffer in model.named_buffers():
+            if "correction_bias" in name:
+                buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
+    path = folder / "model"
+    model.save_pretrained(path)
+    byte_tokenizer(("<think>", "</think>"), 512).save_pretrained(path)
+    if family.served is None:
+        return path, path
+    family.served(path, folder / "served")
+    return path, folder / "served"
+
+
+DENSE = {
+    "llama": Family("llama"),
+    "mistral": Family("mistral", {"sliding_window": None}),
+    "phi3": Family("phi3", without=("head_dim",)),
+    "qwen2": Family("qwen2", {"tie_word_embeddings": True}, without=("head_dim",)),
+    "qwen3": Family("qwen3"),
+    "mimo": Family("qwen2", without=("head_dim",), served=checkpoints.mimo),
+    "glm4": Family("glm4", {"attention_bias": True, "partial_rotary_factor": 0.5}),
+    "exaone4": Family(
+        "exaone4",
+        {
+            "sliding_window": 16,
+            "sliding_window_pattern": "LLLG",
+            "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
+        },
+    ),
+    "gemma2": Family("gemma2", {**_GEMMA, "final_logit_softcapping": 5.0}, led={"softcap": 5.0}),
+    "gemma3": Family("gemma3_text", _GEMMA),
+    "ernie4_5": Family("ernie4_5", {"tie_word_embeddings": True}, served=checkpoints.ernie),
+    "ernie4_5_hf": Family("ernie4_5", {"tie_word_embeddings": True}),
+    "hunyuan": Family("hunyuan_v1_dense", {"tie_word_embeddings": True}),
+    "seed_oss": Family("seed_oss"),
+    "granite": Family(
+        "granite",
+        {
+            "logits_scaling": 4.0,
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.5,
+            "attention_multiplier": 0.2,
+        },
+        without=("head_dim",),
+        led={"logit_scale": 0.25},
+    ),
+}
+
+SPARSE = {
+    "qwen2_moe": Family(
+        "qwen2_moe",
+        {**_MOE, "num_experts": 8, "shared_expert_intermediate_size": 32, "decoder_sparse_step": 1},
+        without=("head_dim",),
+    ),
+    "qwen3_moe": Family("qwen3_moe", {**_MOE, "num_experts": 8, "norm_topk_prob": True}),
+    "gpt_oss": Family("gpt_oss", {"num_local_experts": 8, "num_experts_per_tok": 2, **_WINDOWS}),
+    "glm4_moe": Family(
+        "glm4_moe",
+        {
+            **_MOE,
+            "n_routed_experts": 8,
+            "n_shared_experts": 1,
+            "first_k_dense_replace": 1,
+            "partial_rotary_factor": 0.5,
+            "use_qk_norm": True,
+            "attention_bias": True,
+        },
+        served=checkpoints.with_drafting_layer,
+    ),
+    "ernie4_5_moe": Family(
+        "ernie4_5_moe",
+        {
+            "moe_num_experts": 8,
+            "moe_k": 2,
+            "moe_intermediate_size": 32,
+            "moe_num_shared_experts": 1,
+            "moe_layer_start_index": 1,
+            "moe_layer_end_index": 3,
+        },
+        without=("head_dim",),
+    ),
+    "hunyuan_moe": Family("hunyuan_v1_moe", {"num_experts": 8, "moe_topk": 2}),
+    "minimax_m2": Family(
+        "minimax_m2",
+        {"num_local_experts": 8, "num_experts_per_tok": 2, "intermediate_size": 32},
+    ),
+    "deepseek_v2": Family("deepseek_v2", {**_MOE, **_MLA, "topk_method": "greedy"}),
+    "deepseek_v3": Family(
+        "deepseek_v3",
+        {**_MOE, **_MLA, "n_group": 2, "topk_group": 1},
+        served=checkpoints.with_drafting_layer,
+    ),
+    "kimi_k2": Family(
+        "deepseek_v3",
+        {**_MOE, **_MLA, "n_group": 1, "topk_group": 1},
+        served=checkpoints.kimi_k2,
+    ),
+    "mimo_v2": Family(
+        "mimo_v2_flash",
+        {
+            **_MOE,
+            "n_routed_experts": 8,
+            "sliding_window": 16,
+            "layer_types": ["full_attention"] + ["sliding_attention"] * 2 + ["full_attention"],
+            "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"],
+            "v_head_dim": 16,
+        },
+    ),
+    "qwen3_next": Family(
+        "qwen3_next",
+        {
+            **_MOE,
+            "num_experts": 8,
+            "shared_expert_intermediate_size": 32,
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 16,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+        },
+    ),
+    "nemotron_h": Family(
+        "nemotron_h",
+        {
+            "layers_block_type": ["mamba", "mlp", "attention", "mlp"],
+            "ssm_state_size": 16,
+            "mamba_num_heads": 8,
+            "mamba_head_dim": 16,
+            "n_groups": 2,
+            "chunk_size": 16,
+        },
+        without=("num_hidden_layers",),
+    ),
+}
+
+FAMILIES = {**DENSE, **SPARSE}
