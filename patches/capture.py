@@ -12,6 +12,7 @@ from led_sglang.patches.stream_capture import (
     StreamCollector,
     capture_at_boundaries,
     capture_layer_inputs,
+    capture_snapshots,
 )
 
 from led_sglang.settings import LaunchRefused
@@ -20,7 +21,11 @@ _SETTERS = {
     "dflash": "set_dflash_layers_to_capture",
     "eagle3": "set_eagle3_layers_to_capture",
 }
-_WRAPPERS = {"boundary": capture_at_boundaries, "layer_input": capture_layer_inputs}
+_WRAPPERS = {
+    "boundary": capture_at_boundaries,
+    "layer_input": capture_layer_inputs,
+    "snapshot": capture_snapshots,
+}
 
 
 def known_architecture(architectures: list[str]) -> str:
@@ -37,7 +42,7 @@ def known_architecture(architectures: list[str]) -> str:
         named = ", ".join(architectures) or "a model whose config names no architecture"
         raise LaunchRefused(_refusal(named, "LED does not know how its layers are built"))
     if CAPTURES[name].method == "refused":
-        raise LaunchRefused(_refusal(name, CAPTURES[name].reason))
+        raise LaunchRefused(_refusal(name, CAPTURES[name].note))
     return name
 
 

@@ -1,7 +1,7 @@
-"""How each architecture's residual streams h^l are captured: one table, by SGLang's model class.
+"""How each architecture's residual streams h^l are captured: one table, by the name in config.json.
 
-`proven` means that a test loads the architecture on a real server and in transformers and compares
-every captured latent and every token (tests/server/families); docs/models.md shows the figures.
+A row without a note is proven: a test serves the architecture and compares every captured latent
+and every token with transformers (tests/server/families). docs/models.md shows the figures.
 """
 
 from __future__ import annotations
@@ -9,18 +9,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-# dflash, eagle3: SGLang's own setter. boundary: the capture callback of each layer's attention
-# boundary. layer_input: what enters a layer, branch plus residual.
-Method = Literal["dflash", "eagle3", "boundary", "layer_input", "refused"]
+# dflash, eagle3: the setter of SGLang's class. boundary: the capture callback of the attention
+# boundary of a layer. layer_input: what enters a layer, branch plus residual. snapshot: a copy of
+# the stream before a layer.
+Method = Literal["dflash", "eagle3", "boundary", "layer_input", "snapshot", "refused"]
 
 
 @dataclass(frozen=True)
 class Capture:
-    """One row: the method, and why the row is refused or not proven (None: proven)."""
+    """One row: the method, and why the architecture is refused or not proven (None: proven)."""
 
     method: Method
-    reason: str | None = None
+    note: str | None = None
 
+
+_STREAMS = "its layers pass on several residual streams, and none of them is h^l"
+_IMAGES = "the tests send no images through a vision model"
 
 CAPTURES: dict[str, Capture] = {
     "LlamaForCausalLM": Capture("dflash"),
@@ -38,17 +42,32 @@ CAPTURES: dict[str, Capture] = {
     "Glm4MoeForCausalLM": Capture("eagle3"),
     "MiMoForCausalLM": Capture("boundary"),
     "MiMoV2FlashForCausalLM": Capture("dflash"),
+    "MiMoV2ForCausalLM": Capture("dflash", "transformers has its text-only Flash variant alone"),
     "MiniMaxM2ForCausalLM": Capture("eagle3"),
     "NemotronHForCausalLM": Capture("dflash"),
-    "DeciLMForCausalLM": Capture("boundary"),
+    "DeciLMForCausalLM": Capture("snapshot"),
+    # The eagle3 setter of Gemma 3 hands out the branch without the residual.
     "Gemma2ForCausalLM": Capture("layer_input"),
     "Gemma3ForCausalLM": Capture("layer_input"),
     "Exaone4ForCausalLM": Capture("boundary"),
     "Ernie4_5_ForCausalLM": Capture("layer_input"),
-    "Ernie4_5ForCausalLM": Capture("layer_input"),
     "Ernie4_5_MoeForCausalLM": Capture("layer_input"),
     "HunYuanDenseV1ForCausalLM": Capture("layer_input"),
     "HunYuanMoEV1ForCausalLM": Capture("layer_input"),
-    "SeedOssForCausalLM": Capture("layer_input"),
     "GraniteForCausalLM": Capture("layer_input"),
+    # SGLang runs these with transformers' own layers.
+    "SeedOssForCausalLM": Capture("layer_input"),
+    "Ernie4_5ForCausalLM": Capture("layer_input"),
+    # Vision models: their language model's rows above.
+    "Mistral3ForConditionalGeneration": Capture("dflash", _IMAGES),
+    "Gemma3ForConditionalGeneration": Capture("layer_input", _IMAGES),
+    "KimiK25ForConditionalGeneration": Capture("dflash", _IMAGES),
+    "DeepseekV4ForCausalLM": Capture("refused", _STREAMS),
+    "HYV4ForCausalLM": Capture("refused", _STREAMS),
+    "Glm5NextForConditionalGeneration": Capture("refused", _STREAMS),
+    "Qwen4ExpForConditionalGeneration": Capture("refused", _STREAMS),
+    "Gemma3nForCausalLM": Capture("refused", _STREAMS),
+    "Gemma3nForConditionalGeneration": Capture("refused", _STREAMS),
+    "KimiK3ForConditionalGeneration": Capture("refused", _STREAMS),
+    "KimiK3LinearForCausalLM": Capture("refused", _STREAMS),
 }

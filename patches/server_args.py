@@ -198,6 +198,7 @@ def resolve_settings(
         refuse_incompatible,
         refuse_incompatible_with_soft,
     )
+    from led_sglang.patches.families import CAPTURES
     from sglang.srt.arg_groups.model_override_base import model_config_of
 
     sampler, enabled = options.resolve_samplers()
@@ -206,7 +207,8 @@ def resolve_settings(
     text_config = model_config.hf_text_config
     preset = pick_preset(text_config.model_type, f"{cfg.model_path} {cfg.served_model_name or ''}")
     num_layers = int(text_config.num_hidden_layers)
-    depth, notice = resolve_depth(options.led_depth, preset.depth, num_layers)
+    depth, clamped = resolve_depth(options.led_depth, preset.depth, num_layers)
+    notices = [clamped] if clamped else []
     tied = bool(getattr(text_config, "tie_word_embeddings", False))
     uses_led, uses_dola = "led" in enabled, "dola" in enabled
     uses_soft = bool(set(SOFT_SAMPLERS) & set(enabled))
@@ -217,6 +219,8 @@ def resolve_settings(
     architecture = ""
     if uses_led or uses_dola:
         architecture = known_architecture(list(model_config.hf_config.architectures or []))
+        if CAPTURES[architecture].note:
+            notices.append(f"{architecture} is not proven: {CAPTURES[architecture].note}")
     needs_delimiters = (uses_led and think_only) or uses_soft
     start, end, boundaries = _delimiters(cfg, options, preset) if needs_delimiters else ((), (), ())
     settings = ServerSettings(
@@ -240,7 +244,7 @@ def resolve_settings(
         think_end_ids=end,
         boundary_ids=boundaries,
     )
-    return settings, preset, [notice] if notice else []
+    return settings, preset, notices
 
 
 def _delimiters(

@@ -8,6 +8,7 @@ prunes them as it does with those of a model's own setter.
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import Signature, signature
 from typing import Any
 
 import torch
@@ -62,34 +63,59 @@ def _with_capture(
     def prepare_and_capture(hidden_states: Any, forward_batch: Any, **call: Any) -> Any:
         if restart:
             collector.start()
-        return prepare(hidden_states, forward_batch, **call, capture=collector.take)
+        return prepare(hidden_states, forward_batch, **{**call, "capture": collector.take})
 
     return prepare_and_capture
 
 
 def capture_layer_inputs(layers: Any, collector: StreamCollector) -> None:
     """Read what enters each marked layer: `hidden_states`, and `residual` still to be added."""
-    for index in collector.marked:
-        layers[index].register_forward_pre_hook(
-            _input_reader(layers[index], collector, restart=index == collector.marked[0]),
-            with_kwargs=True,
+
+    def read(given: dict[str, Any]) -> None:
+        residual = given.get("residual")
+        rows = given["hidden_states"].flatten(0, -2)  # transformers' layers take a batch of one
+        collector.take(rows if residual is None else rows + residual, owned=residual is not None)
+
+    _before_marked_layers(layers, collector, read)
+
+
+def capture_snapshots(layers: Any, collector: StreamCollector) -> None:
+    """Ask for a copy of the stream before each marked layer, whether or not the layer attends.
+
+    Raises:
+        AttributeError: the layers have no boundaries.
+    """
+    # Any boundary will do: the stream is the batch's.
+    boundary = next(b for b in (layer.entry_boundary for layer in layers) if b is not None)
+
+    def read(given: dict[str, Any]) -> None:
+        given["hidden_states"], stream = boundary.capture_output(
+            given["hidden_states"], given["forward_batch"]
         )
+        collector.take(stream, owned=True)
+
+    _before_marked_layers(layers, collector, read)
 
 
-def _input_reader(layer: Any, collector: StreamCollector, restart: bool) -> Callable[..., None]:
-    from inspect import signature
+def _before_marked_layers(
+    layers: Any, collector: StreamCollector, read: Callable[[dict[str, Any]], None]
+) -> None:
+    """Run `read` on the named arguments of each marked layer, and pass on what it makes of them."""
+    for index in collector.marked:
+        parameters = signature(layers[index].forward)
+        first = index == collector.marked[0]
 
-    parameters = signature(layer.forward)
+        def before(
+            layer: Any,
+            arguments: tuple[Any, ...],
+            named: dict[str, Any],
+            parameters: Signature = parameters,
+            first: bool = first,
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            if first:
+                collector.start()
+            given = parameters.bind(*arguments, **named)
+            read(given.arguments)
+            return given.args, given.kwargs
 
-    def read(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        if restart:
-            collector.start()
-        given = parameters.bind(*arguments, **named).arguments
-        hidden_states, residual = given["hidden_states"], given.get("residual")
-        rows = hidden_states.flatten(0, -2)  # transformers' layers take a batch of one
-        if residual is None:
-            collector.take(rows)
-        else:
-            collector.take(rows + residual, owned=True)
-
-    return read
+        layers[index].register_forward_pre_hook(before, with_kwargs=True)

@@ -119,6 +119,11 @@ SERVING = (
         "quant_format capture read_context",
         "hands a layer's input to LED, in models without a setter",
     ),
+    _symbol(
+        "layers.layer_boundary.stage.StageBoundary.capture_output",
+        "self hidden_states forward_batch skip_empty",
+        "the same where a layer may have no attention",
+    ),
     _symbol("utils.common.is_pin_memory_available", "device", "uploads that do not block"),
     _symbol("runtime_context.get_device", "", "the server's random seed"),
     _symbol("runtime_context.get_platform", "", "the built-in sampling backend"),
@@ -263,6 +268,7 @@ ON_CPU = (
 )
 
 TOUCHED = LAUNCH + SERVING + ON_CPU
+
 
 def sglang_version() -> str:
     """Installed version of SGLang, or "not installed"."""

@@ -37,9 +37,23 @@ notes: Where it is from.
         ("mistral", "mistralai/Magistral-Small-2507", "magistral"),
         ("mistral3", "mistralai/Magistral-Small-2509", "magistral"),
         ("seed_oss", "ByteDance-Seed/Seed-OSS-36B-Instruct", "seed_oss"),
+        ("deepseek_v3", "deepseek-ai/DeepSeek-R1-0528", "deepseek_r1"),
+        ("kimi_k2", "moonshotai/Kimi-K2-Thinking", "kimi_k2"),
+        ("minimax_m2", "MiniMaxAI/MiniMax-M2", "minimax_m2"),
+        ("mimo_v2_flash", "XiaomiMiMo/MiMo-V2-Flash", "mimo_v2"),
+        ("nemotron_h", "nvidia/NVIDIA-Nemotron-Nano-9B-v2", "nemotron"),
+        ("nemotron-nas", "nvidia/Llama-3_3-Nemotron-Super-49B-v1_5", "nemotron"),
+        ("llama", "nvidia/Llama-3.1-Nemotron-Nano-8B-v1", "nemotron_llama"),
+        ("phi3", "microsoft/Phi-4-reasoning-plus", "phi4_reasoning"),
+        ("phi3", "microsoft/Phi-4-mini-reasoning", "phi4_reasoning"),
+        ("exaone4", "LGAI-EXAONE/EXAONE-4.0-32B", "exaone4"),
+        ("ernie4_5_moe", "baidu/ERNIE-4.5-21B-A3B-Thinking", "ernie4_5"),
+        ("hunyuan_v1_moe", "tencent/Hunyuan-A13B-Instruct", "hunyuan"),
+        ("qwen3_next", "Qwen/Qwen3-Next-80B-A3B-Thinking", "qwen3_next"),
         # The name alone or the type alone is not enough for these families.
         ("qwen2", "Qwen/Qwen2.5-7B-Instruct", "default"),
         ("llama", "meta-llama/Llama-3.1-8B", "default"),
+        ("phi3", "microsoft/phi-4", "default"),
         ("mistral3", "mistralai/Mistral-Small-3.2-24B-Instruct-2506", "default"),
         ("gemma3", "/finetunes/gemma-distilled-from-deepseek-r1", "default"),
         ("", "", "default"),
@@ -52,19 +66,13 @@ def test_family_of_a_model(model_type: str, model_name: str, family: str) -> Non
 def test_delimiters_of_the_families() -> None:
     delimiters = {preset.name: (preset.think_start, preset.think_end) for preset in load_presets()}
     think = ("<think>", "</think>")
-    assert delimiters == {
-        "default": think,
-        "deepseek_r1_distill": think,
-        "glm": think,
-        "glm_z1": think,
+    others = {
         "gpt_oss": ("<|channel|>analysis<|message|>", "<|end|>"),
         "magistral": ("[THINK]", "[/THINK]"),
-        "mimo": think,
-        "qwen3": think,
-        "qwen3_moe": think,
-        "qwq": think,
         "seed_oss": ("<seed:think>", "</seed:think>"),
     }
+    assert {name: pair for name, pair in delimiters.items() if pair != think} == others
+    assert len(delimiters) == 22
 
 
 def test_presets_use_the_papers_depth_and_candidates() -> None:

@@ -15,8 +15,22 @@ _CONFIGURATION = """\
 from transformers import {base}
 
 
+class Block(dict):
+    def __getattr__(self, name):
+        if name in self:
+            return self[name]
+        raise AttributeError(name)
+
+
 class {name}({base}):
     model_type = "{model_type}"
+
+    def __init__(self, block_configs=(), **values):
+        super().__init__(**values)
+        self.block_configs = [
+            Block({{part: Block(values) for part, values in block.items()}})
+            for block in block_configs
+        ]
 """
 
 
@@ -26,6 +40,29 @@ def mimo(source: Path, target: Path) -> None:
     _rename(target, "MiMoConfig", "Qwen2Config", "mimo", "MiMoForCausalLM")
     _edit(target, num_nextn_predict_layers=1)
     _add_tensors(target, _copies_of_last_layer(target, "model.mtp_layers.0."))
+
+
+def nemotron_nas(source: Path, target: Path) -> None:
+    """Nemotron Super: Llama's layers, some without attention or MLP (zero in `source`)."""
+    shutil.copytree(source, target)
+    _rename(target, "DeciLMConfig", "LlamaConfig", "nemotron-nas", "DeciLMForCausalLM")
+    tensors = load_file(target / "model.safetensors")
+    blocks = []
+    for layer in range(json.loads((target / "config.json").read_text())["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}."
+        parts = {"self_attn.": "o_proj", "mlp.": "down_proj"}
+        absent = [p for p, out in parts.items() if not tensors[f"{prefix}{p}{out}.weight"].any()]
+        norms = {"self_attn.": "input_layernorm.", "mlp.": "post_attention_layernorm."}
+        gone = tuple(prefix + name for p in absent for name in (p, norms[p]))
+        tensors = {name: t for name, t in tensors.items() if not gone or not name.startswith(gone)}
+        blocks.append(
+            {
+                "attention": {"no_op": "self_attn." in absent, "n_heads_in_group": 2},
+                "ffn": {"no_op": "mlp." in absent, "ffn_mult": 6.0},
+            }
+        )
+    _edit(target, block_configs=blocks)
+    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
 
 
 def ernie(source: Path, target: Path) -> None:
@@ -49,7 +86,7 @@ def with_drafting_layer(source: Path, target: Path) -> None:
 
 
 def _rename(folder: Path, name: str, base: str, model_type: str, architecture: str) -> None:
-    module = f"configuration_{model_type}"
+    module = f"configuration_{model_type.replace('-', '_')}"
     code = _CONFIGURATION.format(base=base, name=name, model_type=model_type)
     (folder / f"{module}.py").write_text(code)
     _edit(

@@ -34,6 +34,21 @@ class Proof:
     tokens: Verdict
 
 
+def check(name: str, proof: Proof) -> None:
+    """Print a proof's figures and assert that it holds."""
+    tokens = proof.tokens
+    print(
+        f"{name}: {proof.prefill_rows} prefill and {proof.decode_rows} decode rows, worst relative "
+        f"error {proof.worst_error:.1e}; {tokens.steps} tokens, {tokens.near_ties} near ties"
+    )
+    assert proof.worst_error <= 1e-4
+    assert proof.prefill_rows == PROMPTS
+    assert proof.decode_rows == PROMPTS * (NEW_TOKENS - 1)
+    assert tokens.differences == []
+    assert tokens.steps == PROMPTS * NEW_TOKENS
+    assert tokens.near_ties < 0.005 * tokens.steps
+
+
 def prompts() -> list[list[int]]:
     """Eight prompts of distinct lengths, so that a prefill row tells whose it is."""
     draw = random.Random(7)

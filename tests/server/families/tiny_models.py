@@ -60,6 +60,7 @@ class Family:
         without: common keys the configuration does not take.
         served: makes the folder that is served out of the one transformers reads, where the two
             differ: a name transformers does not know, or drafting layers it does not load.
+        zero: parts of the names of parameters that are zero.
         flags: of the server.
         led: further arguments of the reference, such as `softcap`.
     """
@@ -68,6 +69,7 @@ class Family:
     config: dict[str, Any] = field(default_factory=dict)
     without: tuple[str, ...] = ()
     served: Callable[[Path, Path], None] | None = None
+    zero: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     led: dict[str, Any] = field(default_factory=dict)
 
@@ -100,6 +102,8 @@ def write(family: Family, folder: Path, seed: int = 0) -> tuple[Path, Path]:
             residual = any(part in name for part in ("o_proj", "down_proj", "out_proj"))
             gain = 0.5 if residual else 3.0 if name == "lm_head.weight" else 1.4
             parameter.copy_(gain / parameter.shape[-1] ** 0.5 * noise)
+            if any(part in name for part in family.zero):
+                parameter.zero_()
         for name, buffer in model.named_buffers():
             if "correction_bias" in name:
                 buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
@@ -134,6 +138,17 @@ DENSE = {
     "ernie4_5_hf": Family("ernie4_5", {"tie_word_embeddings": True}),
     "hunyuan": Family("hunyuan_v1_dense", {"tie_word_embeddings": True}),
     "seed_oss": Family("seed_oss"),
+    "nemotron_nas": Family(
+        "llama",
+        {"intermediate_size": 256},
+        served=checkpoints.nemotron_nas,
+        zero=(
+            "layers.1.self_attn.o_proj",
+            "layers.2.mlp.down_proj",
+            "layers.3.self_attn.o_proj",
+            "layers.3.mlp.down_proj",
+        ),
+    ),
     "granite": Family(
         "granite",
         {
