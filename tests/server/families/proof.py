@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from harness import serve
 from oracle import Oracle, Verdict
 
-from families.forked_server import recording_server
 from families.tiny_models import Family, write
 
 NEW_TOKENS = 32
@@ -68,14 +68,15 @@ def prove(family: Family, folder: Path, *flags: str) -> Proof:
     record.mkdir()
     oracle = Oracle(model)
     depth = oracle.layers
-    with recording_server(
+    with serve(
         served,
-        record,
         *("--dtype", "float32", "--max-running-requests", "16", "--max-total-tokens", "4096"),
-        *("--led-think-only", "false", "--random-seed", "1234", "--trust-remote-code"),
+        *("--led-think-only", "false", "--trust-remote-code"),
         *("--enable-samplers", "led,dola", "--dola-layers", "all"),
         *family.flags,
         *flags,
+        command=("-m", "families.recording_server", "serve"),
+        env={"LED_TEST_RECORD": str(record)},
     ) as server:
         for step in record.iterdir():  # of the warm-up
             step.unlink()

@@ -46,6 +46,17 @@ _MLA = {
     "first_k_dense_replace": 1,
     "routed_scaling_factor": 1.5,
     "head_dim": 8,
+    # SGLang's rotary embedding on CPU knows this kind alone for latent attention.
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "rope_theta": 10000.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 128,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+    },
 }
 _GEMMA = {"tie_word_embeddings": True, "query_pre_attn_scalar": 16, **_WINDOWS}
 
