@@ -15,7 +15,7 @@ import torch
 from sglang.srt.layers.attention.attention_registry import register_attention_backend
 from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 # Keys are padded to a multiple of this: PyTorch then adds up a row in the same vectors whatever the
 # longest row beside it, so that a request's result hardly ever depends on its batch.
@@ -51,7 +51,23 @@ class _Rows:
 
 
 class BatchedTorchAttention(TorchNativeAttnBackend):
-    """SGLang's torch-native attention; only how requests are grouped into operations differs."""
+    """SGLang's torch-native attention; only how requests are grouped into operations differs.
+
+    And it knows attention sinks (gpt-oss, MiMo-V2): a logit per head that takes its share of the
+    softmax and adds nothing.
+    """
+
+    _sinks: Tensor | None = None  # [heads], of the layer that is running
+
+    def forward_extend(self, *args: Any, sinks: Tensor | None = None, **kwargs: Any) -> Tensor:
+        self._sinks = sinks
+        output: Tensor = super().forward_extend(*args, **kwargs)
+        return output
+
+    def forward_decode(self, *args: Any, sinks: Tensor | None = None, **kwargs: Any) -> Tensor:
+        self._sinks = sinks
+        output: Tensor = super().forward_decode(*args, **kwargs)
+        return output
 
     def init_forward_metadata(self, forward_batch: Any) -> None:
         super().init_forward_metadata(forward_batch)
@@ -86,7 +102,13 @@ class BatchedTorchAttention(TorchNativeAttnBackend):
             self._decode_rows = _rows(req_to_token, req_pool_indices, seq_lens)
         output.copy_(
             _one_query_each(
-                query, self._decode_rows, k_cache, v_cache, scaling, sliding_window_size
+                query,
+                self._decode_rows,
+                k_cache,
+                v_cache,
+                scaling,
+                sliding_window_size,
+                self._sinks,
             )
         )
         return output
@@ -135,13 +157,13 @@ class BatchedTorchAttention(TorchNativeAttnBackend):
         rows, at, longer = self._extend_plan
         if rows is not None:
             output[at] = _one_query_each(
-                query[at], rows, k_cache, v_cache, scaling, sliding_window_size
+                query[at], rows, k_cache, v_cache, scaling, sliding_window_size, self._sinks
             )
         for request, start, end, length in longer:
             slots = req_to_token[request, :length]
             output[start:end] = _new_tokens(
                 query[start:end], k_cache[slots], v_cache[slots], scaling, enable_gqa,
-                sliding_window_size,
+                sliding_window_size, self._sinks,
             )  # fmt: skip
         return output
 
@@ -158,6 +180,7 @@ def _one_query_each(
     v_cache: Tensor,
     scaling: float | None,
     window: int | None,
+    sinks: Tensor | None,
 ) -> Tensor:
     """[rows, heads, head_size] of as many requests, each attending to all its keys."""
     heads = k_cache.shape[1]
@@ -170,12 +193,13 @@ def _one_query_each(
     for first in range(0, len(query), together):
         some = slice(first, first + together)
         slots = rows.slots[some].flatten()
+        keys = _gathered(k_cache, slots, longest).to(query.dtype)
+        values = _gathered(v_cache, slots, longest).to(query.dtype)
+        bias = mask[some]
+        if sinks is not None:
+            keys, values, bias = _with_sinks(keys, values, bias, sinks.view(heads, -1, 1))
         output[some] = scaled_dot_product_attention(
-            grouped[some],
-            _gathered(k_cache, slots, longest).to(query.dtype),
-            _gathered(v_cache, slots, longest).to(query.dtype),
-            attn_mask=mask[some],
-            scale=scaling,
+            grouped[some], keys, values, attn_mask=bias, scale=scaling
         )
     return output.flatten(1, 2)
 
@@ -192,19 +216,25 @@ def _new_tokens(
     scaling: float | None,
     enable_gqa: bool,
     window: int | None,
+    sinks: Tensor | None,
 ) -> Tensor:
     """[new, heads, head_size] of one request; keys and values are of its whole sequence."""
     new, length = len(query), len(keys)
     mask = None
-    if window is not None or new < length:
+    if window is not None or new < length or sinks is not None:
         mask = torch.ones(new, length, dtype=torch.bool, device=query.device).tril(length - new)
         if window is not None:
             mask = mask.triu(length - new - window)
+    keys = keys.to(query.dtype).transpose(0, 1)[None]
+    values = values.to(query.dtype).transpose(0, 1)[None]
+    if sinks is not None:
+        assert mask is not None
+        keys, values, mask = _with_sinks(keys, values, mask, sinks.view(-1, 1, 1))
     return (
         scaled_dot_product_attention(
             query.transpose(0, 1)[None],
-            keys.to(query.dtype).transpose(0, 1)[None],
-            values.to(query.dtype).transpose(0, 1)[None],
+            keys,
+            values,
             attn_mask=mask,
             is_causal=mask is None,
             scale=scaling,
@@ -213,3 +243,19 @@ def _new_tokens(
         .squeeze(0)
         .transpose(0, 1)
     )
+
+
+def _with_sinks(
+    keys: Tensor, values: Tensor, mask: Tensor, sinks: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One key more, whose logit is the sink and whose value is zero.
+
+    Args:
+        keys, values: [rows, key heads, keys, head_size].
+        mask: bool, [..., keys], which keys are seen.
+        sinks: [heads, queries or 1, 1] or [key heads, query heads of each, 1].
+    """
+    seen = torch.zeros(mask.shape, dtype=keys.dtype).masked_fill(~mask, -torch.inf)
+    shape = torch.broadcast_shapes(seen.shape[:-1], sinks.shape[:-1])
+    bias = torch.cat([seen.expand(*shape, -1), sinks.to(keys.dtype).expand(*shape, -1)], dim=-1)
+    return pad(keys, (0, 0, 0, 1)), pad(values, (0, 0, 0, 1)), bias

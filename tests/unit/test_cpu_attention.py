@@ -23,7 +23,13 @@ def case(
 
 
 def reference(
-    query: Tensor, keys: Tensor, values: Tensor, position: int, scale: float, window: int | None
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    position: int,
+    scale: float,
+    window: int | None,
+    sinks: Tensor | None,
 ) -> Tensor:
     """[heads, value_size] float64 of the query at `position` of one request."""
     first = 0 if window is None else max(0, position - window)
@@ -31,14 +37,18 @@ def reference(
     k = keys[first : position + 1].double().repeat_interleave(repeated, 1)
     v = values[first : position + 1].double().repeat_interleave(repeated, 1)
     scores = torch.einsum("hd,lhd->hl", query.double(), k) * scale
-    return torch.einsum("hl,lhd->hd", scores.softmax(-1), v)
+    if sinks is None:
+        return torch.einsum("hl,lhd->hd", scores.softmax(-1), v)
+    shares = torch.cat([scores, sinks.double()[:, None]], 1).softmax(-1)[:, :-1]
+    return torch.einsum("hl,lhd->hd", shares, v)
 
 
-def backend() -> BatchedTorchAttention:
+def backend(sinks: Tensor | None = None) -> BatchedTorchAttention:
     """A backend at the start of a forward pass, without a model runner behind it."""
     made: BatchedTorchAttention = BatchedTorchAttention.__new__(BatchedTorchAttention)
     made.use_sliding_window_kv_pool = False
     made.init_forward_metadata(None)
+    made._sinks = sinks
     return made
 
 
@@ -52,39 +62,54 @@ SHAPES = pytest.mark.parametrize(
     ],
 )
 WINDOWS = pytest.mark.parametrize("window", [None, 17])
+SINKS = pytest.mark.parametrize("with_sinks", [False, True])
 
 
 @SHAPES
 @WINDOWS
+@SINKS
 def test_decode(
-    dtype: torch.dtype, heads: int, kv_heads: int, tolerance: float, window: int | None
+    dtype: torch.dtype,
+    heads: int,
+    kv_heads: int,
+    tolerance: float,
+    window: int | None,
+    with_sinks: bool,
 ) -> None:
     keys, values, table, requests = case(dtype, heads, kv_heads, 32)
+    sinks = torch.randn(heads) if with_sinks else None
     lengths = torch.tensor(LENGTHS)
     query = torch.randn(len(LENGTHS), heads, 32, dtype=dtype)
     output = torch.full((len(LENGTHS), heads, 16), torch.nan, dtype=dtype)
-    backend()._run_sdpa_forward_decode(
+    backend(sinks)._run_sdpa_forward_decode(
         query, output, keys, values, table, requests, lengths,
         scaling=0.2, enable_gqa=heads != kv_heads, sliding_window_size=window,
     )  # fmt: skip
     for row, (request, length) in enumerate(zip(requests, LENGTHS, strict=True)):
         slots = table[request, :length]
-        want = reference(query[row], keys[slots], values[slots], length - 1, 0.2, window)
+        want = reference(query[row], keys[slots], values[slots], length - 1, 0.2, window, sinks)
         torch.testing.assert_close(output[row].double(), want, atol=tolerance, rtol=tolerance)
 
 
 @SHAPES
 @WINDOWS
+@SINKS
 def test_prefill_with_and_without_a_cached_prefix(
-    dtype: torch.dtype, heads: int, kv_heads: int, tolerance: float, window: int | None
+    dtype: torch.dtype,
+    heads: int,
+    kv_heads: int,
+    tolerance: float,
+    window: int | None,
+    with_sinks: bool,
 ) -> None:
     keys, values, table, requests = case(dtype, heads, kv_heads, 32)
+    sinks = torch.randn(heads) if with_sinks else None
     # Whole prompts, all but one token cached, and something between.
     new = torch.tensor([1, 2, 1, 64, 9, 1, 250])
     lengths = torch.tensor(LENGTHS)
     query = torch.randn(int(new.sum()), heads, 32, dtype=dtype)
     output = torch.full((len(query), heads, 16), torch.nan, dtype=dtype)
-    backend()._run_sdpa_forward_extend(
+    backend(sinks)._run_sdpa_forward_extend(
         query, output, keys, values, table, requests, lengths, lengths - new, new,
         scaling=0.2, enable_gqa=heads != kv_heads, causal=True, sliding_window_size=window,
     )  # fmt: skip
@@ -92,7 +117,7 @@ def test_prefill_with_and_without_a_cached_prefix(
     for request, length, count in zip(requests, LENGTHS, new.tolist(), strict=True):
         slots = table[request, :length]
         for position in range(length - count, length):
-            want = reference(query[row], keys[slots], values[slots], position, 0.2, window)
+            want = reference(query[row], keys[slots], values[slots], position, 0.2, window, sinks)
             torch.testing.assert_close(output[row].double(), want, atol=tolerance, rtol=tolerance)
             row += 1
 

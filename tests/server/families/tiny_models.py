@@ -46,6 +46,7 @@ _MLA = {
     "first_k_dense_replace": 1,
     "routed_scaling_factor": 1.5,
     "head_dim": 8,
+    "moe_layer_freq": 1,
     # SGLang's rotary embedding on CPU knows this kind alone for latent attention.
     "rope_parameters": {
         "rope_type": "yarn",
@@ -58,6 +59,8 @@ _MLA = {
         "mscale_all_dim": 1.0,
     },
 }
+# Keys of the published configurations that transformers takes for granted.
+_NOAUX = {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
 _GEMMA = {"tie_word_embeddings": True, "query_pre_attn_scalar": 16, **_WINDOWS}
 
 
@@ -109,6 +112,8 @@ def write(family: Family, folder: Path, seed: int = 0) -> tuple[Path, Path]:
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim < 2:
                 parameter.add_(0.1 * noise)
+                if "sink" in name:  # SGLang keeps these in bfloat16
+                    parameter.copy_(parameter.bfloat16())
                 continue
             residual = any(part in name for part in ("o_proj", "down_proj", "out_proj"))
             gain = 0.5 if residual else 3.0 if name == "lm_head.weight" else 1.4
@@ -214,12 +219,12 @@ SPARSE = {
     "deepseek_v2": Family("deepseek_v2", {**_MOE, **_MLA, "topk_method": "greedy"}),
     "deepseek_v3": Family(
         "deepseek_v3",
-        {**_MOE, **_MLA, "n_group": 2, "topk_group": 1},
+        {**_MOE, **_MLA, **_NOAUX, "n_group": 2, "topk_group": 1},
         served=checkpoints.with_drafting_layer,
     ),
     "kimi_k2": Family(
         "deepseek_v3",
-        {**_MOE, **_MLA, "n_group": 1, "topk_group": 1},
+        {**_MOE, **_MLA, **_NOAUX, "n_group": 1, "topk_group": 1},
         served=checkpoints.kimi_k2,
     ),
     "mimo_v2": Family(
