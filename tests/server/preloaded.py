@@ -85,6 +85,8 @@ def run_module(
 
     os.setsid()
     redirect(log, env)
+    # Only a new interpreter would read it.
+    sys.path[:0] = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
     multiprocessing.set_start_method("fork", force=True)
     for methods in (multiprocessing, torch.multiprocessing):
         methods.set_start_method = lambda *_args, **_kwargs: None

@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
-from features.checks import ALWAYS, GREEDY, assert_led_tokens
+from features.checks import ALWAYS, GREEDY, assert_led_tokens, on_replica
 from harness import Server, serve
 from oracle import Oracle
 
@@ -28,18 +28,6 @@ def server(model_path: Path) -> Iterator[Server]:
             yield running
     finally:
         del os.environ["SGLANG_CPU_OMP_THREADS_BIND"]
-
-
-def on_replica(server: Server, rank: int, prompt: Sequence[int], **sampling: Any) -> dict[str, Any]:
-    body = {
-        "input_ids": list(prompt),
-        "routed_dp_rank": rank,
-        "sampling_params": {"custom_params": {"led": ALWAYS}, **sampling},
-    }
-    response = server.post("/generate", body)
-    assert response.status_code == 200, response.text
-    answer: dict[str, Any] = response.json()
-    return answer
 
 
 def test_two_front_ends_are_running(server: Server) -> None:

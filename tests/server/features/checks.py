@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from harness import Server
 from oracle import Adjust, Oracle
 
 THINK_START, THINK_END, TURN_END = 259, 260, 258
@@ -52,3 +53,16 @@ def compare_led_tokens(
     assert verdict.near_ties <= 1
     plain = oracle.check_greedy(prompt, tokens, flags, adjust, **led | {"gate": "never"})
     return len(plain.differences or [])
+
+
+def on_replica(server: Server, rank: int, prompt: Sequence[int], **sampling: Any) -> dict[str, Any]:
+    """A LED completion by the data-parallel rank named."""
+    body = {
+        "input_ids": list(prompt),
+        "routed_dp_rank": rank,
+        "sampling_params": {"custom_params": {"led": ALWAYS}, **sampling},
+    }
+    response = server.post("/generate", body)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
