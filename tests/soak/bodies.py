@@ -1,0 +1,154 @@
+"""Hypothesis strategies for request bodies whose `custom_params` may be anything at all.
+
+Bodies are JSON texts, not values: some of them no JSON library would write.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from hypothesis import strategies as st
+
+from led_sglang.params import GATES, GROUPS, LAYERS, PRESETS, SAMPLERS
+
+ENDPOINTS = ("/generate", "/v1/completions", "/v1/chat/completions")
+
+# Keys that mean something to SGLang, to LED, or to Python objects.
+RESERVED = (
+    "__sglang_reasoning_end_token_ids",
+    "__sglang_reasoning_in_grammar",
+    "__sglang_anything",
+    "__req__",
+    "__class__",
+    "thinking_budget",
+    "token_ids",
+    "sampler",
+    "",
+    *SAMPLERS,
+)
+METHOD_KEYS = tuple({key for group in GROUPS.values() for key in group.keys})
+
+numbers = st.one_of(
+    st.integers(-3, 70),
+    st.integers(),
+    st.sampled_from([2**31, 2**63 - 1, 2**63, -(2**63) - 1, 2**64, 10**30, 10**400]),
+    st.floats(),
+    st.sampled_from([1e308, -1e308, 5e-324, 0.1, 0.95, -0.0]),
+)
+text = st.one_of(st.text(max_size=12), st.sampled_from(["\x00", "é", "\ud800", "𝕜" * 9, "NaN"]))
+scalars = st.one_of(st.none(), st.booleans(), numbers, text)
+keys = st.one_of(st.sampled_from(RESERVED + METHOD_KEYS), text)
+trees = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
+    max_leaves=12,
+)
+
+# Often valid, or wrong in one place.
+led_values: dict[str, st.SearchStrategy[Any]] = {
+    "depth": st.integers(0, 10),
+    "candidates": st.integers(0, 66),
+    "gate": st.sampled_from(GATES),
+    "layers": st.sampled_from(LAYERS),
+    "preset": st.sampled_from(PRESETS),
+    "gate_entropy": st.floats(0, 4),
+    "gate_rate": st.floats(0, 1),
+    "candidate_top_p": st.floats(0, 1),
+    "floor": st.floats(0, 1),
+}
+unlisted = st.one_of(st.booleans(), st.integers(0, 12), st.floats(0, 1), st.text(max_size=4))
+
+
+def groups(method: str) -> st.SearchStrategy[Any]:
+    """The object `custom_params.<method>`: mostly right, or anything."""
+    optional = {key: led_values.get(key, unlisted) for key in GROUPS[method].keys}
+    good = st.fixed_dictionaries({}, optional=optional)
+    bad = st.one_of(st.just({}), st.dictionaries(keys, trees, max_size=1))
+    mostly_right = st.builds(lambda right, wrong: {**right, **wrong}, good, bad)
+    return st.one_of(mostly_right, mostly_right, trees)
+
+
+@st.composite
+def near_valid(draw: st.DrawFn) -> dict[str, Any]:
+    """A method, its group, and perhaps something that does not belong there."""
+    method = draw(st.sampled_from(tuple(GROUPS)))
+    optional = {
+        "sampler": st.one_of(st.just(method), st.sampled_from([*SAMPLERS, "LED"]), scalars),
+        method: groups(method),
+        draw(keys): scalars,
+    }
+    custom: dict[str, Any] = draw(st.fixed_dictionaries({}, optional=optional))
+    return custom
+
+
+custom_params = st.one_of(
+    near_valid(), near_valid(), st.dictionaries(keys, trees, max_size=3), trees
+)
+
+
+def _megabyte(unit: str, around: str) -> str:
+    return around % (unit * (2**20 // len(unit)))
+
+
+# JSON texts of what is too large or too deep to draw.
+MONSTERS: tuple[Callable[[], str], ...] = (
+    lambda: _megabyte("x", '{"led": {"gate": "%s"}}'),
+    lambda: _megabyte("x", '{"%s": 1}'),
+    lambda: _megabyte("x", '{"led": {"%s": 1}}'),
+    lambda: _megabyte("1,", '{"led": {"depth": [%s1]}}'),
+    lambda: _megabyte("é", '"%s"'),
+    lambda: json.dumps({f"key{i}": i for i in range(80_000)}),
+    lambda: json.dumps({"led": {f"key{i}": i for i in range(80_000)}}),
+    lambda: "[" * 100_000 + "]" * 100_000,
+    lambda: '{"led": ' * 900 + "1" + "}" * 900,
+    lambda: '{"led": {"depth": ' + "[" * 200 + "]" * 200 + "}}",
+    lambda: '{"a": ' * 200 + "1" + "}" * 200,
+    lambda: '{"led": {"depth": ' + "9" * 5000 + "}}",
+    lambda: '{"led": {"gate_rate": 1e999, "gate": "rate"}}',
+    lambda: '{"led": {}, "led": {"depth": 0}}',
+    lambda: '{"led": {"depth": 2,}}',
+    lambda: '{"led": {"depth": 0x2}}',
+    lambda: "",
+)
+
+
+def body_text(endpoint: str, custom: str, stream: bool, temperature: float) -> str:
+    """A body of `endpoint` around the JSON text of its `custom_params`."""
+    message = [{"role": "user", "content": "What"}]
+    if endpoint == "/generate":
+        sampling = json.dumps({"max_new_tokens": 2, "temperature": temperature})
+        return (
+            f'{{"text": "What", "stream": {json.dumps(stream)}, '
+            f'"sampling_params": {sampling[:-1]}, "custom_params": {custom}}}}}'
+        )
+    rest = json.dumps(
+        {
+            "model": "m",
+            "prompt": "What",
+            "messages": message,
+            "max_tokens": 2,
+            "stream": stream,
+            "temperature": temperature,
+        }
+    )
+    return f'{rest[:-1]}, "custom_params": {custom}}}'
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> tuple[str, str]:
+    """An endpoint and a body, as text."""
+    endpoint = draw(st.sampled_from(ENDPOINTS))
+    custom = json.dumps(draw(custom_params), ensure_ascii=draw(st.booleans()))
+    temperature = draw(st.sampled_from([0.0, 0.6, 1.0]))
+    return endpoint, body_text(endpoint, custom, draw(st.booleans()), temperature)
+
+
+def monsters() -> Iterator[tuple[str, str]]:
+    """Every monster at every endpoint, with and without streaming."""
+    for make in MONSTERS:
+        custom = make()
+        for endpoint in ENDPOINTS:
+            for stream in (False, True):
+                yield endpoint, body_text(endpoint, custom, stream, 0.6)
