@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--results", type=Path, default=HERE, help="where RESULTS.md goes")
     parser.add_argument("--limit", type=int, default=200, help="held-out problems")
+    parser.add_argument("--servers", type=int, default=2, help="at a time, a core each")
     options = parser.parse_args()
     began = time.monotonic()
     models = {label: bundled_model(name) for label, name in CHECKPOINTS.items()}
@@ -48,7 +49,6 @@ def main() -> None:
     prompts = options.out / "prompts.jsonl"
     prompts.write_text("".join(json.dumps(row) + "\n" for row in analysed), encoding="utf-8")
 
-    # Two servers at a time, one core each.
     work = [
         lambda: _evaluate(models["after"], "grid", options.out / "after", options.limit),
         lambda: _evaluate(models["before"], "grid", options.out / "before", options.limit),
@@ -58,7 +58,7 @@ def main() -> None:
             for label in CHECKPOINTS
         ),
     ]
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(options.servers) as pool:
         for done in [pool.submit(job) for job in work]:
             done.result()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
