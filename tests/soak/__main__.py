@@ -28,10 +28,6 @@ from led_sglang.cpu_platform import thread_binding
 from led_sglang.default_model import write_random_qwen3
 from led_sglang.params import SOFT_SAMPLERS
 
-# SGLang's own test switch: every so many decode steps a request is thrown out, memory or not (the
-# only one never is). Read when SGLang is imported, which is before a server of the tests is forked.
-RETRACT = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "20"}
-
 
 def main(argv: list[str] | None = None) -> int:
     """Run a soak and print its table; 0 where nothing failed."""
@@ -41,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--abort-share", type=float, default=0.2)
     parser.add_argument("--pool", type=int, default=42, help="different requests")
     parser.add_argument("--kv-tokens", type=int, default=1536)
+    parser.add_argument("--retract-every", type=int, default=20, help="steps")
     parser.add_argument("--tp", type=int, default=1)
     parser.add_argument(
         "--soft", action="store_true", help="soft thinking too, and so without mixed chunks"
@@ -49,7 +46,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
 
-    os.environ.update(RETRACT)
+    # SGLang's own test switch: in a decode step with such a number a request is thrown out, memory
+    # or not, unless it is the only one. Read at import, before a server of the tests is forked.
+    os.environ["SGLANG_TEST_RETRACT"] = "1"
+    os.environ["SGLANG_TEST_RETRACT_INTERVAL"] = str(options.retract_every)
     with tempfile.TemporaryDirectory(prefix="led-soak-") as folder:
         outcome, memory, left = soak(options, Path(folder))
     for name in sorted(outcome.counts):
