@@ -63,6 +63,7 @@ CAPTURES: dict[str, Capture] = {
     "Mistral3ForConditionalGeneration": Capture("dflash", _IMAGES),
     "Gemma3ForConditionalGeneration": Capture("layer_input", _IMAGES),
     "KimiK25ForConditionalGeneration": Capture("dflash", _IMAGES),
+    "Qwen2_5_VLForConditionalGeneration": Capture("eagle3"),
     "DeepseekV4ForCausalLM": Capture("refused", _STREAMS),
     "HYV4ForCausalLM": Capture("refused", _STREAMS),
     "Glm5NextForConditionalGeneration": Capture("refused", _STREAMS),
