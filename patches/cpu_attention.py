@@ -26,7 +26,16 @@ GATHERED_NUMBERS = 1 << 19
 
 def install() -> None:
     """Make `--attention-backend torch_native` mean this backend, in this process."""
+    from sglang.srt.models.deepseek_common.attention_backend_handler import (
+        AttentionBackendRegistry,
+    )
+    from sglang.srt.models.deepseek_common.attention_forward_methods.forward_methods import (
+        AttnForwardMethod,
+    )
+
     register_attention_backend("torch_native")(BatchedTorchAttention)
+    # Keys and values are read from the cache, where latent attention keeps neither.
+    AttentionBackendRegistry.register("torch_native", lambda *_: AttnForwardMethod.MLA)
 
 
 @dataclass

@@ -13,11 +13,14 @@ from led_sglang.patches.touched import Symbol, missing, problem
 import led_sglang
 
 FOLDERS = [Path(led_sglang.__file__).parent, Path(led_sglang.patches.__file__).parent]
-# The CPU platform subclasses these; it is chosen explicitly and fails by itself without them.
+DEEPSEEK = "sglang.srt.models.deepseek_common"
+# The CPU platform uses these; it is chosen explicitly and fails by itself without them.
 OF_THE_CPU_PLATFORM = {
     "sglang.srt.platforms.cpu.CpuDeviceMixin",
     "sglang.srt.platforms.device_mixin.PlatformEnum",
     "sglang.srt.platforms.interface.SRTPlatform",
+    f"{DEEPSEEK}.attention_backend_handler.AttentionBackendRegistry",
+    f"{DEEPSEEK}.attention_forward_methods.forward_methods.AttnForwardMethod",
 }
 # Extra HTTP workers alone import it, and none of them starts without it; every other process would
 # pay seconds for the check.

@@ -61,7 +61,6 @@ _MLA = {
 }
 # Keys of the published configurations that transformers takes for granted.
 _NOAUX = {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
-_GEMMA = {"tie_word_embeddings": True, "query_pre_attn_scalar": 16, **_WINDOWS}
 
 
 @dataclass(frozen=True)
@@ -140,19 +139,11 @@ DENSE = {
     "qwen3": Family("qwen3"),
     "mimo": Family("qwen2", without=("head_dim",), served=checkpoints.mimo),
     "glm4": Family("glm4", {"attention_bias": True, "partial_rotary_factor": 0.5}),
-    "exaone4": Family(
-        "exaone4",
-        {
-            "sliding_window": 16,
-            "sliding_window_pattern": "LLLG",
-            "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
-        },
+    "gemma3": Family(
+        "gemma3_text", {"tie_word_embeddings": True, "query_pre_attn_scalar": 16, **_WINDOWS}
     ),
-    "gemma2": Family("gemma2", {**_GEMMA, "final_logit_softcapping": 5.0}, led={"softcap": 5.0}),
-    "gemma3": Family("gemma3_text", _GEMMA),
     "ernie4_5": Family("ernie4_5", {"tie_word_embeddings": True}, served=checkpoints.ernie),
     "ernie4_5_hf": Family("ernie4_5", {"tie_word_embeddings": True}),
-    "hunyuan": Family("hunyuan_v1_dense", {"tie_word_embeddings": True}),
     "seed_oss": Family("seed_oss"),
     "nemotron_nas": Family(
         "llama",
@@ -179,13 +170,13 @@ DENSE = {
 }
 
 SPARSE = {
-    "qwen2_moe": Family(
-        "qwen2_moe",
-        {**_MOE, "num_experts": 8, "shared_expert_intermediate_size": 32, "decoder_sparse_step": 1},
-        without=("head_dim",),
-    ),
     "qwen3_moe": Family("qwen3_moe", {**_MOE, "num_experts": 8, "norm_topk_prob": True}),
-    "gpt_oss": Family("gpt_oss", {"num_local_experts": 8, "num_experts_per_tok": 2, **_WINDOWS}),
+    "gpt_oss": Family(
+        "gpt_oss",
+        {"num_local_experts": 8, "num_experts_per_tok": 2, **_WINDOWS},
+        # Of the layouts of its experts, the one that SGLang can run without a GPU.
+        flags=("--moe-runner-backend", "triton"),
+    ),
     "glm4_moe": Family(
         "glm4_moe",
         {
@@ -199,24 +190,6 @@ SPARSE = {
         },
         served=checkpoints.with_drafting_layer,
     ),
-    "ernie4_5_moe": Family(
-        "ernie4_5_moe",
-        {
-            "moe_num_experts": 8,
-            "moe_k": 2,
-            "moe_intermediate_size": 32,
-            "moe_num_shared_experts": 1,
-            "moe_layer_start_index": 1,
-            "moe_layer_end_index": 3,
-        },
-        without=("head_dim",),
-    ),
-    "hunyuan_moe": Family("hunyuan_v1_moe", {"num_experts": 8, "moe_topk": 2}),
-    "minimax_m2": Family(
-        "minimax_m2",
-        {"num_local_experts": 8, "num_experts_per_tok": 2, "intermediate_size": 32},
-    ),
-    "deepseek_v2": Family("deepseek_v2", {**_MOE, **_MLA, "topk_method": "greedy"}),
     "deepseek_v3": Family(
         "deepseek_v3",
         {**_MOE, **_MLA, **_NOAUX, "n_group": 2, "topk_group": 1},
@@ -226,41 +199,6 @@ SPARSE = {
         "deepseek_v3",
         {**_MOE, **_MLA, **_NOAUX, "n_group": 1, "topk_group": 1},
         served=checkpoints.kimi_k2,
-    ),
-    "mimo_v2": Family(
-        "mimo_v2_flash",
-        {
-            **_MOE,
-            "n_routed_experts": 8,
-            "sliding_window": 16,
-            "layer_types": ["full_attention"] + ["sliding_attention"] * 2 + ["full_attention"],
-            "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"],
-            "v_head_dim": 16,
-        },
-    ),
-    "qwen3_next": Family(
-        "qwen3_next",
-        {
-            **_MOE,
-            "num_experts": 8,
-            "shared_expert_intermediate_size": 32,
-            "linear_key_head_dim": 16,
-            "linear_value_head_dim": 16,
-            "linear_num_key_heads": 2,
-            "linear_num_value_heads": 4,
-        },
-    ),
-    "nemotron_h": Family(
-        "nemotron_h",
-        {
-            "layers_block_type": ["mamba", "mlp", "attention", "mlp"],
-            "ssm_state_size": 16,
-            "mamba_num_heads": 8,
-            "mamba_head_dim": 16,
-            "n_groups": 2,
-            "chunk_size": 16,
-        },
-        without=("num_hidden_layers",),
     ),
 }
 
