@@ -41,7 +41,7 @@ def test_full_grid_on_a_real_server(server: Server, tmp_path: Path) -> None:
     settings = json.loads((tmp_path / "run.json").read_text())
     # The chat template of the model opens the think block, and the server was asked about it.
     assert settings["delimiters"] == {"start": "<think>", "end": "</think>", "opened": True}
-    assert settings["server"]["led"]["enabled"]
+    assert settings["server"]["led"]["depth"] == 8
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["complete"] is True
     for task in ("aime24", "aime25", "math500", "gsm8k"):
