@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--temperature", type=float, default=0.6, help="default: %(default)s")
     parser.add_argument("--top-p", type=float, help="of samplers other than led")
     parser.add_argument("--seed", type=int, help="of led; others use it only if the server does")
-    parser.add_argument("--max-new-tokens", type=int, default=2048, help="default: %(default)s")
+    parser.add_argument("--max-new-tokens", type=int, default=1024, help="default: %(default)s")
     parser.add_argument(
         "--led", type=_object, default={}, metavar="JSON", help="such as '{\"depth\": 4}'"
     )

@@ -67,7 +67,8 @@ class Pane {
     made.dataset.i = i;
     made.tabIndex = -1;
     if (text === "") made.classList.add("nothing");
-    if (text.includes("\n")) made.classList.add("newline");
+    // Where text stands before the line break, a sign would cover its first letter.
+    if (text.startsWith("\n")) made.classList.add("newline");
     if (this.run.kind[i] === EXPLORED) {
       made.style.setProperty("--f", this.run.depthShare(this.run.depth[i]));
     }
