@@ -70,6 +70,9 @@ def redirect(log: Path | str, env: Mapping[str, str]) -> None:
     """Give this process an environment of its own and a file for all it prints."""
     os.environ.clear()
     os.environ.update(env)
+    # Uvicorn's workers take over standard input by its number.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.stdin = os.fdopen(0)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
