@@ -30,11 +30,16 @@ def gold_answers(limit: int = 5) -> dict[str, str]:
     }
 
 
+def engine(**options: Any) -> FakeEngine:
+    """A fake engine that is right about the first problems of every task."""
+    return FakeEngine(answers=gold_answers(), **options)
+
+
 @contextmanager
-def running(engine: FakeEngine) -> Iterator[str]:
+def running(fake: FakeEngine) -> Iterator[str]:
     """Serve a fake engine in a thread; yields its URL."""
     loop, port = asyncio.new_event_loop(), free_port()
-    runner = web.AppRunner(engine.application(), access_log=None)
+    runner = web.AppRunner(fake.application(), access_log=None)
 
     async def start() -> None:
         await runner.setup()

@@ -14,8 +14,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from browser import chromium
-from eval_harness import TASKS, gold_answers, led_eval, running, small_grid
-from fake_engine import FakeEngine
+from eval_harness import TASKS, engine, led_eval, running, small_grid
 from matplotlib import pyplot as plt
 from selenium.webdriver import Chrome
 
@@ -28,7 +27,7 @@ SAMPLES = 320
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("report") / "run"
-    with running(FakeEngine(answers=gold_answers())) as url:
+    with running(engine()) as url:
         done = led_eval(*small_grid(url, folder))
     assert done.returncode == 0, done.stderr
     return folder
