@@ -148,7 +148,7 @@ def test_what_models_and_files_say_is_escaped(tmp_path: Path) -> None:
     item = {"id": f"a/../{attack[:-1]}", "problem": attack[:-1], "expected_answer": "2"}
     data.write_text(json.dumps(item) + "\n")
     says = f"{attack}</think>{attack} \\boxed{{{attack}}}"
-    with running(FakeEngine(says=says)) as url:
+    with running(engine(says=says)) as url:
         grid = small_grid(url, tmp_path / "run", "--data", f"aime24={data}", tasks=["aime24"])
         done = led_eval(*grid)
     assert done.returncode == 0, done.stderr
