@@ -101,6 +101,13 @@ def test_controls_cannot_rearrange_the_page(browser: webdriver.Chrome, tmp_path:
     assert viewer.errors() == []
 
 
+def test_the_sign_of_a_line_break_covers_no_text(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    trace = made_trace(["x\n", "\n", "y"], 3, candidates=2)
+    viewer = Viewer(browser, write_page([trace], tmp_path / "breaks.html"))
+    signs = "return [...document.querySelectorAll('.t.newline')].map(t => t.textContent)"
+    assert viewer.script(signs) == ["\n"]
+
+
 def test_a_long_answer_keeps_few_elements(browser: webdriver.Chrome, tmp_path: Path) -> None:
     trace = made_trace(WORDS, LONG)
     viewer = Viewer(browser, write_page([trace], tmp_path / "long.html"))
