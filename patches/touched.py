@@ -261,7 +261,7 @@ ON_CPU = (
         "attention of a prefill",
     ),
     _symbol(
-        "layers.attention.torch_native_backend.TorchNativeAttnBackend.init_forward_metadata",
+        "layers.attention.base_attn_backend.AttentionBackend.init_forward_metadata",
         "self forward_batch",
         "marks the start of a forward pass",
     ),
