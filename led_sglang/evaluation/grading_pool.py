@@ -80,7 +80,7 @@ class GradingPool:
         try:
             worker.stdin.write(json.dumps(asdict(question)).encode() + b"\n")
             await worker.stdin.drain()
-        except ConnectionError:
+        except (ConnectionError, RuntimeError):  # uvloop has a RuntimeError for a closed pipe
             pass  # it has died: the reply is empty
         reply = await worker.stdout.readline()
         if reply.endswith(b"\n"):

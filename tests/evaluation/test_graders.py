@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
+import uvloop
 from choice_cases import CHOICE
 from grader_cases import COMPLETIONS, LIMITS, MATH, TEXT
 
@@ -148,12 +149,17 @@ def test_last_python_fence(answer: str, code: str) -> None:
     assert last_python_fence(answer) == code
 
 
-def _grades(questions: Sequence[Question], timeout: float) -> list[Grade]:
+def _grades(
+    questions: Sequence[Question],
+    timeout: float,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.SelectorEventLoop,
+) -> list[Grade]:
     async def run() -> list[Grade]:
         async with GradingPool(2, timeout) as pool:
             return list(await asyncio.gather(*map(pool.grade, questions)))
 
-    return asyncio.run(run())
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(run())
 
 
 def test_pool_ends_an_endless_grade_and_goes_on() -> None:
@@ -166,7 +172,12 @@ def test_pool_ends_an_endless_grade_and_goes_on() -> None:
     assert time.monotonic() - started < 60  # not a speed test: it must not hang
 
 
-def test_pool_says_when_a_worker_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+# Importing SGLang makes uvloop the process's event loop; it words a dead worker's pipe otherwise.
+@pytest.mark.parametrize("loop_factory", [asyncio.SelectorEventLoop, uvloop.new_event_loop])
+def test_pool_says_when_a_worker_cannot_start(
+    monkeypatch: pytest.MonkeyPatch, loop_factory: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
-    with pytest.raises(EvaluationError, match="could not start"):
-        _grades([Question("math", gold="1", text="1")], timeout=1.0)
+    for _ in range(20):  # it dies before or after it is written to
+        with pytest.raises(EvaluationError, match="could not start"):
+            _grades([Question("math", gold="1", text="1")], 1.0, loop_factory)

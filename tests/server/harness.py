@@ -181,13 +181,21 @@ def tail(log: Path, characters: int = 6000) -> str:
     return log.read_text(errors="replace")[-characters:]
 
 
-DATA = Path(__file__).parent.parent / "data"
+TESTS = Path(__file__).parent.parent
 
 
 def gsm8k_problems() -> list[str]:
     """Twenty problems of the GSM8K test split (MIT licence)."""
-    lines = (DATA / "gsm8k_20.jsonl").read_text().splitlines()
-    return [json.loads(line)["problem"] for line in lines]
+    return _problems(TESTS / "data" / "gsm8k_20.jsonl")
+
+
+def held_out_problems() -> list[str]:
+    """Twenty problems that the bundled model was not trained on."""
+    return _problems(TESTS.parent / "examples" / "tiny_reasoner" / "held_out.jsonl")[:20]
+
+
+def _problems(file: Path) -> list[str]:
+    return [json.loads(line)["problem"] for line in file.read_text().splitlines()]
 
 
 def chat_ids(tokenizer: Any, text: str, **kwargs: Any) -> list[int]:

@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Server, chat_ids, serve
+from harness import Server, chat_ids, held_out_problems, serve
 from led_sglang.kernels.reference import LedReference
 from oracle import Oracle
 from scipy.stats import chisquare
 
+pytestmark = pytest.mark.served_models("tied", "trained")
+
 DRAWS = 20_000
 PER_REQUEST = 1_000
-# With this prompt p1 is 0.37 and the two sides of the gate differ by 0.28 (total variation). It is
-# short, because every draw is a request that SGLang's torch_native attention prefills in full.
+# Total variation between the two sides of the gate, and p1: with PROBLEM 0.28 and 0.37, and after
+# the first room of the trained model's thought about a held-out problem 0.55 and 0.56. Both are
+# short, because every draw is a request.
 TEMPERATURE = 0.4
 PROBLEM = "What is 2 + 3?"
+HELD_OUT, FIRST_ROOM = 4, "1 "
 SEEDED: list[dict[str, Any]] = [
     {},
     {"gate": "always"},
@@ -42,15 +46,22 @@ def oracle(model_path: Path) -> Oracle:
     return Oracle(model_path)
 
 
+@pytest.fixture(scope="module")
+def prompt(tokenizer: Any, trained: bool) -> list[int]:
+    if trained:
+        begun: list[int] = tokenizer.encode(FIRST_ROOM, add_special_tokens=False)
+        return chat_ids(tokenizer, held_out_problems()[HELD_OUT]) + begun
+    return chat_ids(tokenizer, PROBLEM)
+
+
 @pytest.mark.parametrize(("led", "seeded"), CASES)
 def test_first_tokens_follow_q(
     server: Server,
     oracle: Oracle,
-    tokenizer: Any,
+    prompt: list[int],
     led: dict[str, Any],
     seeded: bool,
 ) -> None:
-    prompt = chat_ids(tokenizer, PROBLEM)
     reference = expected(oracle, prompt, led)
     q = {
         token: float(prob)

@@ -59,6 +59,8 @@ ENGINE = """
 import json, sys
 import sglang
 
+pytestmark = pytest.mark.served_models("tied", "trained")
+
 if __name__ == "__main__":
     engine = sglang.Engine(model_path=sys.argv[1], sampling_backend="led", device="cpu")
     params = json.loads(sys.argv[3]) | {"custom_params": {"led": {"gate": "always"}}}

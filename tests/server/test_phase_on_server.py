@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from harness import Server, serve
 
+pytestmark = pytest.mark.served_models("tied", "trained")
+
 START, END = "<think>", "</think>"
 ALWAYS = {"led": {"gate": "always", "trace": True}}
 TURN = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
@@ -43,9 +45,9 @@ def server(model_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def tagged(think_ids: tuple[int, int]) -> dict[str, Any]:
+def tagged(think_ids: tuple[int, int], trained: bool) -> dict[str, Any]:
     """Both delimiters come every few tokens."""
-    bias = {str(token): 4.0 for token in think_ids}
+    bias = {str(token): 12.0 if trained else 4.0 for token in think_ids}
     return {"temperature": 1.0, "max_new_tokens": 48, "ignore_eos": True, "logit_bias": bias}
 
 
@@ -131,11 +133,9 @@ def test_delimiters_of_many_tokens(model_path: Path, tokenizer: Any) -> None:
             answer = server.generate(
                 prompt, ALWAYS, temperature=1.0, max_new_tokens=64, regex=pattern
             )
-            text = tokenizer.decode(answer["output_ids"]).removesuffix("<|im_end|>")
-            ended = len(answer["output_ids"]) - len(text)
             phases = []
-            for position in range(len(text) + ended):
-                sofar = opened + text[:position]
+            for position in range(len(answer["output_ids"])):
+                sofar = opened + tokenizer.decode(answer["output_ids"][:position])
                 last_start, last_end = sofar.rfind("<r>"), sofar.rfind("</r>")
                 phases.append(
                     "before"

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from harness import PLAIN_COMMAND, PLAIN_ENVIRONMENT, Body, Server, serve
 
+pytestmark = pytest.mark.served_models("tied", "trained")
+
 # Every kind of request that takes another way through the engine's sampler.
 SAMPLING: list[dict[str, Any]] = [
     {"temperature": 0},

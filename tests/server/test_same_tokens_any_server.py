@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from harness import Body, Server, serve
 
+pytestmark = pytest.mark.served_models("tied", "trained")
+
 COMMON = {"max_new_tokens": 48, "ignore_eos": True}
 CASES: list[tuple[Any, dict[str, Any]]] = [
     ({"led": {"trace": True}}, {"temperature": 0}),

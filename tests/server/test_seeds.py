@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from harness import Body, Server, serve
 
+pytestmark = pytest.mark.served_models("tied", "trained")
+
 SAMPLING = {"temperature": 0.8, "max_new_tokens": 40, "ignore_eos": True}
 
 
@@ -103,14 +105,17 @@ def test_after_retractions(
     assert left_thinking > 0
 
 
-def test_n_samples_have_n_seeds(server: Server, prompts: list[Sequence[int]]) -> None:
+def test_n_samples_have_n_seeds(
+    server: Server, prompts: list[Sequence[int]], trained: bool
+) -> None:
     sampling = SAMPLING | {"max_new_tokens": 24}
     body = {
         "input_ids": list(prompts[0]),
         "sampling_params": sampling | {"n": 16, "sampling_seed": 70},
     }
     samples = [answer["output_ids"] for answer in server.post("/generate", body).json()]
-    assert len({tuple(sample) for sample in samples}) == 16
+    # The trained model is sure of most tokens: some of its walks repeat.
+    assert len({tuple(sample) for sample in samples}) >= (4 if trained else 16)
     singles = [
         server.generate(prompts[0], None, **sampling, sampling_seed=70 + i)["output_ids"]
         for i in range(16)
@@ -141,7 +146,9 @@ def test_seed_holds_after_thinking(
 ) -> None:
     """The engine ignores seeds without deterministic inference; LED's requests keep theirs."""
     sampling = {"temperature": 0.9, "top_p": 0.9, "top_k": 40, "min_p": 0.01, "ignore_eos": True}
-    closed = [*prompts[0], think_ids[1]]
+    start, end = think_ids
+    sampling["logit_bias"] = {str(start): -50.0}  # it does not think again
+    closed = [*prompts[0], end]
     runs = [
         server.generate(closed, None, **sampling, max_new_tokens=32, sampling_seed=seed)
         for seed in (8, 8, 9)

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from harness import Server, serve
+from harness import Server, held_out_problems, serve
 from oracle import Oracle
+
+pytestmark = pytest.mark.served_models("untied", "trained")
 
 TEMPERATURE = 0.5
 SAMPLING = {
@@ -25,19 +27,26 @@ SAMPLING = {
 # Half-way, so that a completion both explores and exploits, and ends its thought.
 WATCHED = {"led": {"depth": 6, "candidates": 8, "trace": True, "behaviour_logprobs": True}}
 BIAS = 4.0
-RELATIVE = 2e-4
+# A problem at whose start the trained model is unsure.
+UNSURE = 4
 
 
 @pytest.fixture(scope="module")
-def server(untied_model_path: Path) -> Iterator[Server]:
+def server(model_path: Path) -> Iterator[Server]:
     flags = ("--dtype", "float32", "--enable-metrics")
-    with serve(untied_model_path, *flags) as running:
+    with serve(model_path, *flags) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def oracle(untied_model_path: Path) -> Oracle:
-    return Oracle(untied_model_path)
+def relative(trained: bool) -> float:
+    """What float32 leaves of a probability: the trained model's un-normed |z / T| reaches 790."""
+    return 2e-3 if trained else 2e-4
+
+
+@pytest.fixture(scope="module")
+def oracle(model_path: Path) -> Oracle:
+    return Oracle(model_path)
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +67,9 @@ def test_trace_equals_the_oracle(
     prompts: list[Sequence[int]],
     think_ids: tuple[int, int],
     leaving: dict[str, Any],
+    relative: float,
 ) -> None:
-    _, end = think_ids
+    start, end = think_ids
     answers = server.generate_batch(
         [(prompt, WATCHED, leaving) for prompt in prompts], return_logprob=True
     )
@@ -78,24 +88,25 @@ def test_trace_equals_the_oracle(
             # Log-probabilities keep the engine's meaning: the final posterior at T.
             final = (biased(logits[at], end).double() / TEMPERATURE).log_softmax(0)
             logprob = meta["output_token_logprobs"][index][0]
-            assert logprob == pytest.approx(float(final[token]), rel=RELATIVE, abs=1e-4)
+            assert logprob == pytest.approx(float(final[token]), rel=relative, abs=1e-4)
             if not thinking:
                 assert logq is None
                 assert set(entry) == {"token_id", "phase"}
+                thinking = token == start
                 continue
             ref = oracle.step(
                 biased(logits[at], end), streams[at], temperature=TEMPERATURE, depth=6, candidates=8
             )
-            assert entry["p1"] == pytest.approx(ref.p1, rel=RELATIVE)
-            assert entry["entropy"] == pytest.approx(ref.entropy, rel=RELATIVE)
+            assert entry["p1"] == pytest.approx(ref.p1, rel=relative)
+            assert entry["entropy"] == pytest.approx(ref.entropy, rel=relative, abs=1e-6)
             assert entry["candidate_ids"] == ref.candidate_ids
-            close(entry["candidate_probs"], ref.layer_probs[0])
-            close(entry["layer_probs"], ref.layer_probs)
-            close(entry["behaviour_probs"], ref.behaviour_probs)
+            close(entry["candidate_probs"], ref.layer_probs[0], relative)
+            close(entry["layer_probs"], ref.layer_probs, relative)
+            close(entry["behaviour_probs"], ref.behaviour_probs, relative)
             place = ref.candidate_ids.index(token)
             expected = math.log(float(ref.behaviour_probs[place]))
             assert logq == entry["behaviour_logprob"]
-            assert logq == pytest.approx(expected, rel=RELATIVE, abs=1e-4)
+            assert logq == pytest.approx(expected, rel=relative, abs=1e-4)
             best = sorted(ref.entropies)[-2:]
             if entry["explored"] and best[1] - best[0] > 1e-5:
                 assert entry["depth"] == ref.depth
@@ -104,9 +115,9 @@ def test_trace_equals_the_oracle(
     assert min(seen[name] for name in ("think", "response", "explored", "exploited")) > 10
 
 
-def close(ours: Any, theirs: torch.Tensor) -> None:
+def close(ours: Any, theirs: torch.Tensor, relative: float) -> None:
     torch.testing.assert_close(
-        torch.tensor(ours, dtype=torch.float64), theirs, rtol=RELATIVE, atol=1e-7
+        torch.tensor(ours, dtype=torch.float64), theirs, rtol=relative, atol=1e-7
     )
 
 
@@ -158,11 +169,13 @@ def test_generate_stream(server: Server, prompts: list[Sequence[int]]) -> None:
     assert counts == sorted(counts)
 
 
-def test_openai_streams_sample_with_led(server: Server, prompts: list[Sequence[int]]) -> None:
+def test_openai_streams_sample_with_led(server: Server, trained: bool) -> None:
+    problem = held_out_problems()[UNSURE] if trained else "What is 2 + 3?"
     custom = {"sampler": "led", "led": {"gate": "always"}}
-    common = {"model": "m", "max_tokens": 24, "seed": 3, "ignore_eos": True, "temperature": 0.3}
-    chat = common | {"messages": [{"role": "user", "content": "What is 2 + 3?"}]}
-    text = common | {"prompt": "What is 2 + 3? <think>"}
+    common = {"model": "m", "max_tokens": 16, "seed": 3, "ignore_eos": True, "temperature": 0.3}
+    chat = common | {"messages": [{"role": "user", "content": problem}]}
+    turns = f"<|im_start|>user\n{problem}<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    text = common | {"prompt": turns}
     for path, body, read in [
         ("/v1/chat/completions", chat, lambda c: c["delta"].get("content") or ""),
         ("/v1/completions", text, lambda c: c["text"]),
@@ -173,10 +186,10 @@ def test_openai_streams_sample_with_led(server: Server, prompts: list[Sequence[i
         choice = server.post(path, body).json()["choices"][0]
         whole = choice["text"] if "text" in choice else choice["message"]["content"]
         grown = totals(server)
-        assert grown["explored_tokens"] - before["explored_tokens"] == 24
+        assert grown["explored_tokens"] - before["explored_tokens"] == 16
         chunks = events(server.post(path, body | {"stream": True}, stream=True))
         assert "".join(read(c["choices"][0]) for c in chunks if c["choices"]) == whole
-        assert totals(server)["explored_tokens"] - grown["explored_tokens"] == 24
+        assert totals(server)["explored_tokens"] - grown["explored_tokens"] == 16
         choice = server.post(path, plain).json()["choices"][0]
         assert (choice["text"] if "text" in choice else choice["message"]["content"]) != whole
 
