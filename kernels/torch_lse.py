@@ -11,6 +11,8 @@ from .types import LmHeadShard
 
 # Elements of the largest temporary that is not a slice of the weight: 64 MB of float64.
 _TEMPORARY_ELEMENTS = 2**23
+# Elements of the weight that are upcast at once: 4 MB of float32, which stay in a CPU's cache.
+_UPCAST_ELEMENTS = 2**20
 
 
 def latent_partials(
@@ -83,8 +85,8 @@ def logits_blocks(
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Logits of rows [M, H] in blocks that cover this shard: (rows, shard columns, z fp32).
 
-    A head with a weight gives all rows and ``chunk`` columns at a time, one with ``project`` some
-    rows and all columns. The caller may overwrite z.
+    A head with a weight gives all rows and at most ``chunk`` columns at a time, one with
+    ``project`` some rows and all columns. The caller may overwrite z.
     """
     if head.project is not None:
         step = max(1, _TEMPORARY_ELEMENTS // max(head.valid, 1))
@@ -94,13 +96,21 @@ def logits_blocks(
             yield at, slice(0, head.valid), _shape_logits(z, head)
         return
     assert head.weight is not None
-    for start in range(0, head.valid, chunk):
-        block = slice(start, min(start + chunk, head.valid))
-        yield (
-            slice(0, len(rows)),
-            block,
-            _shape_logits(_matmul_fp32(rows, head.weight[block]), head),
-        )
+    for block, z in _products_fp32(rows, head.weight[: head.valid], chunk):
+        yield slice(0, len(rows)), block, _shape_logits(z, head)
+
+
+def _products_fp32(x: Tensor, weight: Tensor, chunk: int) -> Iterator[tuple[slice, Tensor]]:
+    """Columns of x weight^T, at most ``chunk`` at a time, accumulated and returned in fp32."""
+    columns, hidden = weight.shape
+    upcast = None
+    if weight.dtype != torch.float32 and not _as_they_are(x, weight):
+        # One buffer for all blocks: fresh memory for each costs several times the product.
+        chunk = min(chunk, max(1, _UPCAST_ELEMENTS // hidden))
+        upcast = x.new_empty(min(chunk, columns), hidden, dtype=torch.float32)
+    for start in range(0, columns, chunk):
+        block = slice(start, min(start + chunk, columns))
+        yield block, matmul_fp32(x, weight[block], upcast)
 
 
 class _OnlineSums:
@@ -126,13 +136,17 @@ class _OnlineSums:
         return self._peak / self._temperature, self._total
 
 
-def _matmul_fp32(x: Tensor, weight: Tensor) -> Tensor:
-    """x weight^T, accumulated and returned in fp32. Tensor cores take half types as they are; a CPU
-    gets them upcast."""
-    halves = (torch.bfloat16, torch.float16)
-    if x.is_cuda and x.dtype == weight.dtype and x.dtype in halves:
+def matmul_fp32(x: Tensor, weight: Tensor, upcast: Tensor | None = None) -> Tensor:
+    """x [M, H] weight^T, accumulated and returned in fp32. Tensor cores take half types as they
+    are; a CPU gets them upcast, the weight [n, H] into ``upcast`` [>= n, H] fp32 where given."""
+    if _as_they_are(x, weight):
         return torch.mm(x, weight.t(), out_dtype=torch.float32)
-    return x.float() @ weight.float().t()
+    wide = weight.float() if upcast is None else upcast[: len(weight)].copy_(weight)
+    return x.float() @ wide.t()
+
+
+def _as_they_are(x: Tensor, weight: Tensor) -> bool:
+    return x.is_cuda and x.dtype == weight.dtype and x.dtype in (torch.bfloat16, torch.float16)
 
 
 def _shape_logits(z: Tensor, head: LmHeadShard) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from led_sglang.kernels.torch_lse import _matmul_fp32
+from led_sglang.kernels.torch_lse import matmul_fp32
 
 # Elements of the largest temporary, [tokens, columns] in float32: 64 MiB.
 _TEMPORARY_ELEMENTS = 2**24
@@ -31,7 +31,7 @@ class Head:
     def logits(self, hidden: Tensor, begin: int = 0, end: int | None = None) -> Tensor:
         """Columns [begin, end) of z for hidden [N, H]: [N, end - begin] fp32, accumulated in
         fp32."""
-        z = _matmul_fp32(hidden, self.weight[begin:end])
+        z = matmul_fp32(hidden, self.weight[begin:end])
         if self.bias is not None:
             z = z + self.bias[begin:end].float()
         if self.scale != 1.0:
