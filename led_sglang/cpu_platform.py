@@ -40,6 +40,15 @@ def _platform_class() -> type:
 
             cpu_attention.install()
 
+        # /start_profile asks an out-of-tree platform for these.
+        def get_torch_profiler_activity_str(self) -> str:
+            return "CPU"
+
+        def get_torch_profiler_activity(self) -> Any:
+            import torch
+
+            return torch.profiler.ProfilerActivity.CPU
+
         def is_pin_memory_available(self, device: Any = None) -> bool:
             return False
 
