@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/installed
 TINY := build/tiny_reasoner
 TINY_RUN := PYTHONPATH=examples $(BIN)/python -m tiny_reasoner
 
-.PHONY: serve test lint clean tiny-reasoner reproduce-tiny
+.PHONY: serve test lint clean tiny-reasoner reproduce-tiny wheelhouse
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -46,6 +46,13 @@ lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/pip install --quiet --no-deps --upgrade --target build/typed .
 	$(BIN)/mypy -p led_sglang
+
+# PYTHON names the version of the host without network: make wheelhouse PYTHON=3.12 PART_MB=60
+HOUSE := build/wheelhouse-venv/bin/python
+wheelhouse:  ## every wheel the package needs, in parts, for a host without network
+	$(if $(filter 3.%,$(PYTHON)),python3,$(PYTHON)) -m venv build/wheelhouse-venv
+	$(HOUSE) -m benchmarks.wheelhouse $(if $(filter 3.%,$(PYTHON)),--python $(PYTHON)) \
+		$(if $(PART_MB),--part-mb $(PART_MB)) --out build/wheelhouse
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

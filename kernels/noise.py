@@ -17,7 +17,8 @@ STEP_STRIDE = 0x9E3779B97F4A7C15 - 2**64
 
 
 def _rotate_left(x: Tensor, bits: int) -> Tensor:
-    return ((x << bits) | (x >> (32 - bits))) & _MASK
+    """In the low 32 bits; what lies above them is left over."""
+    return (x << bits) | (x >> (32 - bits))
 
 
 def _mix_block(h: Tensor | int, block: Tensor) -> Tensor:
@@ -67,11 +68,9 @@ def seeded_noise(seed: Tensor, position: Tensor, candidate_ids: Tensor) -> StepN
 
     seed, position: [B] int64. candidate_ids: [B, K] int64 vocabulary ids.
     """
-    salt = torch.full_like(seed, GATE_COLUMN)
-    pick = hash32(seed[:, None], position[:, None], candidate_ids)
-    return StepNoise(
-        gate=uniform_from_hash(hash32(seed, position, salt)), pick=gumbel_from_hash(pick)
-    )
+    columns = torch.nn.functional.pad(candidate_ids, (0, 1), value=GATE_COLUMN)
+    hashed = hash32(seed[:, None], position[:, None], columns)
+    return StepNoise(gate=uniform_from_hash(hashed[:, -1]), pick=gumbel_from_hash(hashed[:, :-1]))
 
 
 def draw_noise(

@@ -1,4 +1,4 @@
-"""Command line: `led-sglang serve`, `eval`, `trace`, `analyze` and `doctor`."""
+"""Command line: `led-sglang serve`, `eval`, `bench`, `trace`, `analyze` and `doctor`."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", add_help=False, help="serve a model with LED")
     commands.add_parser("eval", add_help=False, help="measure samplers on benchmarks")
+    commands.add_parser("bench", add_help=False, help="what each sampler costs on this machine")
     commands.add_parser("trace", add_help=False, help="one answer, token by token, as HTML")
     commands.add_parser("analyze", add_help=False, help="entropy and coverage of every layer")
     commands.add_parser("doctor", help="check that the installed SGLang is one LED can run on")
@@ -67,6 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from led_sglang.evaluation.cli import evaluate
 
         return evaluate(arguments[1:])
+    if arguments[:1] == ["bench"]:
+        from led_sglang.bench.command import bench
+
+        return bench(arguments[1:])
     if arguments[:1] == ["trace"]:
         from led_sglang.trace.command import trace
 

@@ -31,9 +31,13 @@ class ServerClient:
         """Name or folder of the served model."""
         return str(self._ask("GET", "/model_info")["model_path"])
 
+    def server_info(self) -> dict[str, Any]:
+        """The whole of `/server_info`."""
+        return self._ask("GET", "/server_info")
+
     def led_settings(self) -> dict[str, Any] | None:
         """LED's settings (`/server_info`), or None from a server without the plugin."""
-        states = self._ask("GET", "/server_info").get("internal_states") or [{}]
+        states = self.server_info().get("internal_states") or [{}]
         led: dict[str, Any] = states[0].get("led") or {}
         return led.get("settings")
 

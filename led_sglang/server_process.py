@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import random
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,14 +23,28 @@ _LOG_TAIL = 2000
 _PR_SET_PDEATHSIG = 1
 
 
+# Arguments of the Python interpreter that start a server with LED, and one without the plugin.
+LED_COMMAND = ("-m", "led_sglang.cli", "serve")
+PLAIN_COMMAND = ("-m", "sglang.launch_server")
+
+
 @contextmanager
-def running_server(flags: Sequence[str], log: Path, timeout_s: float = 3600.0) -> Iterator[str]:
+def running_server(
+    flags: Sequence[str],
+    log: Path,
+    timeout_s: float = 3600.0,
+    *,
+    command: Sequence[str] = LED_COMMAND,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[str]:
     """Run `led-sglang serve` on this machine.
 
     Args:
         flags: of `led-sglang serve`; without a `--port`, a free one is taken.
         log: file for all the server prints, appended to.
         timeout_s: how long loading may take.
+        command: what to run instead.
+        env: variables beside those of this process.
 
     Yields:
         The base URL of the ready server, which is stopped afterwards.
@@ -44,7 +59,8 @@ def running_server(flags: Sequence[str], log: Path, timeout_s: float = 3600.0) -
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "led_sglang.cli", "serve", *flags],
+            [sys.executable, *command, *flags],
+            env=os.environ | (env or {}),
             stdout=out,
             stderr=out,
             start_new_session=True,  # Ctrl-C ends the command first, then the server

@@ -1,0 +1,177 @@
+"""`led-sglang bench`: one server, samplers side by side."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from led_sglang.bench import BenchError
+from led_sglang.bench.load import LoadGenerator
+from led_sglang.bench.machine import machine
+from led_sglang.bench.measure import Journal, run_plan
+from led_sglang.bench.plan import Plan, arms_of, explore_rates, regular
+from led_sglang.bench.profile import profile_arms
+from led_sglang.bench.report import write_report
+from led_sglang.bench.watch import ServerView
+from led_sglang.client import ServerError
+from led_sglang.extras import MissingExtra, need
+from led_sglang.server_process import running_server
+
+SERVER_LOG = "server.log"
+
+
+def bench(argv: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        argv: arguments after `bench`; what follows `--` goes to `led-sglang serve`.
+
+    Returns:
+        The exit status: 0, or 2 where something could not be measured.
+    """
+    own, serve_flags = list(argv), []
+    if "--" in own:
+        cut = own.index("--")
+        own, serve_flags = own[:cut], own[cut + 1 :]
+    arguments = _parser().parse_args(own)
+    try:
+        refused = _run(arguments, serve_flags)
+    except (BenchError, MissingExtra, ServerError, OSError) as error:
+        print(f"led-sglang: {error}", file=sys.stderr)
+        return 2
+    print(arguments.out)
+    return 2 if refused else 0
+
+
+def _run(arguments: argparse.Namespace, serve_flags: Sequence[str]) -> list[str]:
+    need("matplotlib")  # before minutes of work, not after
+    plan = _plan(arguments, serve_flags)
+    journal = Journal(arguments.out, plan, arguments.resume)
+    flags = ["--model-path", arguments.model_path, "--load-format", arguments.load_format]
+    flags += ["--enable-samplers", ",".join(_samplers(arguments)), *serve_flags]
+    if arguments.device:
+        flags += ["--device", arguments.device]
+    print("measuring what the machine can do ...", file=sys.stderr, flush=True)
+    header = machine(arguments.device)
+    print("starting the server ...", file=sys.stderr, flush=True)
+    started_before = set(psutil.Process().children(recursive=True))
+    refused: list[str] = []
+    profile = ""
+
+    def report() -> None:
+        write_report(arguments.out, plan, header, journal.rows(plan), refused, profile)
+
+    with (
+        running_server(flags, arguments.out / SERVER_LOG) as url,
+        LoadGenerator(arguments.out) as load,
+    ):
+        processes = set(psutil.Process().children(recursive=True)) - started_before
+        server = ServerView(url, list(processes))
+        try:
+            refused += run_plan(plan, {"led": server}, load, journal, report)
+            if arguments.profile:
+                profile = profile_arms(plan, server, load, arguments.out)
+        except (BenchError, ServerError) as error:
+            log = arguments.out / SERVER_LOG
+            kept = f"{len(journal.pairs)} finished pairs are kept in {arguments.out}"
+            refused.append(f"{error}; {kept}; the server's log: {log}")
+            raise type(error)(refused[-1]) from None
+        finally:
+            report()
+    return refused
+
+
+def _samplers(arguments: argparse.Namespace) -> list[str]:
+    names = [name.strip() for name in arguments.samplers.split(",")]
+    return list(dict.fromkeys(["regular", *names]))
+
+
+def _plan(arguments: argparse.Namespace, serve_flags: Sequence[str]) -> Plan:
+    prompts = arguments.prompts
+    if prompts is not None and not prompts.is_file():
+        raise BenchError(f"--prompts {prompts} is no file")
+    sizes = _positive("--batch-sizes", arguments.batch_sizes)
+    (context,) = _positive("--context", arguments.context)
+    (output_len,) = _positive("--output-len", arguments.output_len)
+    (repeats,) = _positive("--repeats", arguments.repeats)
+    if output_len < 8:
+        raise BenchError(
+            "--output-len needs at least 8 tokens to tell a step's time from its noise"
+        )
+    facts: dict[str, Any] = {"model": arguments.model_path, "load_format": arguments.load_format}
+    return Plan(
+        baseline=regular(),
+        # Random ids open no thought: LED then has to explore on every token to be measured.
+        arms=arms_of(
+            _samplers(arguments), explore_rates(arguments.explore_rate), prompts is not None
+        ),
+        batch_sizes=tuple(dict.fromkeys(sizes)),
+        context=context,
+        output_len=output_len,
+        repeats=repeats,
+        temperature=arguments.temperature,
+        prompts=None if prompts is None else str(prompts),
+        facts=facts | {"server_flags": list(serve_flags)},
+    )
+
+
+def _positive(flag: str, text: str) -> list[int]:
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        values = [0]
+    if min(values) < 1:
+        raise BenchError(f"{flag} {text} must be whole numbers from 1")
+    return values
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="led-sglang bench",
+        description="Measure what each sampler costs on this machine, in pairs with SGLang's own "
+        "sampler on the same server. Flags of `led-sglang serve` follow after --.",
+    )
+    parser.add_argument("--model-path", required=True, help="folder or name of the model")
+    parser.add_argument(
+        "--load-format", default="auto", help="dummy: random weights of the model's shape"
+    )
+    parser.add_argument("--device", help="cpu or cuda; default: an accelerator where there is one")
+    parser.add_argument("--samplers", default="regular,led", help="default: %(default)s")
+    parser.add_argument(
+        "--batch-sizes", default="1,8,16,32,64,128,256", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--context", default="2048", help="prompt length in tokens; default: %(default)s"
+    )
+    parser.add_argument(
+        "--output-len", default="256", help="tokens per request; default: %(default)s"
+    )
+    parser.add_argument(
+        "--explore-rate",
+        default="confidence",
+        metavar="RATES",
+        help="confidence (LED's own gate), or shares of tokens to explore at random, such as "
+        "0.05,0.1,0.2: random weights are never sure, so their own gate explores nearly always",
+    )
+    parser.add_argument(
+        "--repeats", default="5", help="pairs per sampler and batch size; default: %(default)s"
+    )
+    parser.add_argument("--temperature", type=float, default=0.6, help="default: %(default)s")
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="JSON lines {conversations: [{content: prompt}, {content: answer}]} for the model's "
+        "chat template instead of random ids; LED then explores only while the model thinks",
+    )
+    parser.add_argument("--profile", action="store_true", help="also trace the largest batch size")
+    parser.add_argument("--resume", action="store_true", help="go on where --out stopped")
+    parser.add_argument(
+        "--out", type=Path, default=Path("bench"), help="folder; default: %(default)s"
+    )
+    return parser

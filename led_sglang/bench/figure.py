@@ -1,0 +1,83 @@
+"""The picture: ratio against batch size, and time per token against explore rate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from led_sglang.bench.numbers import Row
+from led_sglang.bench.plan import Plan
+
+_COLOURS = ("#4c8bd6", "#e07b39", "#2fa37c", "#b06fc4", "#d1495b", "#a08c2c", "#7f8794")
+_MARKERS = ("o", "s", "^", "D", "v")
+
+
+def draw(rows: Sequence[Row], plan: Plan, path: Path) -> None:
+    """Write a PNG with both panels; the second one only where explore rates were measured."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rated = [row for row in rows if row.explore_rate is not None]
+    count = 2 if len({row.arm for row in rated}) > 1 else 1
+    figure, panels = plt.subplots(
+        1, count, figsize=(5.2 * count, 4.0), squeeze=False, layout="constrained"
+    )
+    _ratios(panels[0][0], rows, plan)
+    if count == 2:
+        _times(panels[0][1], rated)
+    for axis in panels[0]:
+        axis.grid(color="#dde2eb", linewidth=0.7)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _ratios(axis: Any, rows: Sequence[Row], plan: Plan) -> None:
+    sizes = sorted({row.batch_size for row in rows})
+    arms = list(dict.fromkeys(row.arm for row in rows))
+    for index, arm in enumerate(arms):
+        mine = [row for row in rows if row.arm == arm]
+        # Side by side, so that no bar hides another.
+        shift = (index - (len(arms) - 1) / 2) * 0.08
+        axis.errorbar(
+            [sizes.index(row.batch_size) + shift for row in mine],
+            [row.ratio for row in mine],
+            yerr=[
+                [row.ratio - row.ratio_low for row in mine],
+                [row.ratio_high - row.ratio for row in mine],
+            ],
+            color=_COLOURS[index % len(_COLOURS)],
+            marker=_MARKERS[index % len(_MARKERS)],
+            capsize=3,
+            label=arm,
+        )
+    axis.axhline(1.0, color="#7f8794", linewidth=1, linestyle="--")
+    axis.set_xticks(range(len(sizes)), [str(size) for size in sizes])
+    axis.set_xlim(-0.5, len(sizes) - 0.5)
+    axis.set_xlabel("batch size")
+    axis.set_ylabel(f"tokens per second, of {plan.baseline.name}")
+    axis.set_title("Median and range of the pairs", fontsize=10)
+    axis.legend(frameon=False, fontsize=8)
+
+
+def _times(axis: Any, rows: Sequence[Row]) -> None:
+    for index, size in enumerate(sorted({row.batch_size for row in rows})):
+        mine = sorted(
+            (row for row in rows if row.batch_size == size), key=lambda row: row.explore_rate or 0
+        )
+        axis.plot(
+            [100 * (row.explore_rate or 0) for row in mine],
+            [row.token_ms_p50 for row in mine],
+            color=_COLOURS[index % len(_COLOURS)],
+            marker=_MARKERS[index % len(_MARKERS)],
+            label=f"batch {size}",
+        )
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("tokens explored, % (measured)")
+    axis.set_ylabel("ms per token, median")
+    axis.set_title("Time per token of a request", fontsize=10)
+    axis.legend(frameon=False, fontsize=8)

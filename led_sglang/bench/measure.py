@@ -1,0 +1,149 @@
+"""Runs a plan, pair by pair; every finished pair is on disk before the next one begins."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from led_sglang.bench import BenchError
+from led_sglang.bench.load import LoadGenerator
+from led_sglang.bench.numbers import Row, Run, row_of, run_of
+from led_sglang.bench.plan import Arm, Pair, Plan
+from led_sglang.bench.watch import PeakMemory, ServerView
+from led_sglang.client import ServerError
+
+RUNS = "runs.jsonl"
+
+
+class Journal:
+    """Finished pairs of a benchmark, one JSON line each after a line of its settings."""
+
+    def __init__(self, folder: Path, plan: Plan, resume: bool) -> None:
+        """
+        Raises:
+            BenchError: the folder holds pairs and `resume` is off, or those of other settings.
+        """
+        self._path = folder / RUNS
+        self.pairs: dict[tuple[int, int, str], tuple[Run, Run]] = {}
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        if lines and not resume:
+            raise BenchError(
+                f"{self._path} holds finished pairs: add --resume, or name another --out"
+            )
+        if not lines:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._append(plan.settings())
+            return
+        if json.loads(lines[0]) != json.loads(json.dumps(plan.settings())):
+            raise BenchError(f"{self._path} was measured with other settings: name another --out")
+        for line in lines[1:]:
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:  # cut off while it was written
+                continue
+            key = entry["batch_size"], entry["repeat"], entry["arm"]["arm"]
+            self.pairs[key] = Run(**entry["baseline"]), Run(**entry["arm"])
+
+    def add(self, pair: Pair, baseline: Run, arm: Run) -> None:
+        self.pairs[pair.key] = baseline, arm
+        self._append(
+            {
+                "batch_size": pair.batch_size,
+                "repeat": pair.repeat,
+                "baseline": baseline.as_json(),
+                "arm": arm.as_json(),
+            }
+        )
+
+    def rows(self, plan: Plan) -> list[Row]:
+        """The table so far, by batch size and arm."""
+        rows = []
+        for size in plan.batch_sizes:
+            for arm in plan.arms:
+                found = [p for k, p in self.pairs.items() if (k[0], k[2]) == (size, arm.name)]
+                if found:
+                    rows.append(row_of(size, found))
+        return rows
+
+    def _append(self, entry: Mapping[str, Any]) -> None:
+        with self._path.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(entry) + "\n")
+
+
+def run_plan(
+    plan: Plan,
+    servers: Mapping[str, ServerView],
+    load: LoadGenerator,
+    journal: Journal,
+    after_batch: Callable[[], None],
+) -> list[str]:
+    """Measure what the journal lacks.
+
+    Args:
+        servers: by the names that the arms use.
+        load: generates the requests.
+        journal: of finished pairs.
+        after_batch: called when a batch size is through.
+
+    Returns:
+        One sentence per batch size that the server has no room for.
+
+    Raises:
+        BenchError, ServerError: a run failed; finished pairs are in the journal.
+    """
+    measured = _Measured(plan, servers, load)
+    refused = []
+    for size in plan.batch_sizes:
+        todo = [pair for pair in plan.pairs(size) if pair.key not in journal.pairs]
+        if not todo:
+            continue
+        names = {arm.server for arm in (plan.baseline, *plan.arms)}
+        reasons = [servers[name].too_large(size, plan.tokens(size)) for name in sorted(names)]
+        reason = next(filter(None, reasons), None)
+        if reason is not None:
+            _say(reason)
+            refused.append(reason)
+            continue
+        for arm in (plan.baseline, *plan.arms):
+            _say(f"batch {size}: warming up {arm.name}")
+            measured.run(arm, size, 0)
+        for pair in todo:
+            runs = {a.name: measured.run(a, size, pair.repeat + 1) for a in plan.order(pair)}
+            baseline, arm_run = runs[plan.baseline.name], runs[pair.arm.name]
+            journal.add(pair, baseline, arm_run)
+            ratio = arm_run.tokens_per_s / baseline.tokens_per_s
+            _say(
+                f"batch {size}, {pair.arm.name}, pair {pair.repeat + 1}/{plan.repeats}: "
+                f"{arm_run.tokens_per_s:.1f} of {baseline.tokens_per_s:.1f} tok/s, {ratio:.3f}"
+            )
+        after_batch()
+    return refused
+
+
+class _Measured:
+    """One run at a time: its load, its share of the server's totals, its memory."""
+
+    def __init__(self, plan: Plan, servers: Mapping[str, ServerView], load: LoadGenerator) -> None:
+        self._plan, self._servers, self._load = plan, servers, load
+        self._model = {name: server.model_path() for name, server in servers.items()}
+
+    def run(self, arm: Arm, batch_size: int, seed: int) -> Run:
+        server = self._servers[arm.server]
+        before = server.led_totals()
+        try:
+            with PeakMemory(server) as memory:
+                result = self._load.run(
+                    self._plan, arm, batch_size, seed, server.url, self._model[arm.server]
+                )
+            after = server.led_totals()
+        except (BenchError, ServerError) as error:
+            server.info()  # a ServerError of its own where the server is gone
+            raise error
+        return run_of(arm.name, result, before, after, memory.peak_mb)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

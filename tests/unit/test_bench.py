@@ -1,0 +1,313 @@
+"""`led-sglang bench` without a server: plan, order, ratios, journal, report, refusals."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from led_sglang.bench import BenchError
+from led_sglang.bench.load import load_flags
+from led_sglang.bench.measure import Journal, run_plan
+from led_sglang.bench.numbers import Run, row_of, run_of
+from led_sglang.bench.plan import Plan, arms_of, explore_rates, regular
+from led_sglang.bench.profile import own_kernels, profile_markdown, read_profile
+from led_sglang.bench.report import write_report
+from led_sglang.bench.watch import ServerView
+from led_sglang.cli import main
+from led_sglang.client import ServerError
+
+MACHINE = {"processor": "a processor", "copy_gb_per_s": 12.3456, "versions": "led-sglang 0"}
+
+
+def plan_of(**changed: Any) -> Plan:
+    settings: dict[str, Any] = {
+        "baseline": regular(),
+        "arms": arms_of(["regular", "led"], explore_rates("0.05,0.2"), False),
+        "batch_sizes": (1, 8),
+        "context": 16,
+        "output_len": 32,
+        "repeats": 2,
+        "facts": {"model": "M"},
+    }
+    return Plan(**(settings | changed))
+
+
+def result_of(ttfts: list[float], itls: list[list[float]]) -> dict[str, Any]:
+    return {"ttfts": ttfts, "itls": itls, "output_throughput": 1.0}
+
+
+def run(arm: str, step_ms: float, **changed: Any) -> Run:
+    fields: dict[str, Any] = {
+        "tokens_per_s": 8e3 / step_ms,
+        "step_ms": step_ms,
+        "token_ms_p50": step_ms,
+        "token_ms_p99": 2 * step_ms,
+        "whole_tokens_per_s": 1.0,
+        "think_tokens": 0,
+        "explored_tokens": 0,
+        "projected_rows": 0,
+        "led_steps": 0,
+        "peak_memory_mb": None,
+    }
+    return Run(arm=arm, **(fields | changed))
+
+
+def test_every_arm_has_a_baseline_beside_it_in_alternating_order() -> None:
+    plan = plan_of()
+    order = [[a.name for a in plan.order(pair)] for pair in plan.pairs(8)]
+    assert order == [
+        ["regular", "led, rate 0.05"],
+        ["regular", "led, rate 0.2"],
+        ["led, rate 0.05", "regular"],
+        ["led, rate 0.2", "regular"],
+    ]
+    assert len({pair.key for size in (1, 8) for pair in plan.pairs(size)}) == 8
+
+
+def test_arms_of_the_samplers() -> None:
+    arms = arms_of(["led", "dola", "led"], explore_rates("confidence,0.1"), True)
+    assert [arm.custom_params for arm in arms] == [
+        {"sampler": "led", "led": {"think_only": True}},
+        {"sampler": "led", "led": {"think_only": True, "gate": "rate", "gate_rate": 0.1}},
+        {"sampler": "dola"},
+    ]
+
+
+@pytest.mark.parametrize("rates", ["1.01", "-0.1", "nan", "much", "0.1,2"])
+def test_a_rate_outside_zero_to_one_is_refused(
+    rates: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["bench", "--model-path", "m", "--explore-rate", rates, "--out", str(tmp_path / "o")]
+    assert main(flags) == 2
+    error = capsys.readouterr().err
+    assert "--explore-rate" in error
+    assert "from 0 to 1" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--samplers", "lde"], "--samplers lde is unknown"),
+        (["--samplers", "regular"], "at least one beside regular"),
+        (["--batch-sizes", "1,0"], "--batch-sizes 1,0"),
+        (["--repeats", "x"], "--repeats x"),
+        (["--output-len", "4"], "--output-len"),
+        (["--prompts", "/nowhere"], "--prompts /nowhere"),
+    ],
+)
+def test_bad_flags_end_in_one_sentence(
+    flags: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "--model-path", "m", *flags]) == 2
+    error = capsys.readouterr().err
+    assert named in error
+    assert error.count("\n") == 1
+
+
+def test_load_flags_send_the_arm_with_every_request() -> None:
+    plan = plan_of()
+    arm = plan.arms[1]
+    flags = load_flags(plan, arm, 8, 3, "http://x", "M", Path("o"))
+    body = json.loads(flags[flags.index("--extra-request-body") + 1])
+    assert body["sampling_params"] == {
+        "temperature": 0.6,
+        "max_new_tokens": 32,
+        "ignore_eos": True,
+        "custom_params": arm.custom_params,
+    }
+    assert flags[flags.index("--num-prompts") + 1] == "8"
+    assert flags[flags.index("--random-input-len") + 1] == "16"
+    with_prompts = load_flags(plan_of(prompts="p"), arm, 8, 3, "http://x", "M", Path("o"))
+    assert with_prompts[with_prompts.index("--dataset-path") + 1] == "p"
+    assert "--random-input-len" not in with_prompts
+
+
+def test_only_the_time_in_which_all_decode_counts() -> None:
+    # The second request starts at 2 s; the first one ends at 5 s.
+    result = result_of([1.0, 2.0], [[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 4.0]])
+    totals = {"think_tokens": 10, "explored_tokens": 1, "projected_rows": 7, "steps": 4}
+    more = {"think_tokens": 18, "explored_tokens": 3, "projected_rows": 21, "steps": 8}
+    found = run_of("a", result, totals, more, 5.0)
+    assert found.tokens_per_s == pytest.approx(6 / 3)
+    assert found.step_ms == pytest.approx(1000)
+    assert found.token_ms_p99 == pytest.approx(1000)
+    assert (found.think_tokens, found.explored_tokens) == (8, 2)
+    assert (found.projected_rows, found.led_steps) == (14, 4)
+    assert found.explore_rate == pytest.approx(0.25)
+
+
+def test_requests_that_never_meet_are_refused() -> None:
+    with pytest.raises(BenchError, match="raise --output-len"):
+        run_of("a", result_of([1.0, 9.0], [[1.0, 1.0], [1.0, 1.0]]), {}, {}, None)
+
+
+def test_quantiles_of_the_time_per_token() -> None:
+    gaps = [1.0] * 98 + [5.0, 9.0]
+    found = run_of("a", result_of([0.0], [gaps]), {}, {}, None)
+    assert found.token_ms_p50 == pytest.approx(1000)
+    assert found.token_ms_p99 == pytest.approx(5000)
+
+
+def test_ratios_are_of_pairs_and_keep_their_spread() -> None:
+    # The machine slows down threefold; within each pair LED costs a quarter, a fifth, nothing.
+    pairs = [
+        (run("regular", 4.0), run("led", 5.0, think_tokens=8, explored_tokens=2, led_steps=4)),
+        (run("regular", 8.0), run("led", 10.0, think_tokens=8, explored_tokens=0, led_steps=4)),
+        (run("regular", 12.0), run("led", 12.0, projected_rows=14, peak_memory_mb=7.0)),
+    ]
+    row = row_of(8, pairs)
+    assert row.ratio == pytest.approx(0.8)
+    assert (row.ratio_low, row.ratio_high) == (pytest.approx(0.8), pytest.approx(1.0))
+    assert row.added_us_per_step == pytest.approx(1000)
+    assert row.explore_rate == pytest.approx(1 / 8)
+    assert row.explorers_per_step == pytest.approx(2 / 8)
+    assert row.projected_rows_per_step == pytest.approx(14 / 8)
+    assert row.peak_memory_mb == 7.0
+    assert row.baseline_peak_memory_mb is None
+
+
+class FakeServer(ServerView):
+    """A server without processes; dies when told to."""
+
+    def __init__(self, pool: int = 10**6) -> None:
+        super().__init__("http://nowhere", ())
+        self.pool, self.alive = pool, True
+
+    def info(self) -> dict[str, Any]:
+        if not self.alive:
+            raise ServerError("no answer from http://nowhere")
+        state = {"effective_max_running_requests_per_dp": 100, "led": {"totals": {}}}
+        return {"max_total_num_tokens": self.pool, "internal_states": [state]}
+
+    def model_path(self) -> str:
+        return "M"
+
+
+class FakeLoad:
+    """Runs without a load; fails from its `dies_at`-th call on, with the server."""
+
+    def __init__(self, server: FakeServer, dies_at: int = 10**6) -> None:
+        self.server, self.dies_at, self.calls = server, dies_at, 0
+
+    def run(self, plan: Plan, arm: Any, size: int, *_: Any) -> dict[str, Any]:
+        self.calls += 1
+        if self.calls >= self.dies_at:
+            self.server.alive = False
+            raise BenchError("1 of 1 requests failed")
+        gap = 0.02 if arm.name == "regular" else 0.025
+        return result_of([0.1] * size, [[gap] * 31] * size)
+
+
+def test_a_dying_server_leaves_the_finished_pairs(tmp_path: Path) -> None:
+    plan, server = plan_of(), FakeServer()
+    # Warm-ups of three arms, two pairs, and the first run of the third pair.
+    journal = Journal(tmp_path, plan, resume=False)
+    with pytest.raises(ServerError, match="no answer"):
+        run_plan(plan, {"led": server}, FakeLoad(server, 8), journal, lambda: None)  # type: ignore[arg-type]
+    assert len(journal.pairs) == 2
+    with (tmp_path / "runs.jsonl").open("a") as out:
+        out.write('{"batch_size": 1, "rep')  # killed while it wrote
+
+    again = Journal(tmp_path, plan, resume=True)
+    assert again.pairs == journal.pairs
+    server = FakeServer()
+    load = FakeLoad(server)
+    run_plan(plan, {"led": server}, load, again, lambda: None)  # type: ignore[arg-type]
+    assert len(again.pairs) == 8
+    assert load.calls == (3 + 2 * 2) + (3 + 2 * 4)
+    assert [row.ratio for row in again.rows(plan)] == [pytest.approx(0.8)] * 4
+
+
+def test_a_journal_belongs_to_its_settings(tmp_path: Path) -> None:
+    Journal(tmp_path, plan_of(), resume=False)
+    with pytest.raises(BenchError, match="--resume"):
+        Journal(tmp_path, plan_of(), resume=False)
+    with pytest.raises(BenchError, match="other settings"):
+        Journal(tmp_path, plan_of(context=17), resume=True)
+
+
+def test_a_batch_beyond_the_pool_is_left_out(tmp_path: Path) -> None:
+    plan, server = plan_of(batch_sizes=(1, 8, 200)), FakeServer(pool=8 * 48)
+    journal = Journal(tmp_path, plan, resume=False)
+    refused = run_plan(plan, {"led": server}, FakeLoad(server), journal, lambda: None)  # type: ignore[arg-type]
+    assert len(refused) == 1
+    assert "batch size 200 needs 9600 KV tokens and the server's pool holds 384" in refused[0]
+    assert {size for size, _, _ in journal.pairs} == {1, 8}
+    assert "more than the 100 requests" in str(FakeServer().too_large(101, 1))
+
+
+def test_the_report_holds_every_number(tmp_path: Path) -> None:
+    plan = plan_of()
+    rows = [
+        row_of(
+            size,
+            [
+                (
+                    run("regular", 4.0),
+                    run(arm.name, 5.0, think_tokens=100, explored_tokens=n, led_steps=10),
+                )
+            ],
+        )
+        for size in (1, 8)
+        for n, arm in zip((5, 20), plan.arms, strict=True)
+    ]
+    write_report(tmp_path, plan, MACHINE, rows, ["batch size 256 does not fit"])
+    content = json.loads((tmp_path / "bench.json").read_text())
+    assert [row["ratio"] for row in content["rows"]] == [pytest.approx(0.8)] * 4
+    assert content["machine"] == MACHINE
+    assert content["settings"]["arms"]["led, rate 0.2"]["led"]["gate_rate"] == 0.2
+    text = (tmp_path / "bench.md").read_text()
+    assert "| 8 | led, rate 0.2 | 1600.0 | 2000.0 | 0.800 (0.800 .. 0.800) | 1000 |" in text
+    assert "copy gb per s: 12.3" in text
+    assert "* batch size 256 does not fit" in text
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+def trace_of(events: list[dict[str, Any]], path: Path) -> Path:
+    with gzip.open(path, "wt") as out:
+        json.dump({"traceEvents": events}, out)
+    return path
+
+
+def event(category: str, name: str, begin: float, micros: float) -> dict[str, Any]:
+    return {"cat": category, "name": name, "ts": begin, "dur": micros}
+
+
+def test_a_trace_becomes_times_per_step(tmp_path: Path) -> None:
+    own = sorted(own_kernels())[0]
+    step = "patches/sampling.py(165): forward"
+    events = [
+        *(event("python_function", step, at, 90) for at in (0, 100)),
+        event("python_function", "sglang/srt/layers/sampler.py(9): forward", 0, 90),
+        event("python_function", "kernels/torch_impl.py(1): led_step", 0, 40),
+        event("kernel", "gemm", 0, 30),
+        event("kernel", own, 40, 10),
+        event("kernel", "gemm", 45, 55),
+        event("cuda_runtime", "cudaStreamSynchronize", 0, 5),
+        event("cuda_runtime", "cudaLaunchKernel", 0, 5),
+    ]
+    profile = read_profile(trace_of(events, tmp_path / "t.json.gz"))
+    assert profile.steps == 2
+    assert profile.kernels == {"gemm": (42.5, 1.0), own: (5.0, 0.5)}
+    assert profile.functions == {step: (90.0, 1.0), "kernels/torch_impl.py(1): led_step": (20, 0.5)}
+    assert profile.idle_us == 5.0
+    assert profile.synchronisations == {"cudaStreamSynchronize": 0.5}
+    text = profile_markdown("led", profile, Path("t"))
+    assert f"| {own} | yes | 5.0 | 0.5 |" in text
+    assert "cudaStreamSynchronize 0.5" in text
+
+
+def test_a_trace_without_a_decode_step_is_refused(tmp_path: Path) -> None:
+    path = trace_of([event("kernel", "gemm", 0, 1)], tmp_path / "t.json.gz")
+    with pytest.raises(BenchError, match="no decode step"):
+        read_profile(path)
+
+
+def test_own_kernels_are_found() -> None:
+    assert {"latent_lse_kernel", "split_statistics_kernel", "merge_splits_kernel"} <= own_kernels()
