@@ -14,7 +14,7 @@ from led_sglang.bench import BenchError
 from led_sglang.bench.load import LoadGenerator
 from led_sglang.bench.machine import machine
 from led_sglang.bench.measure import Journal, run_plan
-from led_sglang.bench.plan import Plan, arms_of, explore_rates, regular
+from led_sglang.bench.plan import Arm, Plan, arms_of, explore_rates, regular
 from led_sglang.bench.profile import profile_arms
 from led_sglang.bench.report import write_report
 from led_sglang.bench.watch import ServerView
@@ -34,11 +34,7 @@ def bench(argv: Sequence[str]) -> int:
     Returns:
         The exit status: 0, or 2 where something could not be measured.
     """
-    own, serve_flags = list(argv), []
-    if "--" in own:
-        cut = own.index("--")
-        own, serve_flags = own[:cut], own[cut + 1 :]
-    arguments = _parser().parse_args(own)
+    arguments, serve_flags = read_flags(argv)
     try:
         refused = _run(arguments, serve_flags)
     except (BenchError, MissingExtra, ServerError, OSError) as error:
@@ -48,9 +44,21 @@ def bench(argv: Sequence[str]) -> int:
     return 2 if refused else 0
 
 
+def read_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The command's own flags, and those of the server after `--`."""
+    own, serve_flags = list(argv), []
+    if "--" in own:
+        cut = own.index("--")
+        own, serve_flags = own[:cut], own[cut + 1 :]
+    return _parser().parse_args(own), serve_flags
+
+
 def _run(arguments: argparse.Namespace, serve_flags: Sequence[str]) -> list[str]:
     need("matplotlib")  # before minutes of work, not after
-    plan = _plan(arguments, serve_flags)
+    # Random ids open no thought: LED then has to explore on every token to be measured.
+    think_only = arguments.prompts is not None
+    arms = arms_of(_samplers(arguments), explore_rates(arguments.explore_rate), think_only)
+    plan = plan_of(arguments, serve_flags, baseline=regular(), arms=arms)
     journal = Journal(arguments.out, plan, arguments.resume)
     flags = ["--model-path", arguments.model_path, "--load-format", arguments.load_format]
     flags += ["--enable-samplers", ",".join(_samplers(arguments)), *serve_flags]
@@ -91,7 +99,18 @@ def _samplers(arguments: argparse.Namespace) -> list[str]:
     return list(dict.fromkeys(["regular", *names]))
 
 
-def _plan(arguments: argparse.Namespace, serve_flags: Sequence[str]) -> Plan:
+def plan_of(
+    arguments: argparse.Namespace,
+    serve_flags: Sequence[str],
+    *,
+    baseline: Arm,
+    arms: tuple[Arm, ...],
+) -> Plan:
+    """The plan that the flags ask for.
+
+    Raises:
+        BenchError: a flag's value makes no sense.
+    """
     prompts = arguments.prompts
     if prompts is not None and not prompts.is_file():
         raise BenchError(f"--prompts {prompts} is no file")
@@ -105,11 +124,8 @@ def _plan(arguments: argparse.Namespace, serve_flags: Sequence[str]) -> Plan:
         )
     facts: dict[str, Any] = {"model": arguments.model_path, "load_format": arguments.load_format}
     return Plan(
-        baseline=regular(),
-        # Random ids open no thought: LED then has to explore on every token to be measured.
-        arms=arms_of(
-            _samplers(arguments), explore_rates(arguments.explore_rate), prompts is not None
-        ),
+        baseline=baseline,
+        arms=arms,
         batch_sizes=tuple(dict.fromkeys(sizes)),
         context=context,
         output_len=output_len,
