@@ -82,8 +82,9 @@ def _run(arguments: argparse.Namespace, serve_flags: Sequence[str]) -> list[str]
         server = ServerView(url, list(processes))
         try:
             refused += run_plan(plan, {"led": server}, load, journal, report)
-            if arguments.profile:
-                profile = profile_arms(plan, server, load, arguments.out)
+            fitting = [row.batch_size for row in journal.rows(plan)]
+            if arguments.profile and fitting:
+                profile = profile_arms(plan, max(fitting), server, load, arguments.out)
         except (BenchError, ServerError) as error:
             log = arguments.out / SERVER_LOG
             kept = f"{len(journal.pairs)} finished pairs are kept in {arguments.out}"
@@ -185,7 +186,9 @@ def _parser() -> argparse.ArgumentParser:
         help="JSON lines {conversations: [{content: prompt}, {content: answer}]} for the model's "
         "chat template instead of random ids; LED then explores only while the model thinks",
     )
-    parser.add_argument("--profile", action="store_true", help="also trace the largest batch size")
+    parser.add_argument(
+        "--profile", action="store_true", help="also trace the largest batch size that fits"
+    )
     parser.add_argument("--resume", action="store_true", help="go on where --out stopped")
     parser.add_argument(
         "--out", type=Path, default=Path("bench"), help="folder; default: %(default)s"

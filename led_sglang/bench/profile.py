@@ -47,13 +47,14 @@ class Profile:
     synchronisations: dict[str, float]
 
 
-def profile_arms(plan: Plan, server: ServerView, load: LoadGenerator, folder: Path) -> str:
-    """Trace the baseline and every arm at the largest batch size.
+def profile_arms(
+    plan: Plan, size: int, server: ServerView, load: LoadGenerator, folder: Path
+) -> str:
+    """Trace the baseline and every arm at one batch size.
 
     Returns:
         Markdown; the traces lie in `folder`/profile.
     """
-    size = max(plan.batch_sizes)
     sections = [f"\n## Profile, batch {size}\n"]
     for arm in (plan.baseline, *plan.arms):
         traces = folder / "profile" / re.sub(r"\W+", "-", arm.name)
