@@ -1,4 +1,4 @@
-"""SoftThinking in transformers: a loop that feeds the weighted embedding back, float32."""
+"""SoftThinking in transformers: a loop that feeds the weighted embedding back."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class SoftRun:
 class SoftOracle:
     """One request at a time, with a KV cache, from embeddings alone."""
 
-    def __init__(self, path: Path | str) -> None:
-        self.model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    def __init__(self, path: Path | str, dtype: torch.dtype = torch.float32) -> None:
+        self.model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
         self.embeddings = self.model.get_input_embeddings().weight.detach()
 
     @torch.no_grad()
@@ -82,7 +82,7 @@ class SoftOracle:
                 streak = streak + 1 if reference.entropy < cold_stop[0] else 0
                 token = think_end if streak >= cold_stop[1] else reference.ids[0]
                 rows = self.embeddings[reference.ids].double()
-                soft_input = (weights[:, None] * rows).sum(0).float()
+                soft_input = (weights[:, None] * rows).sum(0).to(self.embeddings.dtype)
                 run.steps[step] = reference
                 run.leads.append(
                     float(1 - weights[1] / weights[0])
@@ -102,7 +102,7 @@ class SoftOracle:
                 if thinking:
                     mixture = torch.tensor(entry["weights"], dtype=torch.float64)
                     rows = self.embeddings[entry["ids"]].double()
-                    soft_input = (mixture[:, None] * rows).sum(0).float()
+                    soft_input = (mixture[:, None] * rows).sum(0).to(self.embeddings.dtype)
             # The closing delimiter is fed as itself; a new opening one starts another thought.
             is_soft = thinking and token != think_end
             next_input = soft_input if is_soft else self.embeddings[token]
