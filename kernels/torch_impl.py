@@ -38,13 +38,13 @@ def final_posterior(logits: Tensor, rows: LedRows, limits: LedLimits) -> FinalPo
         parts.append(_posterior_chunk(chunk, temperature, k, limits.entropy))
     ids, logprobs, p1, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
 
-    # A nucleus of 1 drops nothing, although p1 may round to 1.
-    mass = logprobs.double().exp()
-    mass_before = mass.cumsum(1) - mass
-    top_p = rows.candidate_top_p[:, None]
-    in_nucleus = (mass_before < top_p) | (top_p >= 1.0)
-    slot = torch.arange(k, device=logits.device)
-    is_candidate = in_nucleus & (slot < rows.candidates[:, None])
+    is_candidate = torch.arange(k, device=logits.device) < rows.candidates[:, None]
+    if limits.nucleus:
+        # A nucleus of 1 drops nothing, although p1 may round to 1.
+        mass = logprobs.double().exp()
+        mass_before = mass.cumsum(1) - mass
+        top_p = rows.candidate_top_p[:, None]
+        is_candidate &= (mass_before < top_p) | (top_p >= 1.0)
     logprobs = torch.where(is_candidate, logprobs, -torch.inf)
     return FinalPosterior(ids=ids, logprobs=logprobs, p1=p1, entropy=entropy)
 
@@ -117,7 +117,7 @@ def led_step(
 
     # Step 6 comes first: it needs only the final posterior, and most rows end here.
     may_explore = rows.owns & rows.thinks
-    explore_probability = torch.where(may_explore, _explore_probability(final, rows), 0.0)
+    explore_probability = torch.where(may_explore, _explore_probability(final, rows, limits), 0.0)
     explored = noise.gate < explore_probability
     projected = explored | (may_explore & rows.projects)
 
@@ -130,14 +130,19 @@ def led_step(
     if limits.depth > 1:
         live = layer_live[:, 1:]
         partials, projected_rows = _project(latents, final, rows, limits, live, head, final_norm)
-        gathered = partials[None] if all_gather is None else all_gather(partials)
-        lse, logits = merge_partials(gathered)
-        p_latent = (logits.double() - lse[:, None]).exp()
-        p = torch.cat([p, p_latent.view(len(p), limits.depth - 1, -1)], dim=1)
+        if projected_rows == 0 and all_gather is None:
+            p = torch.nn.functional.pad(p, (0, 0, 0, limits.depth - 1))
+        else:
+            gathered = partials[None] if all_gather is None else all_gather(partials)
+            lse, logits = merge_partials(gathered)
+            p_latent = (logits.double() - lse[:, None]).exp()
+            p = torch.cat([p, p_latent.view(len(p), limits.depth - 1, -1)], dim=1)
     # The floor comes before the normalisation, and never revives what is no candidate.
-    p = p.maximum(rows.floor.double()[:, None, None])
+    if limits.floor:
+        p = p.maximum(rows.floor.double()[:, None, None])
     p = torch.where(layer_live[:, :, None] & candidate[:, None], p, 0.0)
-    p = torch.where(rows.normalize_layers[:, None, None], _normalized(p), p)
+    if limits.normalize_layers:
+        p = torch.where(rows.normalize_layers[:, None, None], _normalized(p), p)
 
     # Steps 4 and 5. A layer that is not live adds nothing: it ties with a nearer one, which wins.
     a = _normalized(p.cumsum(1))
@@ -147,15 +152,20 @@ def led_step(
     exploit = a[:, 0]
     explore = a.gather(1, star[:, None, None].expand(-1, 1, a.shape[2]))[:, 0]
     taken = torch.where(explored[:, None], explore, exploit)
-    score = torch.where(rows.greedy[:, None], taken, taken.log() + noise.pick)
+    score = taken.log() + noise.pick
+    if limits.greedy:
+        score = torch.where(rows.greedy[:, None], taken, score)
     pick = _first_argmax(score)[:, None]
 
     # q is one categorical draw; it takes both sides to know it, unless one of them is certain.
-    known = projected | (explore_probability == 0.0) | (rows.depth == 1)
-    drawn_exploit = torch.where(rows.greedy[:, None], _one_hot_argmax(exploit), exploit)
-    drawn_explore = torch.where(rows.greedy[:, None], _one_hot_argmax(explore), explore)
-    q = drawn_exploit.lerp(drawn_explore, explore_probability[:, None])
-    q = torch.where(known[:, None], q, 0.0)
+    q = torch.zeros_like(exploit)
+    if limits.behaviour:
+        known = projected | (explore_probability == 0.0) | (rows.depth == 1)
+        greedy = rows.greedy[:, None]
+        drawn_exploit = torch.where(greedy, _one_hot_argmax(exploit), exploit)
+        drawn_explore = torch.where(greedy, _one_hot_argmax(explore), explore)
+        q = drawn_exploit.lerp(drawn_explore, explore_probability[:, None])
+        q = torch.where(known[:, None], q, 0.0)
 
     return LedResult(
         token_ids=final.ids.gather(1, pick)[:, 0],
@@ -181,17 +191,22 @@ def refuse_what_is_missing(
         raise ValueError("a row wants final_norm, but no norm was given")
 
 
-def _explore_probability(final: FinalPosterior, rows: LedRows) -> Tensor:
+def _explore_probability(final: FinalPosterior, rows: LedRows, limits: LedLimits) -> Tensor:
     """Step 6, [B] float64. Greedy rows take the likelier side: 0 or 1."""
-    value = rows.gate_value.double()
     probability = 1.0 - final.p1.double()
-    probability = torch.where(rows.gate == Gate.ALWAYS, 1.0, probability)
-    probability = torch.where(rows.gate == Gate.NEVER, 0.0, probability)
-    above = (final.entropy > rows.gate_value).double()
-    probability = torch.where(rows.gate == Gate.ENTROPY, above, probability)
-    probability = torch.where(rows.gate == Gate.RATE, value, probability)
-    likelier = (probability > 0.5).double()
-    return torch.where(rows.greedy & ~rows.random_gate, likelier, probability)
+    if Gate.ALWAYS in limits.gates:
+        probability = torch.where(rows.gate == Gate.ALWAYS, 1.0, probability)
+    if Gate.NEVER in limits.gates:
+        probability = torch.where(rows.gate == Gate.NEVER, 0.0, probability)
+    if Gate.ENTROPY in limits.gates:
+        above = (final.entropy > rows.gate_value).double()
+        probability = torch.where(rows.gate == Gate.ENTROPY, above, probability)
+    if Gate.RATE in limits.gates:
+        probability = torch.where(rows.gate == Gate.RATE, rows.gate_value.double(), probability)
+    if limits.greedy:
+        likelier = (probability > 0.5).double()
+        probability = torch.where(rows.greedy & ~rows.random_gate, likelier, probability)
+    return probability
 
 
 def _rows_to_project(live: Tensor) -> Tensor:

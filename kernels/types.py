@@ -77,12 +77,22 @@ class LedRows:
 
 @dataclass(frozen=True)
 class LedLimits:
-    """Batch-wide sizes the host knows without asking the device; they fix every shape."""
+    """Batch-wide sizes the host knows without asking the device; they fix every shape.
+
+    From ``behaviour`` on, what no row of the batch holds, so that the torch path need not compute
+    it; the kernels always do.
+    """
 
     candidates: int  # the largest of LedRows.candidates
     depth: int  # the largest of LedRows.depth
     final_norm: bool  # any of LedRows.final_norm
     entropy: bool  # H(p^L) wanted: needed for any row with Gate.ENTROPY
+    behaviour: bool = True  # q wanted; else it counts as not known
+    greedy: bool = True  # any of LedRows.greedy
+    nucleus: bool = True  # any LedRows.candidate_top_p below 1
+    floor: bool = True  # any LedRows.floor above 0
+    normalize_layers: bool = True  # any of LedRows.normalize_layers
+    gates: frozenset[Gate] = frozenset(Gate)  # all of LedRows.gate that own their token
 
 
 @dataclass(frozen=True)

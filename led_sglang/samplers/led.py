@@ -59,7 +59,7 @@ def _columns(table: RowTable) -> dict[str, Tensor]:
 
 
 def _limits(table: RowTable) -> kernels.LedLimits:
-    return led_limits(table.params_of(_NAME))
+    return led_limits(table.params_of(_NAME), table.any_greedy(_NAME))
 
 
 def _any_projects(table: RowTable) -> bool:

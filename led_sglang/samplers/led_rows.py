@@ -49,14 +49,25 @@ LED_COLUMNS = Columns(
 )
 
 
-def led_limits(params: Iterable[LedParams]) -> LedLimits:
-    """The batch-wide sizes of a step."""
+def led_limits(params: Iterable[LedParams], greedy: bool) -> LedLimits:
+    """The batch-wide sizes of a step, and what none of its LED rows asks for.
+
+    Args:
+        params: of the rows.
+        greedy: whether any of them has temperature 0.
+    """
     params = list(params)
     return LedLimits(
         candidates=max((p.candidates for p in params), default=1),
         depth=max((p.depth for p in params), default=1),
         final_norm=any(p.final_norm for p in params),
         entropy=any(p.gate == "entropy" or p.trace for p in params),
+        behaviour=any(p.projects for p in params),
+        greedy=greedy,
+        nucleus=any(p.candidate_top_p < 1.0 for p in params),
+        floor=any(p.floor > 0.0 for p in params),
+        normalize_layers=any(p.normalize_layers for p in params),
+        gates=frozenset(Gate[p.gate.upper()] for p in params),
     )
 
 

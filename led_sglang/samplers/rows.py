@@ -162,6 +162,10 @@ class RowTable:
         """Whether a row of these methods has a seed."""
         return any(row.seed is not None for row in self.rows if row.sampler in samplers)
 
+    def any_greedy(self, *samplers: str) -> bool:
+        """Whether a row of these methods has temperature 0."""
+        return any(row.greedy for row in self.rows if row.sampler in samplers)
+
     @cached_property
     def _common(self) -> dict[str, Tensor]:
         return _COMMON.unpack(self.packed[:, : len(_COMMON.plain)])

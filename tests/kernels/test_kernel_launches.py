@@ -124,7 +124,7 @@ def test_the_servers_step_adds_nothing_to_the_launches(
     limits = LedLimits(64, depth, True, True)
 
     def step_of_the_server() -> None:
-        own = led_limits(table.params_of("led"))
+        own = led_limits(table.params_of("led"), table.any_greedy("led"))
         final = final_posterior(case.logits, rows, own)
         drawn = noise.draw(table, final.ids, positions)
         led_step(final, latents, rows, own, case.head(), drawn)
