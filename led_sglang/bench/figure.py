@@ -21,13 +21,13 @@ def draw(rows: Sequence[Row], plan: Plan, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     rated = [row for row in rows if row.explore_rate is not None]
-    count = 2 if len({row.arm for row in rated}) > 1 else 1
+    count = 2 if rated else 1
     figure, panels = plt.subplots(
         1, count, figsize=(5.2 * count, 4.0), squeeze=False, layout="constrained"
     )
     _ratios(panels[0][0], rows, plan)
     if count == 2:
-        _times(panels[0][1], rated)
+        _times(panels[0][1], rated, plan)
     for axis in panels[0]:
         axis.grid(color="#dde2eb", linewidth=0.7)
         axis.set_axisbelow(True)
@@ -61,17 +61,17 @@ def _ratios(axis: Any, rows: Sequence[Row], plan: Plan) -> None:
     axis.set_xlabel("batch size")
     axis.set_ylabel(f"tokens per second, of {plan.baseline.name}")
     axis.set_title("Median and range of the pairs", fontsize=10)
-    axis.legend(frameon=False, fontsize=8)
+    _legend(axis)
 
 
-def _times(axis: Any, rows: Sequence[Row]) -> None:
+def _times(axis: Any, rows: Sequence[Row], plan: Plan) -> None:
     for index, size in enumerate(sorted({row.batch_size for row in rows})):
         mine = sorted(
             (row for row in rows if row.batch_size == size), key=lambda row: row.explore_rate or 0
         )
         axis.plot(
-            [100 * (row.explore_rate or 0) for row in mine],
-            [row.token_ms_p50 for row in mine],
+            [0.0, *(100 * (row.explore_rate or 0) for row in mine)],
+            [mine[0].baseline_token_ms_p50, *(row.token_ms_p50 for row in mine)],
             color=_COLOURS[index % len(_COLOURS)],
             marker=_MARKERS[index % len(_MARKERS)],
             label=f"batch {size}",
@@ -79,5 +79,12 @@ def _times(axis: Any, rows: Sequence[Row]) -> None:
     axis.set_ylim(bottom=0)
     axis.set_xlabel("tokens explored, % (measured)")
     axis.set_ylabel("ms per token, median")
-    axis.set_title("Time per token of a request", fontsize=10)
-    axis.legend(frameon=False, fontsize=8)
+    axis.set_title(f"Time per token of a request; at 0 %: {plan.baseline.name}", fontsize=10)
+    _legend(axis)
+
+
+def _legend(axis: Any) -> None:
+    """Below the panel, where it hides nothing."""
+    axis.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, frameon=False, fontsize=8
+    )

@@ -111,6 +111,7 @@ class Row:
     added_us_per_step: float
     token_ms_p50: float
     token_ms_p99: float
+    baseline_token_ms_p50: float
     explore_rate: float | None
     explorers_per_step: float | None
     projected_rows_per_step: float | None
@@ -140,6 +141,7 @@ def row_of(batch_size: int, pairs: Sequence[tuple[Run, Run]]) -> Row:
         added_us_per_step=statistics.median(added),
         token_ms_p50=statistics.median(a.token_ms_p50 for a in arms),
         token_ms_p99=statistics.median(a.token_ms_p99 for a in arms),
+        baseline_token_ms_p50=statistics.median(b.token_ms_p50 for b in baselines),
         explore_rate=explored / think if think else None,
         explorers_per_step=explored / steps if steps else None,
         projected_rows_per_step=sum(a.projected_rows for a in arms) / steps if steps else None,
