@@ -9,6 +9,7 @@ from .noise import gumbel_from_hash, hash32, noise_origins, seeded_noise, unifor
 from .readiness import prewarm, withdraw
 from .reference import LedReference, led_reference
 from .support import unsupported_reason
+from .triton_impl import projected_rows
 from .types import (
     FinalPosterior,
     Gate,
@@ -38,6 +39,7 @@ __all__ = [
     "led_step",
     "noise_origins",
     "prewarm",
+    "projected_rows",
     "seeded_noise",
     "uniform_from_hash",
     "unsupported_reason",

@@ -62,6 +62,7 @@ def gate_compact_kernel(
     projected_out,  # [B] bool
     live_rows,  # [capacity] int32, the list: request * layers + layer
     live_count,  # [1] int32
+    live_total,  # [1] int64, which this list's length is added to
     batch,
     layers,
     ROWS: tl.constexpr,
@@ -103,6 +104,7 @@ def gate_compact_kernel(
             tl.store(live_rows + place + layer, row * layers + layer, mask=in_list)
         listed += tl.sum(live, 0)
     tl.store(live_count, listed)
+    tl.store(live_total, tl.load(live_total) + listed)
 
 
 @triton.jit(
@@ -148,7 +150,7 @@ def gate_and_compact(
     final: FinalPosterior, rows: LedRows, noise: StepNoise, layers: int, workspace: StepWorkspace
 ) -> Tensor:
     """K1. Returns explored [B] bool; the rest is left in the workspace: explore_probability [B],
-    projected [B], live_rows [B * layers], live_count [1].
+    projected [B], live_rows [B * layers], live_count [1], live_total [1].
 
     layers: latent layers per request, LedLimits.depth - 1.
     """
@@ -178,6 +180,7 @@ def gate_and_compact(
         workspace.projected,
         workspace.live_rows,
         workspace.live_count,
+        workspace.live_total,
         batch,
         layers,
         ROWS=_ROWS_AT_ONCE,

@@ -84,6 +84,9 @@ def prewarm(
             )
             warnings.warn(reason, RuntimeWarning, stacklevel=2)
             return reason
+    layers = limits.depth - 1
+    # What was launched here served no request.
+    triton_impl.step_workspace(batch, layers, candidates, weight, head.valid).live_total.zero_()
     if weight.is_cuda:
         torch.cuda.synchronize(weight.device)
     _PREPARED[weight.device] = _Prepared(

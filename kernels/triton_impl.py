@@ -38,6 +38,7 @@ __all__ = [
     "led_step",
     "noise_workspace",
     "posterior_workspace",
+    "projected_rows",
     "step_workspace",
 ]
 
@@ -75,6 +76,14 @@ def step_workspace(
         workspace = StepWorkspace.allocate(batch, layers, candidates, weight, columns)
         _STEP[weight.device] = workspace
     return workspace
+
+
+def projected_rows() -> int:
+    """Latent rows that the kernels have sent through the LM head since they were made ready.
+
+    Waits for the devices: for whoever asks now and then, not for a step.
+    """
+    return sum(int(workspace.live_total) for workspace in _STEP.values())
 
 
 def final_posterior(logits: Tensor, rows: LedRows, limits: LedLimits) -> FinalPosterior:

@@ -29,6 +29,7 @@ class StepWorkspace:
     projected: Tensor  # [batch] bool
     live_rows: Tensor  # [capacity] int32, the list: request * layers + layer
     live_count: Tensor  # [1] int32
+    live_total: Tensor  # [1] int64, over all steps
     # K2 and K3, one window of the list at a time
     latent_rows: Tensor  # [window, H], the weight's dtype
     row_scale: Tensor  # [window] f32
@@ -63,6 +64,7 @@ class StepWorkspace:
             projected=empty(batch, dtype=torch.bool),
             live_rows=empty(capacity, dtype=torch.int32),
             live_count=empty(1, dtype=torch.int32),
+            live_total=torch.zeros(1, dtype=torch.int64, device=device),
             latent_rows=empty(window, weight.shape[1], dtype=weight.dtype),
             row_scale=empty(window),
             tile_max=empty(window, tiles),

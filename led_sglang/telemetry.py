@@ -81,13 +81,13 @@ class ServerTotals:
     projected_rows: int = 0
     steps: int = 0
 
-    def report(self) -> dict[str, Any]:
-        """As it appears in `/server_info`."""
+    def report(self, on_device: int = 0) -> dict[str, Any]:
+        """As it appears in `/server_info`; `on_device`: rows that only the GPU has counted."""
         return {
             "think_tokens": self.think_tokens,
             "explored_tokens": self.explored_tokens,
             "tokens_per_depth": {str(d): n for d, n in sorted(self.tokens_per_depth.items())},
-            "projected_rows": self.projected_rows,
+            "projected_rows": self.projected_rows + on_device,
             "steps": self.steps,
         }
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, singledispatch
 from typing import Any
 
+from led_sglang.kernels import projected_rows
 from led_sglang.patches.batch_state import HISTORY_ATTRIBUTE, REQUEST_ATTRIBUTE
 from led_sglang.patches.embedding import is_installed
 from led_sglang.patches.hooks import hook
@@ -216,6 +217,6 @@ def _show_in_server_info(result: Any, self: Any, recv_req: Any) -> None:
                 "think_end": settings.think_end,
             },
             "kernels": served_by(),
-            "totals": _totals.report(),
+            "totals": _totals.report(projected_rows()),
             "reads_soft_inputs": is_installed(),
         }

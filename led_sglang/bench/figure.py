@@ -85,6 +85,4 @@ def _times(axis: Any, rows: Sequence[Row], plan: Plan) -> None:
 
 def _legend(axis: Any) -> None:
     """Below the panel, where it hides nothing."""
-    axis.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, frameon=False, fontsize=8
-    )
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, frameon=False, fontsize=8)

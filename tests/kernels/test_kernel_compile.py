@@ -198,7 +198,7 @@ def test_gate_and_noise_compile(arch: int, tmp_path: Path) -> None:
     columns = dict.fromkeys(compact._GATE_ARGUMENTS, "*i1")
     columns |= {"p1": "*fp32", "entropy": "*fp32", "gate_noise": "*fp64", "gate": "*i64"}
     columns |= {"gate_value": "*fp32", "depth": "*i64"}
-    lists = {"live_rows": "*i32", "live_count": "*i32"}
+    lists = {"live_rows": "*i32", "live_count": "*i32", "live_total": "*i64"}
     gate = Compiled(
         compact.gate_compact_kernel,
         arch,

@@ -111,6 +111,13 @@ def test_nothing_is_allocated_for_a_step_after_prewarm(case) -> None:  # type: i
     assert before == (triton_impl._POSTERIOR, triton_impl._STEP)
 
 
+def test_rows_of_the_preparation_count_for_no_request(case) -> None:  # type: ignore[no-untyped-def]
+    from led_sglang.kernels import projected_rows
+
+    assert ready(case) is None
+    assert projected_rows() == 0
+
+
 def test_workspace_is_at_most_64_mb(monkeypatch: pytest.MonkeyPatch) -> None:
     """B = 256, k = 64, d = 8 on QwQ-32B's head: H = 5120, V = 152064."""
     monkeypatch.undo()

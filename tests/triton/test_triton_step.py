@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernel_cases import Case, Request, assert_same_row, exact_case, limits_of, random_case
-from led_sglang.kernels import Gate, LedLimits, triton_impl
+from led_sglang.kernels import Gate, LedLimits, projected_rows, triton_impl
 from test_kernel_step import SMALLEST, assert_matches_reference
 from torch import Tensor
 from triton_cases import DEVICE, triton_step
@@ -139,6 +139,18 @@ def test_row_alone_equals_row_in_batch_bit_for_bit() -> None:
     together = triton_step(case)
     for row in range(len(case.requests)):
         assert_same_row(case, row, triton_step(case.only(row)), together)
+
+
+def test_rows_sent_through_the_head_are_counted_on_the_device() -> None:
+    case = exact_case(8)
+    assert projected_rows() == 0
+    # The same rows as the torch path's, which the host counts.
+    expected = 0
+    for part in (case, case.only(0), case):
+        triton_step(part)
+        expected += part.step(impl="torch").projected_rows or 0
+        assert projected_rows() == expected
+    assert expected > 0
 
 
 def test_several_windows_give_the_bits_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
