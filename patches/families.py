@@ -24,11 +24,9 @@ class Capture:
 
 
 _STREAMS = "its layers pass on several residual streams, and none of them is h^l"
-_NOTHING = "nothing has compared it with transformers yet"
-_DIFFERS = "its sliding layers differ from those of transformers on CPU, and why is not known"
-_TRITON = "SGLang runs a part of its layers in Triton alone, and the tests have no GPU"
-_ATTENTION = "SGLang asks for an attention backend of a GPU, and the tests have none"
-_CPU = "SGLang's layers of it fail on the CPU platform, and the tests have no GPU"
+_SPARSE = "the index of its sparse attention is a kernel of a GPU, and the tests have none"
+_RECURRENT = "SGLang runs its recurrent layers in Triton alone, and the tests have no GPU"
+_TRITON = "SGLang caps its logits in Triton alone, and the tests have no GPU"
 _IMAGES = "the tests send no images through a vision model"
 
 CAPTURES: dict[str, Capture] = {
@@ -36,29 +34,30 @@ CAPTURES: dict[str, Capture] = {
     "MistralForCausalLM": Capture("dflash"),
     "Phi3ForCausalLM": Capture("dflash"),
     "Qwen2ForCausalLM": Capture("eagle3"),
-    "Qwen2MoeForCausalLM": Capture("eagle3", _TRITON),
+    "Qwen2MoeForCausalLM": Capture("eagle3"),
     "Qwen3ForCausalLM": Capture("dflash"),
     "Qwen3MoeForCausalLM": Capture("dflash"),
-    "Qwen3NextForCausalLM": Capture("dflash", _NOTHING),
-    "DeepseekV2ForCausalLM": Capture("dflash", _NOTHING),
+    "Qwen3NextForCausalLM": Capture("dflash", _RECURRENT),
+    "DeepseekV2ForCausalLM": Capture("dflash"),
     "DeepseekV3ForCausalLM": Capture("dflash"),
+    "DeepseekV32ForCausalLM": Capture("dflash", _SPARSE),
     "GptOssForCausalLM": Capture("dflash"),
     "Glm4ForCausalLM": Capture("boundary"),
     "Glm4MoeForCausalLM": Capture("eagle3"),
     "MiMoForCausalLM": Capture("boundary"),
-    "MiMoV2FlashForCausalLM": Capture("dflash", _DIFFERS),
+    "MiMoV2FlashForCausalLM": Capture("dflash"),
     "MiMoV2ForCausalLM": Capture("dflash", "transformers has its text-only Flash variant alone"),
-    "MiniMaxM2ForCausalLM": Capture("eagle3", _TRITON),
-    "NemotronHForCausalLM": Capture("dflash", _NOTHING),
+    "MiniMaxM2ForCausalLM": Capture("eagle3"),
+    "NemotronHForCausalLM": Capture("dflash", _RECURRENT),
     "DeciLMForCausalLM": Capture("snapshot"),
     # The eagle3 setter of Gemma 3 hands out the branch without the residual.
     "Gemma2ForCausalLM": Capture("layer_input", _TRITON),
     "Gemma3ForCausalLM": Capture("layer_input"),
-    "Exaone4ForCausalLM": Capture("boundary", _ATTENTION),
+    "Exaone4ForCausalLM": Capture("boundary"),
     "Ernie4_5_ForCausalLM": Capture("layer_input"),
-    "Ernie4_5_MoeForCausalLM": Capture("layer_input", _CPU),
-    "HunYuanDenseV1ForCausalLM": Capture("layer_input", _CPU),
-    "HunYuanMoEV1ForCausalLM": Capture("layer_input", _CPU),
+    "Ernie4_5_MoeForCausalLM": Capture("layer_input"),
+    "HunYuanDenseV1ForCausalLM": Capture("layer_input"),
+    "HunYuanMoEV1ForCausalLM": Capture("layer_input"),
     "GraniteForCausalLM": Capture("layer_input"),
     # SGLang runs these with transformers' own layers.
     "SeedOssForCausalLM": Capture("layer_input"),

@@ -29,7 +29,7 @@ def lm_head_shard(model: Any) -> LmHeadShard:
     """
     model = causal_lm(model)
     processor = model.logits_processor
-    head = model.lm_head
+    head = _head(model)
     indices = getattr(head, "shard_indices", None)
     vocabulary = processor.vocab_size
     start = indices.org_vocab_start_index if indices is not None else 0
@@ -54,6 +54,12 @@ def lm_head_shard(model: Any) -> LmHeadShard:
         logit_scale=processor.logit_scale,
         softcap=processor.final_logit_softcapping,
     )
+
+
+def _head(model: Any) -> Any:
+    # Gemma 2 has no head of its own, not even one that is the embedding.
+    tied = getattr(model.config, "tie_word_embeddings", False) and not hasattr(model, "lm_head")
+    return model.model.embed_tokens if tied else model.lm_head
 
 
 def final_norm(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:

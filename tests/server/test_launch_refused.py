@@ -56,6 +56,14 @@ FLAGS = [
     (("--enable-samplers", "dola", "--dola-layers", "12"), "--dola-layers"),
     (("--enable-samplers", "dola", "--dola-layers", "middle"), "--dola-layers"),
     (("--enable-samplers", "soft-thinking", "--enable-mixed-chunk"), "--enable-mixed-chunk"),
+    (("--enable-samplers", "soft-thinking", "--enable-torch-compile"), "--enable-torch-compile"),
+    (
+        (
+            *("--enable-samplers", "soft-thinking", "--tp", "2", "--dp", "2"),
+            *("--enable-dp-attention", "--enable-dp-lm-head"),
+        ),
+        "attention data parallelism",
+    ),
     (
         ("--sampler", "soft-thinking", "--speculative-algorithm", "NGRAM"),
         "--speculative-algorithm",

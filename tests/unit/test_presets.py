@@ -38,6 +38,7 @@ notes: Where it is from.
         ("mistral3", "mistralai/Magistral-Small-2509", "magistral"),
         ("seed_oss", "ByteDance-Seed/Seed-OSS-36B-Instruct", "seed_oss"),
         ("deepseek_v3", "deepseek-ai/DeepSeek-R1-0528", "deepseek_r1"),
+        ("deepseek_v32", "deepseek-ai/DeepSeek-V3.2", "deepseek_v32"),
         ("kimi_k2", "moonshotai/Kimi-K2-Thinking", "kimi_k2"),
         ("minimax_m2", "MiniMaxAI/MiniMax-M2", "minimax_m2"),
         ("mimo_v2_flash", "XiaomiMiMo/MiMo-V2-Flash", "mimo_v2"),
@@ -72,7 +73,7 @@ def test_delimiters_of_the_families() -> None:
         "seed_oss": ("<seed:think>", "</seed:think>"),
     }
     assert {name: pair for name, pair in delimiters.items() if pair != think} == others
-    assert len(delimiters) == 22
+    assert len(delimiters) == 23
 
 
 def test_presets_use_the_papers_depth_and_candidates() -> None:

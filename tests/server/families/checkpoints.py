@@ -77,6 +77,52 @@ def kimi_k2(source: Path, target: Path) -> None:
     _rename(target, "KimiK2Config", "DeepseekV3Config", "kimi_k2", "DeepseekV3ForCausalLM")
 
 
+def minimax_m2(source: Path, target: Path) -> None:
+    """MiniMax-M2: keys that transformers takes for granted."""
+    shutil.copytree(source, target)
+    _edit(target, scoring_func="sigmoid", use_routing_bias=True, use_qk_norm=True, rotary_dim=8)
+
+
+def exaone4(source: Path, target: Path) -> None:
+    """Exaone 4: which layers slide is published as a pattern of letters."""
+    shutil.copytree(source, target)
+    _edit(target, sliding_window_pattern="LG")
+
+
+def mimo_v2(source: Path, target: Path) -> None:
+    """MiMo-V2-Flash: sliding layers have keys of their own.
+
+    SGLang's sliding layers see one token more than transformers': the window served is one less.
+    """
+    shutil.copytree(source, target)
+    config = json.loads((source / "config.json").read_text())
+    ropes = config.pop("rope_parameters")
+    full, sliding = ropes["full_attention"], ropes["sliding_attention"]
+    kinds = config.pop("layer_types")
+    sparse = config.pop("mlp_layer_types")
+    window = config.pop("sliding_window") - 1
+    (target / "config.json").write_text(json.dumps(config))
+    _rename(target, "MiMoV2FlashConfig", "Qwen2Config", "mimo_v2_flash", "MiMoV2FlashForCausalLM")
+    _edit(
+        target,
+        rope_theta=full["rope_theta"],
+        swa_rope_theta=sliding["rope_theta"],
+        partial_rotary_factor=full["partial_rotary_factor"],
+        hybrid_layer_pattern=[int(kind == "sliding_attention") for kind in kinds],
+        moe_layer_freq=[int(kind == "sparse") for kind in sparse],
+        sliding_window_size=window,
+        swa_num_attention_heads=config["num_attention_heads"],
+        swa_num_key_value_heads=2 * config["num_key_value_heads"],
+        swa_head_dim=config["head_dim"],
+        swa_v_head_dim=config["v_head_dim"],
+        add_swa_attention_sink_bias=True,
+        add_full_attention_sink_bias=False,
+        layernorm_epsilon=config["rms_norm_eps"],
+        topk_method="noaux_tc",
+        scoring_func="sigmoid",
+    )
+
+
 def with_drafting_layer(source: Path, target: Path) -> None:
     """A drafting layer numbered behind the decoder layers, as DeepSeek-V3 and GLM-4.5 have it."""
     shutil.copytree(source, target)

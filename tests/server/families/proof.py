@@ -76,7 +76,7 @@ def prove(family: Family, folder: Path, *flags: str) -> Proof:
         *family.flags,
         *flags,
         command=("-m", "families.recording_server", "serve"),
-        env={"LED_TEST_RECORD": str(record)},
+        env={"LED_TEST_RECORD": str(record), "LED_TEST_NATIVE": " ".join(family.native)},
     ) as server:
         for step in record.iterdir():  # of the warm-up
             step.unlink()

@@ -59,6 +59,8 @@ _MLA = {
         "mscale_all_dim": 1.0,
     },
 }
+_HUNYUAN = {"use_qk_norm": True, "use_cla": False}
+_SHARED_EXPERT = {**_MOE, "num_experts": 8, "shared_expert_intermediate_size": 32}
 # Keys of the published configurations that transformers takes for granted.
 _NOAUX = {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
 
@@ -75,6 +77,7 @@ class Family:
             differ: a name transformers does not know, or drafting layers it does not load.
         zero: parts of the names of parameters that are zero.
         flags: of the server.
+        native: operations that plain torch replaces, see native_layers.py.
         led: further arguments of the reference, such as `softcap`.
     """
 
@@ -84,6 +87,7 @@ class Family:
     served: Callable[[Path, Path], None] | None = None
     zero: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    native: tuple[str, ...] = ()
     led: dict[str, Any] = field(default_factory=dict)
 
 
@@ -156,6 +160,22 @@ DENSE = {
             "layers.3.mlp.down_proj",
         ),
     ),
+    "exaone4": Family(
+        "exaone4",
+        {
+            # What SGLang takes whatever the configuration says.
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+            "rms_norm_eps": 1e-6,
+            "sliding_window_pattern": 2,
+            **_WINDOWS,
+        },
+        served=checkpoints.exaone4,
+        flags=("--attention-backend", "triton"),
+        native=("triton_attention",),
+    ),
+    "hunyuan": Family(
+        "hunyuan_v1_dense", {"tie_word_embeddings": True, **_HUNYUAN}, native=("rows_of_queries",)
+    ),
     "granite": Family(
         "granite",
         {
@@ -171,6 +191,75 @@ DENSE = {
 
 SPARSE = {
     "qwen3_moe": Family("qwen3_moe", {**_MOE, "num_experts": 8, "norm_topk_prob": True}),
+    "qwen2_moe": Family(
+        "qwen2_moe",
+        {**_SHARED_EXPERT, "decoder_sparse_step": 1, "norm_topk_prob": False},
+        without=("head_dim",),
+        native=("shared_expert_gate",),
+    ),
+    "minimax_m2": Family(
+        "minimax_m2",
+        {
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+            "intermediate_size": 32,
+            "rotary_dim": 8,
+            "partial_rotary_factor": 0.5,
+        },
+        served=checkpoints.minimax_m2,
+        native=("query_key_norm",),
+    ),
+    "mimo_v2": Family(
+        "mimo_v2_flash",
+        {
+            **_MOE,
+            "num_local_experts": 8,
+            "n_group": 1,
+            "topk_group": 1,
+            "v_head_dim": 8,
+            "num_key_value_heads": 1,
+            "sliding_window": 16,
+            "layer_types": ["full_attention", *["sliding_attention"] * 2, "full_attention"],
+            "mlp_layer_types": ["dense", *["sparse"] * 3],
+            "rope_parameters": {
+                kind: {
+                    "rope_type": "default",
+                    "rope_theta": theta,
+                    "partial_rotary_factor": 0.5,
+                }
+                for kind, theta in [("full_attention", 10000.0), ("sliding_attention", 500.0)]
+            },
+        },
+        served=checkpoints.mimo_v2,
+    ),
+    "ernie4_5_moe": Family(
+        "ernie4_5_moe",
+        {
+            **_MOE,
+            "moe_num_experts": 8,
+            "moe_k": 2,
+            "moe_num_shared_experts": 1,
+            "moe_layer_start_index": 1,
+            "moe_layer_end_index": 3,
+            "moe_layer_interval": 1,
+            "tie_word_embeddings": True,
+        },
+        without=("head_dim",),
+        native=("router_bias",),
+    ),
+    "hunyuan_moe": Family(
+        "hunyuan_v1_moe",
+        {
+            **_HUNYUAN,
+            **_MOE,
+            "intermediate_size": 32,  # transformers' experts have this size
+            "num_experts": 8,
+            "moe_topk": [2] * 4,
+            "num_shared_expert": [1] * 4,
+            "use_mixed_mlp_moe": True,
+        },
+        native=("rows_of_queries",),
+    ),
     "gpt_oss": Family(
         "gpt_oss",
         {"num_local_experts": 8, "num_experts_per_tok": 2, **_WINDOWS},
@@ -194,6 +283,18 @@ SPARSE = {
         "deepseek_v3",
         {**_MOE, **_MLA, **_NOAUX, "n_group": 2, "topk_group": 1},
         served=checkpoints.with_drafting_layer,
+    ),
+    "deepseek_v2": Family(
+        "deepseek_v2",
+        {
+            **_MOE,
+            **_MLA,
+            "topk_method": "group_limited_greedy",
+            "scoring_func": "softmax",
+            "n_group": 2,
+            "topk_group": 1,
+            "norm_topk_prob": False,
+        },
     ),
     "kimi_k2": Family(
         "deepseek_v3",
