@@ -46,7 +46,10 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="show all, and what they run")
     parser.add_argument("--models", type=Path, default=Path("build/shapes"), help="made if missing")
     parser.add_argument("--out", type=Path, default=Path("results/server"), help="of all")
-    arguments, more = parser.parse_known_args()
+    given = sys.argv[1:]
+    cut = given.index("--") if "--" in given else len(given)
+    arguments, more = parser.parse_known_args(given[:cut])
+    more += given[cut:]
     if arguments.list or arguments.name is None:
         for name in SETTINGS:
             print(f"{name}: {shlex.join(_flags(name, arguments.models, arguments.out))}")

@@ -54,6 +54,7 @@ def test_no_method_reads_a_value_back(
 def test_the_watch_would_notice(read: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "log"
     monkeypatch.setenv(no_sync_plugin.LOG, str(log))
+    monkeypatch.setattr(no_sync_plugin, "_written", set())
     for name in ("item", "tolist", "cpu", "numpy"):
         monkeypatch.setattr(torch.Tensor, name, getattr(torch.Tensor, name))
     no_sync_plugin.forbid_methods()
