@@ -18,7 +18,9 @@ from led_sglang.bench.load import LoadGenerator
 from led_sglang.bench.plan import Plan
 from led_sglang.bench.watch import ServerView
 
-_STEPS = 10
+_STEPS = 20
+# SGLang's name of a step that prefills.
+_PREFILL = "step[EXTEND"
 _SHOWN = 15
 # CUDA calls that make the host wait for the device.
 _SYNCHRONISES = re.compile(
@@ -58,12 +60,16 @@ def profile_arms(
     sections = [f"\n## Profile, batch {size}\n"]
     for arm in (plan.baseline, *plan.arms):
         traces = folder / "profile" / re.sub(r"\W+", "-", arm.name)
-        flags = ["--profile", "--profile-by-stage", "--profile-steps", str(_STEPS)]
+        flags = ["--profile", "--profile-steps", str(_STEPS)]
         flags += ["--profile-output-dir", str(traces.resolve())]
-        load.run(plan, arm, size, 1, server.url, server.model_path(), *flags)
-        found = sorted(traces.rglob("*DECODE*.json.gz"))
+        try:
+            load.run(plan, arm, size, 1, server.url, server.model_path(), *flags)
+        except BenchError:
+            server.info()  # a ServerError of its own where the server is gone
+            raise
+        found = sorted(traces.rglob("*.json.gz"))
         if not found:
-            raise BenchError(f"SGLang's profiler left no trace of decode steps in {traces}")
+            raise BenchError(f"SGLang's profiler left no trace in {traces}")
         profile = read_profile(found[-1])
         sections.append(profile_markdown(arm.name, profile, found[-1].relative_to(folder)))
     return "\n".join(sections)
@@ -77,6 +83,10 @@ def read_profile(path: Path) -> Profile:
     """
     with gzip.open(path, "rt", encoding="utf-8") as content:
         events = [e for e in json.load(content)["traceEvents"] if "dur" in e]
+    # Prefill comes first, of some requests beside the first decode steps of others.
+    prefills = [e["ts"] + e["dur"] for e in events if e["name"].startswith(_PREFILL)]
+    begin = max(prefills, default=0.0)
+    events = [e for e in events if e["ts"] >= begin]
     steps = sum(bool(_STEP.search(e["name"])) for e in events if e.get("cat") == "python_function")
     if steps == 0:
         raise BenchError(f"{path} holds no decode step")

@@ -283,6 +283,10 @@ def test_a_trace_becomes_times_per_step(tmp_path: Path) -> None:
     own = sorted(own_kernels())[0]
     step = "patches/sampling.py(165): forward"
     events = [
+        # Prefill, which is no decode step.
+        event("user_annotation", "step[EXTEND bs=2 toks=8]", -100, 90),
+        event("python_function", step, -90, 70),
+        event("kernel", "prefill", -90, 70),
         *(event("python_function", step, at, 90) for at in (0, 100)),
         event("python_function", "sglang/srt/layers/sampler.py(9): forward", 0, 90),
         event("python_function", "kernels/torch_impl.py(1): led_step", 0, 40),
