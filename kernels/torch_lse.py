@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -142,7 +143,22 @@ def matmul_fp32(x: Tensor, weight: Tensor, upcast: Tensor | None = None) -> Tens
     if _as_they_are(x, weight):
         return torch.mm(x, weight.t(), out_dtype=torch.float32)
     wide = weight.float() if upcast is None else upcast[: len(weight)].copy_(weight)
-    return x.float() @ wide.t()
+    with _bf16_products(x.dtype == weight.dtype == torch.bfloat16):
+        return x.float() @ wide.t()
+
+
+@contextmanager
+def _bf16_products(exact: bool) -> Iterator[None]:
+    """On a CPU, take fp32 factors as bf16 and sum in fp32: nothing is lost where that is what they
+    were, and processors with bf16 instructions multiply faster."""
+    matmul = torch.backends.mkldnn.matmul
+    before = matmul.fp32_precision
+    if exact:
+        matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
 
 
 def _as_they_are(x: Tensor, weight: Tensor) -> bool:
