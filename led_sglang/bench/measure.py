@@ -13,7 +13,6 @@ from led_sglang.bench.load import LoadGenerator
 from led_sglang.bench.numbers import Row, Run, row_of, run_of
 from led_sglang.bench.plan import Arm, Pair, Plan
 from led_sglang.bench.watch import PeakMemory, ServerView
-from led_sglang.client import ServerError
 
 RUNS = "runs.jsonl"
 
@@ -109,7 +108,7 @@ def run_plan(
             continue
         for arm in (plan.baseline, *plan.arms):
             _say(f"batch {size}: warming up {arm.name}")
-            measured.run(arm, size, 0)
+            measured.load(arm, size, 0)
         for pair in todo:
             runs = {a.name: measured.run(a, size, pair.repeat + 1) for a in plan.order(pair)}
             baseline, arm_run = runs[plan.baseline.name], runs[pair.arm.name]
@@ -130,19 +129,22 @@ class _Measured:
         self._plan, self._servers, self._load = plan, servers, load
         self._model = {name: server.model_path() for name, server in servers.items()}
 
+    def load(self, arm: Arm, batch_size: int, seed: int) -> dict[str, Any]:
+        """What `bench_serving` says about one run."""
+        server, model = self._servers[arm.server], self._model[arm.server]
+        try:
+            return self._load.run(self._plan, arm, batch_size, seed, server.url, model)
+        except BenchError:
+            server.info()  # a ServerError of its own where the server is gone
+            raise
+
     def run(self, arm: Arm, batch_size: int, seed: int) -> Run:
+        """One run and its numbers."""
         server = self._servers[arm.server]
         before = server.led_totals()
-        try:
-            with PeakMemory(server) as memory:
-                result = self._load.run(
-                    self._plan, arm, batch_size, seed, server.url, self._model[arm.server]
-                )
-            after = server.led_totals()
-        except (BenchError, ServerError) as error:
-            server.info()  # a ServerError of its own where the server is gone
-            raise error
-        return run_of(arm.name, result, before, after, memory.peak_mb)
+        with PeakMemory(server) as memory:
+            result = self.load(arm, batch_size, seed)
+        return run_of(arm.name, result, before, server.led_totals(), memory.peak_mb)
 
 
 def _say(text: str) -> None:
