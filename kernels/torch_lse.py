@@ -151,7 +151,7 @@ def matmul_fp32(x: Tensor, weight: Tensor, upcast: Tensor | None = None) -> Tens
 def _bf16_products(exact: bool) -> Iterator[None]:
     """On a CPU, take fp32 factors as bf16 and sum in fp32: nothing is lost where that is what they
     were, and processors with bf16 instructions multiply faster."""
-    matmul = torch.backends.mkldnn.matmul
+    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = matmul.fp32_precision
     if exact:
         matmul.fp32_precision = "bf16"
