@@ -93,7 +93,8 @@ def _minutes(file: Path, seconds: float) -> float:
 def _evaluate(model: Path, grid: str, run_dir: Path, limit: int) -> None:
     """`led-sglang eval` over a grid; the server offers every method there is."""
     server = ["--model-path", str(model), "--enable-samplers", ",".join(SAMPLERS)]
-    server += ["--max-running-requests", str(_CONCURRENCY)]
+    # float32: PyTorch's bfloat16 is slower on most CPUs.
+    server += ["--max-running-requests", str(_CONCURRENCY), "--dtype", "float32"]
     arguments = ["eval", "--launch", shlex.join(server), "--config", str(HERE / f"{grid}.yaml")]
     arguments += ["--limit", str(limit), "--run-dir", str(run_dir)]
     arguments += ["--concurrency", str(_CONCURRENCY), "--grade-workers", "1"]
@@ -106,6 +107,7 @@ def _analyse(model: Path, prompts: Path, out: Path) -> None:
     """`led-sglang analyze`: entropy and coverage of every layer."""
     arguments = ["analyze", "--model-path", str(model), "--prompts", str(prompts)]
     arguments += ["--out", str(out), "--max-new-tokens", "72", "--limit", str(_ANALYSED)]
+    arguments += ["--dtype", "float32"]
     _led_sglang(arguments, out.with_suffix(".log"))
 
 

@@ -122,8 +122,8 @@ def _head(results: Reproduction, runs: Mapping[str, Run]) -> list[str]:
         f"Written by `make reproduce-tiny` on {date.today().isoformat()}: {results.minutes:.0f} "
         f"minutes on {results.cores} CPU cores of {os.uname().machine}, {finished:,} of "
         f"{expected:,} samples. {problems} held-out problems, n = {grid['n']}, top_p "
-        f"{grid['top_p']:g}, top_k {grid['top_k']}, bfloat16; real SGLang servers. Everything "
-        "above the last section is computed from the run; the last one is what we make of ours.",
+        f"{grid['top_p']:g}, top_k {grid['top_k']}, served in float32 by real SGLang servers. "
+        "Everything above the last section is computed from the run; the last one is what we make of ours.",
     ]
 
 
