@@ -123,7 +123,8 @@ def _head(results: Reproduction, runs: Mapping[str, Run]) -> list[str]:
         f"minutes on {results.cores} CPU cores of {os.uname().machine}, {finished:,} of "
         f"{expected:,} samples. {problems} held-out problems, n = {grid['n']}, top_p "
         f"{grid['top_p']:g}, top_k {grid['top_k']}, served in float32 by real SGLang servers. "
-        "Everything above the last section is computed from the run; the last one is what we make of ours.",
+        "Everything above the last section is computed from the run; the last one is what we make "
+        "of ours.",
     ]
 
 
