@@ -25,8 +25,6 @@ class Capture:
 
 _STREAMS = "its layers pass on several residual streams, and none of them is h^l"
 _SPARSE = "the index of its sparse attention is a kernel of a GPU, and the tests have none"
-_RECURRENT = "SGLang runs its recurrent layers in Triton alone, and the tests have no GPU"
-_TRITON = "SGLang caps its logits in Triton alone, and the tests have no GPU"
 _IMAGES = "the tests send no images through a vision model"
 
 CAPTURES: dict[str, Capture] = {
@@ -37,7 +35,7 @@ CAPTURES: dict[str, Capture] = {
     "Qwen2MoeForCausalLM": Capture("eagle3"),
     "Qwen3ForCausalLM": Capture("dflash"),
     "Qwen3MoeForCausalLM": Capture("dflash"),
-    "Qwen3NextForCausalLM": Capture("dflash", _RECURRENT),
+    "Qwen3NextForCausalLM": Capture("dflash"),
     "DeepseekV2ForCausalLM": Capture("dflash"),
     "DeepseekV3ForCausalLM": Capture("dflash"),
     "DeepseekV32ForCausalLM": Capture("dflash", _SPARSE),
@@ -48,10 +46,10 @@ CAPTURES: dict[str, Capture] = {
     "MiMoV2FlashForCausalLM": Capture("dflash"),
     "MiMoV2ForCausalLM": Capture("dflash", "transformers has its text-only Flash variant alone"),
     "MiniMaxM2ForCausalLM": Capture("eagle3"),
-    "NemotronHForCausalLM": Capture("dflash", _RECURRENT),
+    "NemotronHForCausalLM": Capture("dflash"),
     "DeciLMForCausalLM": Capture("snapshot"),
     # The eagle3 setter of Gemma 3 hands out the branch without the residual.
-    "Gemma2ForCausalLM": Capture("layer_input", _TRITON),
+    "Gemma2ForCausalLM": Capture("layer_input"),
     "Gemma3ForCausalLM": Capture("layer_input"),
     "Exaone4ForCausalLM": Capture("boundary"),
     "Ernie4_5_ForCausalLM": Capture("layer_input"),

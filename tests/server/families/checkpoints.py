@@ -77,6 +77,12 @@ def kimi_k2(source: Path, target: Path) -> None:
     _rename(target, "KimiK2Config", "DeepseekV3Config", "kimi_k2", "DeepseekV3ForCausalLM")
 
 
+def gemma2(source: Path, target: Path) -> None:
+    """Gemma 2: published with its activation under two keys."""
+    shutil.copytree(source, target)
+    _edit(target, hidden_act="gelu_pytorch_tanh")
+
+
 def minimax_m2(source: Path, target: Path) -> None:
     """MiniMax-M2: keys that transformers takes for granted."""
     shutil.copytree(source, target)
@@ -87,6 +93,22 @@ def exaone4(source: Path, target: Path) -> None:
     """Exaone 4: which layers slide is published as a pattern of letters."""
     shutil.copytree(source, target)
     _edit(target, sliding_window_pattern="LG")
+
+
+def nemotron_h(source: Path, target: Path) -> None:
+    """Nemotron H: the kinds of its layers are published as letters."""
+    shutil.copytree(source, target)
+    config = json.loads((source / "config.json").read_text())
+    for key in ("layer_types", "layers_block_type", "mtp_layers_block_type"):
+        config.pop(key, None)
+    (target / "config.json").write_text(json.dumps(config))
+    _edit(target, hybrid_override_pattern="M*-M", mamba_n_groups=config["n_groups"])
+
+
+def qwen3_next(source: Path, target: Path) -> None:
+    """Qwen3-Next: published with the distance of its attention layers."""
+    shutil.copytree(source, target)
+    _edit(target, full_attention_interval=2)
 
 
 def mimo_v2(source: Path, target: Path) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from families.native_recurrences import gated_delta_net, mamba2
+
 
 def install(names: list[str]) -> None:
     """Replace operations, before the model is loaded.
@@ -101,10 +103,22 @@ def triton_attention() -> None:
     )
 
 
+def soft_cap() -> None:
+    """Gemma 2: the cap of the final logits is a Triton kernel."""
+
+    def cap(logits: Tensor, limit: float) -> Tensor:
+        return logits.copy_(limit * torch.tanh(logits / limit))
+
+    _module("layers.logits_processor").fused_softcap = cap
+
+
 REPLACEMENTS: dict[str, Callable[[], None]] = {
     "shared_expert_gate": shared_expert_gate,
     "query_key_norm": query_key_norm,
     "router_bias": router_bias,
     "rows_of_queries": rows_of_queries,
     "triton_attention": triton_attention,
+    "soft_cap": soft_cap,
+    "gated_delta_net": gated_delta_net,
+    "mamba2": mamba2,
 }

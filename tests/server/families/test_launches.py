@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from harness import serve, tail
 from launches import refused_launch
 from led_sglang.patches.families import CAPTURES
 
@@ -68,6 +69,17 @@ def test_refused_architecture(
     sentence = output.strip().splitlines()[-1]
     assert f"LED cannot capture the layers of {architecture}: {reason}; " in sentence
     assert "--sampler regular" in sentence
+
+
+def test_fewer_layers_than_the_preset_asks_for(model: Path) -> None:
+    with serve(model, "--max-running-requests", "4", "--max-total-tokens", "1024") as server:
+        assert "depth 8 clamped to the model's 4 layers" in tail(server.log, 100_000)
+        state = server.get("/server_info").json()["internal_states"][0]
+        assert state["led"]["settings"]["depth"] == 4
+        too_deep = {"custom_params": {"led": {"depth": 5}}}
+        answer = server.post("/generate", {"input_ids": [5, 6, 7], "sampling_params": too_deep})
+        assert answer.status_code == 400
+        assert "depth" in answer.text
 
 
 def test_more_depth_than_layers_is_refused(model: Path) -> None:

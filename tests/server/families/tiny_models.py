@@ -65,6 +65,10 @@ _SHARED_EXPERT = {**_MOE, "num_experts": 8, "shared_expert_intermediate_size": 3
 _NOAUX = {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
 
 
+# The CPU platform keeps no snapshots of recurrent states.
+_RECURRENT = ("--mamba-radix-cache-strategy", "no_buffer", "--disable-overlap-schedule")
+
+
 @dataclass(frozen=True)
 class Family:
     """One row of the proof.
@@ -159,6 +163,20 @@ DENSE = {
             "layers.3.self_attn.o_proj",
             "layers.3.mlp.down_proj",
         ),
+    ),
+    "gemma2": Family(
+        "gemma2",
+        {
+            "tie_word_embeddings": True,
+            "query_pre_attn_scalar": 16,
+            "final_logit_softcapping": 3.0,
+            # SGLang's torch attention caps nothing: a cap that does nothing either.
+            "attn_logit_softcapping": 1e5,
+            **_WINDOWS,
+        },
+        served=checkpoints.gemma2,
+        native=("soft_cap",),
+        led={"softcap": 3.0},
     ),
     "exaone4": Family(
         "exaone4",
@@ -278,6 +296,41 @@ SPARSE = {
             "attention_bias": True,
         },
         served=checkpoints.with_drafting_layer,
+    ),
+    "qwen3_next": Family(
+        "qwen3_next",
+        {
+            **_SHARED_EXPERT,
+            "decoder_sparse_step": 1,
+            "norm_topk_prob": True,
+            "partial_rotary_factor": 0.5,
+            # Three value heads a key head: SGLang splits the projection in torch.
+            "linear_num_value_heads": 6,
+            "linear_num_key_heads": 2,
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 16,
+            "linear_conv_kernel_dim": 4,
+            "layer_types": ["linear_attention", "full_attention"] * 2,
+        },
+        served=checkpoints.qwen3_next,
+        flags=_RECURRENT,
+        native=("shared_expert_gate", "gated_delta_net"),
+    ),
+    "nemotron_h": Family(
+        "nemotron_h",
+        {
+            "layers_block_type": ["mamba", "attention", "mlp", "mamba"],
+            "mamba_num_heads": 8,
+            "mamba_head_dim": 16,
+            "ssm_state_size": 16,
+            "n_groups": 2,
+            "conv_kernel": 4,
+            "chunk_size": 16,
+            "time_step_min": 1e-9,  # transformers' steps have a lower bound, SGLang's have none
+        },
+        served=checkpoints.nemotron_h,
+        flags=_RECURRENT,
+        native=("mamba2",),
     ),
     "deepseek_v3": Family(
         "deepseek_v3",

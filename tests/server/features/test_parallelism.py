@@ -1,0 +1,98 @@
+"""Experts and attention spread over two ranks: the same tokens as transformers on one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import parallel_plugin
+import pytest
+from extra_plugin import plugin_environment
+from families.proof import prompts as eight_prompts
+from families.tiny_models import SPARSE, write
+from harness import Server, serve
+from oracle import Oracle
+
+LED: dict[str, Any] = {"gate": "always", "depth": 4, "candidates": 8}
+GREEDY = {"temperature": 0, "max_new_tokens": 32, "ignore_eos": True}
+FLAGS = (
+    *("--dtype", "float32", "--led-think-only", "false", "--tp", "2"),
+    *("--max-running-requests", "16", "--max-total-tokens", "4096"),
+)
+ATTENTION_DP = ("--dp", "2", "--enable-dp-attention", "--enable-dp-lm-head")
+SERVERS = {
+    "experts": ("--ep-size", "2"),
+    "attention": ATTENTION_DP,
+    "both": (*ATTENTION_DP, "--ep-size", "2"),
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(SPARSE["qwen3_moe"], tmp_path_factory.mktemp("models"))[0]
+
+
+@pytest.fixture(scope="module")
+def oracle(model: Path) -> Oracle:
+    return Oracle(model)
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(
+    request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("plugin")
+    environment = plugin_environment(folder, Path(parallel_plugin.__file__))
+    environment["SGLANG_CPU_OMP_THREADS_BIND"] = "0|1"
+    flags = (*FLAGS, "--enable-samplers", "led,dola", *SERVERS[request.param])
+    with serve(model, *flags, env=environment) as running:
+        running.parallel = request.param  # type: ignore[attr-defined]
+        yield running
+
+
+def check(oracle: Oracle, prompt: list[int], answer: dict[str, Any]) -> None:
+    """Every token is the reference's, and plain decoding's would not have passed."""
+    tokens = answer["output_ids"]
+    assert len(tokens) == GREEDY["max_new_tokens"]
+    verdict = oracle.check_greedy(prompt, tokens, [True] * len(tokens), **LED)
+    assert not verdict.differences, verdict.differences[:4]
+    assert verdict.near_ties <= 1
+    plain = oracle.check_greedy(prompt, tokens, [True] * len(tokens), **LED | {"gate": "never"})
+    assert plain.differences
+    assert answer["meta_info"]["led"]["explored_tokens"] == len(tokens)
+
+
+def ask(server: Server, prompt: list[int], rank: int | None, custom: Any) -> dict[str, Any]:
+    body = {"input_ids": prompt, "sampling_params": {**GREEDY, "custom_params": custom}}
+    if rank is not None:
+        body["routed_dp_rank"] = rank
+    response = server.post("/generate", body)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def test_is_parallel_as_asked(server: Server) -> None:
+    info = server.get("/server_info").json()
+    name = server.parallel  # type: ignore[attr-defined]
+    assert info["ep_size"] == (1 if name == "attention" else 2)
+    assert info["enable_dp_attention"] == (name != "experts")
+    assert len(info["internal_states"]) == (1 if name == "experts" else 2)
+
+
+def test_eight_at_once(server: Server, oracle: Oracle) -> None:
+    asked = eight_prompts()
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda ids: ask(server, ids, None, {"led": LED}), asked))
+    for ids, answer in zip(asked, answers, strict=True):
+        check(oracle, ids, answer)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_other_rank_idle(server: Server, oracle: Oracle, rank: int) -> None:
+    if server.parallel == "experts":  # type: ignore[attr-defined]
+        pytest.skip("its ranks share their requests")
+    ids = eight_prompts()[rank]
+    check(oracle, ids, ask(server, ids, rank, {"led": LED}))
