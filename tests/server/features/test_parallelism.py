@@ -22,6 +22,7 @@ FLAGS = (
     *("--max-running-requests", "16", "--max-total-tokens", "4096"),
 )
 ATTENTION_DP = ("--dp", "2", "--enable-dp-attention", "--enable-dp-lm-head")
+DOLA_PROMPTS = eight_prompts()[:4]
 SERVERS = {
     "experts": ("--ep-size", "2"),
     "attention": ATTENTION_DP,
@@ -37,6 +38,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def oracle(model: Path) -> Oracle:
     return Oracle(model)
+
+
+@pytest.fixture(scope="module")
+def dola_on_one_rank(model: Path) -> list[list[int]]:
+    """Tokens of a server that test_dola_on_server.py's oracle knows to be right."""
+    flags = ("--dtype", "float32", "--enable-samplers", "led,dola", "--led-think-only", "false")
+    with serve(model, *flags, "--max-total-tokens", "4096") as server:
+        return [ask(server, ids, None, {"sampler": "dola"})["output_ids"] for ids in DOLA_PROMPTS]
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -96,3 +105,13 @@ def test_other_rank_idle(server: Server, oracle: Oracle, rank: int) -> None:
         pytest.skip("its ranks share their requests")
     ids = eight_prompts()[rank]
     check(oracle, ids, ask(server, ids, rank, {"led": LED}))
+
+
+def test_dola(server: Server, dola_on_one_rank: list[list[int]]) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(
+            pool.map(lambda ids: ask(server, ids, None, {"sampler": "dola"}), DOLA_PROMPTS)
+        )
+    assert [answer["output_ids"] for answer in answers] == dola_on_one_rank
+    plain = [ask(server, ids, None, {"sampler": "regular"})["output_ids"] for ids in DOLA_PROMPTS]
+    assert plain != dola_on_one_rank
