@@ -278,3 +278,18 @@ def test_bad_parameters_are_400_and_name_the_key(
     response = server.post("/generate", body)
     assert response.status_code == 400
     assert named in response.text
+
+
+@pytest.mark.parametrize("sampler", METHODS)
+def test_sessions_are_refused(server: Server, prompts: list[Sequence[int]], sampler: str) -> None:
+    session = server.post("/open_session", {"capacity_of_str_len": 4096}).json()
+    body = {
+        "input_ids": list(prompts[0]),
+        "session_params": {"id": session, "rid": None},
+        "sampling_params": SAMPLING | {"custom_params": {"sampler": sampler}},
+    }
+    answer = server.post("/generate", body)
+    assert answer.status_code == 400
+    assert "session_params do not go with sampler" in answer.text
+    assert sampler in answer.text
+    server.post("/close_session", {"session_id": session})
