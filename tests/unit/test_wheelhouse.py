@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -10,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.wheelhouse import CHECKSUMS, pack, sha256
+# By its path: with the checkout on sys.path, `kernels` would be ours and not PyPI's.
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "wheelhouse.py"
+spec = importlib.util.spec_from_file_location("wheelhouse", SCRIPT)
+assert spec is not None
+assert spec.loader is not None
+wheelhouse = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(wheelhouse)
+CHECKSUMS, pack, sha256 = wheelhouse.CHECKSUMS, wheelhouse.pack, wheelhouse.sha256
 
 PART = 1000
 

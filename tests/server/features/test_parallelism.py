@@ -99,11 +99,11 @@ def test_eight_at_once(server: Server, oracle: Oracle) -> None:
         check(oracle, ids, answer)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_other_rank_idle(server: Server, oracle: Oracle, rank: int) -> None:
-    if server.parallel == "experts":  # type: ignore[attr-defined]
-        pytest.skip("its ranks share their requests")
-    ids = eight_prompts()[rank]
+@pytest.mark.parametrize("number", [0, 1])
+def test_one_alone(server: Server, oracle: Oracle, number: int) -> None:
+    """With attention data parallelism the other rank is idle; expert ranks share a request."""
+    rank = None if server.parallel == "experts" else number  # type: ignore[attr-defined]
+    ids = eight_prompts()[number]
     check(oracle, ids, ask(server, ids, rank, {"led": LED}))
 
 
