@@ -25,6 +25,7 @@ class Capture:
 
 _STREAMS = "its layers pass on several residual streams, and none of them is h^l"
 _SPARSE = "the index of its sparse attention is a kernel of a GPU, and the tests have none"
+_RECURRENT = "SGLang runs its recurrent layers on a GPU alone; compared with a stand-in for them"
 _IMAGES = "the tests send no images through a vision model"
 
 CAPTURES: dict[str, Capture] = {
@@ -35,7 +36,7 @@ CAPTURES: dict[str, Capture] = {
     "Qwen2MoeForCausalLM": Capture("eagle3"),
     "Qwen3ForCausalLM": Capture("dflash"),
     "Qwen3MoeForCausalLM": Capture("dflash"),
-    "Qwen3NextForCausalLM": Capture("dflash"),
+    "Qwen3NextForCausalLM": Capture("dflash", _RECURRENT),
     "DeepseekV2ForCausalLM": Capture("dflash"),
     "DeepseekV3ForCausalLM": Capture("dflash"),
     "DeepseekV32ForCausalLM": Capture("dflash", _SPARSE),
@@ -46,7 +47,7 @@ CAPTURES: dict[str, Capture] = {
     "MiMoV2FlashForCausalLM": Capture("dflash"),
     "MiMoV2ForCausalLM": Capture("dflash", "transformers has its text-only Flash variant alone"),
     "MiniMaxM2ForCausalLM": Capture("eagle3"),
-    "NemotronHForCausalLM": Capture("dflash"),
+    "NemotronHForCausalLM": Capture("dflash", _RECURRENT),
     "DeciLMForCausalLM": Capture("snapshot"),
     # The eagle3 setter of Gemma 3 hands out the branch without the residual.
     "Gemma2ForCausalLM": Capture("layer_input"),
