@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from harness import Server, serve
 
+pytestmark = pytest.mark.served_models("tied", "trained")
+
 SGLANG = str(Path(sys.executable).with_name("sglang"))
 SAMPLING = {"temperature": 0, "max_new_tokens": 16, "ignore_eos": True}
 
@@ -58,8 +60,6 @@ def test_config_file(
 ENGINE = """
 import json, sys
 import sglang
-
-pytestmark = pytest.mark.served_models("tied", "trained")
 
 if __name__ == "__main__":
     engine = sglang.Engine(model_path=sys.argv[1], sampling_backend="led", device="cpu")
