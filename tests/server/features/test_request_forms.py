@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -132,26 +131,36 @@ def test_abort_spares_the_others(
     server: Server, oracle: Oracle, prompts: list[Sequence[int]]
 ) -> None:
     """Half of a running batch is aborted: partial answers are prefixes, the rest is whole."""
-    body = {
-        "rid": [f"abort-{i}" for i in range(6)],
-        "input_ids": [list(prompt) for prompt in prompts[:6]],
-        "sampling_params": GREEDY | {"max_new_tokens": 150, "custom_params": {"led": ALWAYS}},
-    }
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(server.post, "/generate", body)
-        time.sleep(1.0)
-        for i in (0, 2, 4):
-            assert server.post("/abort_request", {"rid": f"abort-{i}"}).status_code == 200
-        answers = running.result().json()
-    for i, answer in enumerate(answers):
-        tokens = answer["output_ids"]
+    seen_before_abort = 60
+
+    def answer(i: int) -> dict[str, Any]:
+        aborted = i % 2 == 0
+        body = {
+            "rid": f"abort-{i}",
+            "input_ids": list(prompts[i]),
+            "stream": True,
+            # Long enough that no machine ends it before the abort arrives.
+            "sampling_params": GREEDY
+            | {"max_new_tokens": 400 if aborted else 150, "custom_params": {"led": ALWAYS}},
+        }
+        for event in events(server, "/generate", body):
+            if aborted and len(event["output_ids"]) >= seen_before_abort:
+                assert server.post("/abort_request", {"rid": f"abort-{i}"}).status_code == 200
+                aborted = False
+        return event
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(answer, range(6)))
+    told_apart = [0, 0]  # aborted, whole: summed, as one aborted answer may be too short
+    for i, last in enumerate(answers):
+        tokens = last["output_ids"]
         if i % 2:
             assert len(tokens) == 150
         else:
-            assert answer["meta_info"]["finish_reason"]["type"] == "abort"
-            assert len(tokens) < 150
-        if len(tokens) > 20:
-            assert_led_tokens(oracle, prompts[i], tokens)
+            assert last["meta_info"]["finish_reason"]["type"] == "abort"
+            assert seen_before_abort <= len(tokens) < 400
+        told_apart[i % 2] += compare_led_tokens(oracle, prompts[i], tokens)
+    assert min(told_apart) > 0
 
 
 def test_session(server: Server, oracle: Oracle, prompts: list[Sequence[int]]) -> None:
