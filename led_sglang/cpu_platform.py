@@ -36,9 +36,10 @@ def _platform_class() -> type:
 
         def init_backend(self) -> None:
             # Called where the model runs.
-            from led_sglang.patches import cpu_attention
+            from led_sglang.patches import cpu_attention, cpu_operations
 
             cpu_attention.install()
+            cpu_operations.install()
 
         # /start_profile asks an out-of-tree platform for these.
         def get_torch_profiler_activity_str(self) -> str:

@@ -25,7 +25,11 @@ GATHERED_NUMBERS = 1 << 19
 
 
 def install() -> None:
-    """Make `--attention-backend torch_native` mean this backend, in this process."""
+    """Make `--attention-backend torch_native` and `triton` mean this backend, in this process.
+
+    Triton has no CPU, and some launches (Exaone 4 with windows) accept the names of a GPU's
+    backends alone.
+    """
     from sglang.srt.models.deepseek_common.attention_backend_handler import (
         AttentionBackendRegistry,
     )
@@ -33,7 +37,8 @@ def install() -> None:
         AttnForwardMethod,
     )
 
-    register_attention_backend("torch_native")(BatchedTorchAttention)
+    for name in ("torch_native", "triton"):
+        register_attention_backend(name)(BatchedTorchAttention)
     # Keys and values are read from the cache, where latent attention keeps neither.
     AttentionBackendRegistry.register("torch_native", lambda *_: AttnForwardMethod.MLA)
 

@@ -21,6 +21,11 @@ OF_THE_CPU_PLATFORM = {
     "sglang.srt.platforms.interface.SRTPlatform",
     f"{DEEPSEEK}.attention_backend_handler.AttentionBackendRegistry",
     f"{DEEPSEEK}.attention_forward_methods.forward_methods.AttnForwardMethod",
+    "sglang.srt.layers.logits_processor",
+    "sglang.srt.layers.moe.topk",
+    "sglang.srt.models.hunyuan",
+    "sglang.srt.models.minimax_m2",
+    "sglang.srt.models.qwen2_moe",
 }
 # Extra HTTP workers alone import it, and none of them starts without it; every other process would
 # pay seconds for the check.

@@ -1,4 +1,8 @@
-"""Plain torch in place of Triton's recurrences: gated delta nets and Mamba 2, token by token."""
+"""Plain torch in place of Triton's recurrences: gated delta nets and Mamba 2, token by token.
+
+A family names what it needs (`Family.native`); everything else is SGLang's on the CPU platform.
+Where the streams of a layer are read has nothing to do with how these are computed.
+"""
 
 from __future__ import annotations
 
@@ -214,3 +218,16 @@ def mamba2() -> None:
     mamba.mamba_chunk_scan_combined, mamba.selective_state_update = prompts, tokens
     norm = importlib.import_module("sglang.srt.layers.attention.mamba.mixer2_rms_norm_gated")
     norm.Mixer2RMSNormGated.forward_cuda = norm.Mixer2RMSNormGated.forward_native
+
+
+REPLACEMENTS = {"gated_delta_net": gated_delta_net, "mamba2": mamba2}
+
+
+def install(names: list[str]) -> None:
+    """Replace recurrences, before the model is loaded.
+
+    Raises:
+        KeyError: a name that is none of `REPLACEMENTS`.
+    """
+    for name in names:
+        REPLACEMENTS[name]()

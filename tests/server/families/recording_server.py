@@ -1,8 +1,8 @@
 """`led-sglang serve` for tests: its first rank writes what each forward captures to a folder.
 
 LED_TEST_RECORD names the folder. Each forward leaves a file: `hidden` [rows, C*H], and of each row
-the request's slot and its length; `decode` tells decode steps. LED_TEST_NATIVE names the operations
-that plain torch replaces (native_layers.py).
+the request's slot and its length; `decode` tells decode steps. LED_TEST_NATIVE names the
+recurrences that plain torch replaces (native_recurrences.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 from sglang.srt.runtime_context import get_parallel
 
-from families import native_layers
+from families import native_recurrences
 from led_sglang.cli import main
 
 _FOLDER = Path(os.environ["LED_TEST_RECORD"])
@@ -41,5 +41,5 @@ if __name__ == "__main__":
     HookRegistry.register(
         "sglang.srt.model_executor.model_runner.ModelRunner.forward", _record, HookType.AFTER
     )
-    native_layers.install(os.environ["LED_TEST_NATIVE"].split())
+    native_recurrences.install(os.environ["LED_TEST_NATIVE"].split())
     sys.exit(main())

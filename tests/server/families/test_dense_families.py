@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from families.dense import DENSE
 from families.proof import check, prove
-from families.tiny_models import DENSE
 
 
 @pytest.mark.parametrize("family", DENSE)

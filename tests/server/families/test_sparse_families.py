@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from families.proof import check, prove
-from families.tiny_models import SPARSE
+from families.sparse import SPARSE
 
 
 @pytest.mark.parametrize("family", SPARSE)

@@ -11,7 +11,8 @@ import parallel_plugin
 import pytest
 from extra_plugin import plugin_environment
 from families.proof import prompts as eight_prompts
-from families.tiny_models import SPARSE, write
+from families.sparse import SPARSE
+from families.tiny_models import write
 from harness import Server, serve
 from oracle import Oracle
 

@@ -1,0 +1,71 @@
+"""The dense families, by name."""
+
+from __future__ import annotations
+
+from families import checkpoints
+from families.tiny_models import HUNYUAN_ATTENTION, WINDOWS, Family
+
+DENSE = {
+    "llama": Family("llama"),
+    "mistral": Family("mistral", {"sliding_window": None}),
+    "phi3": Family("phi3", without=("head_dim",)),
+    "qwen2": Family("qwen2", {"tie_word_embeddings": True}, without=("head_dim",)),
+    "qwen3": Family("qwen3"),
+    "mimo": Family("qwen2", without=("head_dim",), served=checkpoints.mimo),
+    "glm4": Family("glm4", {"attention_bias": True, "partial_rotary_factor": 0.5}),
+    "gemma3": Family(
+        "gemma3_text", {"tie_word_embeddings": True, "query_pre_attn_scalar": 16, **WINDOWS}
+    ),
+    "ernie4_5": Family("ernie4_5", {"tie_word_embeddings": True}, served=checkpoints.ernie),
+    "ernie4_5_hf": Family("ernie4_5", {"tie_word_embeddings": True}),
+    "seed_oss": Family("seed_oss"),
+    "nemotron_nas": Family(
+        "llama",
+        {"intermediate_size": 256},
+        served=checkpoints.nemotron_nas,
+        zero=(
+            "layers.1.self_attn.o_proj",
+            "layers.2.mlp.down_proj",
+            "layers.3.self_attn.o_proj",
+            "layers.3.mlp.down_proj",
+        ),
+    ),
+    "gemma2": Family(
+        "gemma2",
+        {
+            "tie_word_embeddings": True,
+            "query_pre_attn_scalar": 16,
+            "final_logit_softcapping": 3.0,
+            # SGLang's torch attention caps nothing: a cap that does nothing either.
+            "attn_logit_softcapping": 1e5,
+            **WINDOWS,
+        },
+        served=checkpoints.gemma2,
+        led={"softcap": 3.0},
+    ),
+    "exaone4": Family(
+        "exaone4",
+        {
+            # What SGLang takes whatever the configuration says.
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+            "rms_norm_eps": 1e-6,
+            "sliding_window_pattern": 2,
+            **WINDOWS,
+        },
+        served=checkpoints.exaone4,
+        # The launch of a model with windows takes a name of a GPU's backends alone.
+        flags=("--attention-backend", "triton"),
+    ),
+    "hunyuan": Family("hunyuan_v1_dense", {"tie_word_embeddings": True, **HUNYUAN_ATTENTION}),
+    "granite": Family(
+        "granite",
+        {
+            "logits_scaling": 4.0,
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.5,
+            "attention_multiplier": 0.2,
+        },
+        without=("head_dim",),
+        led={"logit_scale": 0.25},
+    ),
+}
