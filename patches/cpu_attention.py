@@ -39,8 +39,8 @@ def install() -> None:
 
     for name in ("torch_native", "triton"):
         register_attention_backend(name)(BatchedTorchAttention)
-    # Keys and values are read from the cache, where latent attention keeps neither.
-    AttentionBackendRegistry.register("torch_native", lambda *_: AttnForwardMethod.MLA)
+        # Keys and values are read from the cache, where latent attention keeps neither.
+        AttentionBackendRegistry.register(name, lambda *_: AttnForwardMethod.MLA)
 
 
 @dataclass
