@@ -94,7 +94,7 @@ def _with_a_row_per_token(attention: Any) -> Any:
     A forward without a graph would take the heads beyond the number of tokens for padding.
     """
 
-    class Attention(attention):  # type: ignore[misc]
+    class Attention(attention):
         def forward(self, q: Tensor, k: Tensor, v: Tensor, *rest: Any, **named: Any) -> Tensor:
             q, k = q.reshape(len(v), -1), k.reshape(len(v), -1)
             output: Tensor = super().forward(q, k, v, *rest, **named)
