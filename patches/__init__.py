@@ -2,8 +2,9 @@
 
 `touched.py` lists every symbol; the other files hold the hooks by what they are for: launch
 (`launch`, `server_args`, `compatibility`, `http_worker`), captured layers (`capture`,
-`graph_buffer`), per-row state (`batch_state`), soft inputs (`embedding`), the sampling step
-(`sampling`, `lm_head`, `kernel_path`), requests (`requests`), statistics (`statistics`).
+`graph_buffer`), per-row state (`batch_state`), soft inputs (`embedding`), what a step needs of the
+loaded model (`binding`, `lm_head`, `kernel_path`), the sampling step (`sampling`), requests
+(`requests`), statistics (`statistics`).
 """
 
 from __future__ import annotations

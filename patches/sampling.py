@@ -6,36 +6,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from led_sglang.patches.batch_state import (
-    STEP_ATTRIBUTE,
-    PhaseTracker,
-    StepInputs,
-    automaton_of,
-    table_of,
-)
+from led_sglang.patches.batch_state import STEP_ATTRIBUTE, StepInputs, automaton_of, table_of
+from led_sglang.patches.binding import Binding, bind
 from led_sglang.patches.embedding import SoftInputs
 from led_sglang.patches.hooks import hook
-from led_sglang.patches.kernel_path import RankGather, choose
-from led_sglang.patches.lm_head import final_norm, lm_head_shard
 from led_sglang.patches.server_args import settings_or_none
 from led_sglang.patches.statistics import DeviceStatistics
 from sglang.srt.layers.logprob_processor import OutputLogprobProcessor
 from sglang.srt.layers.sampler import Sampler
-from sglang.srt.runtime_context import get_device, get_exec, get_parallel
+from sglang.srt.runtime_context import get_exec, get_parallel
 from torch import Tensor
 
-from led_sglang.randomness import NoiseSource, seeded_pick
+from led_sglang.randomness import seeded_pick
 from led_sglang.samplers import (
     LOGITS_METHODS,
     METHODS,
     LogitsContext,
-    ModelView,
     Picks,
     RowTable,
     SoftState,
     StepContext,
 )
-from led_sglang.settings import LaunchRefused
 
 
 @dataclass
@@ -45,8 +36,8 @@ class _Step:
     inputs: StepInputs
     table: RowTable
     positions: Tensor
-    states: Tensor | None
     logits_output: Any
+    states: Tensor = field(init=False)  # [B] int64, where the think phase is tracked
     picks: list[Picks] = field(default_factory=list)
 
 
@@ -77,20 +68,16 @@ class LedSampler(Sampler):
     log-probabilities are looked up and ranks are synchronised.
     """
 
+    _bound: Binding  # set by `bind`
+
     def __init__(self) -> None:
         super().__init__()
         settings = settings_or_none()
         assert settings is not None, "the sampler factory checks this"
-        # Through __dict__: these hold modules of the model, which must not become submodules.
-        self.__dict__["automaton"] = automaton_of(settings)
-        self.__dict__["_settings"] = settings
-        self.__dict__["_model_view"] = None
-        self.__dict__["_place_of"] = None
-        self.__dict__["_think_end"] = None
-        self.__dict__["_tracker"] = None
-        self.__dict__["_noise"] = None
-        self.__dict__["_step"] = None
-        self.__dict__["soft_inputs"] = None
+        self.automaton = automaton_of(settings)
+        self.soft_inputs: SoftInputs | None = None
+        self._settings = settings
+        self._step: _Step | None = None
         self.output_logprob_processor = _OutputLogprobs(self)
         # The backend SGLang would have chosen; `led` itself means nothing to the built-in code.
         self._backend = _built_in_backend(self.enable_deterministic)
@@ -101,45 +88,7 @@ class LedSampler(Sampler):
         Raises:
             LaunchRefused: the model lacks a part LED needs.
         """
-        model = model_runner.model
-        device = torch.device(model_runner.device)
-        try:
-            head, norm = lm_head_shard(model), final_norm(model)
-        except AttributeError as error:
-            raise LaunchRefused(
-                f"LED cannot use the LM head of {type(model).__name__} ({error}); serve another "
-                "model, or start without LED (--sampler regular)"
-            ) from None
-        ranks = torch.distributed.get_world_size(self.tp_sync_group)
-        gather = RankGather(self.tp_sync_group) if ranks > 1 else None
-        # fp32 like all that ranks exchange; exact for any vocabulary
-        width = torch.tensor([[float(head.valid)]], device=device)
-        widths = gather(width) if gather is not None else width
-        self.__dict__["_model_view"] = ModelView(
-            head, norm, gather, tuple(int(w) for w in widths.flatten().tolist())
-        )
-        place_of = torch.zeros(self._settings.num_layers + 1, dtype=torch.int64)
-        for place, layer in enumerate(self._settings.captured):
-            place_of[layer] = place
-        self.__dict__["_place_of"] = place_of.to(device)
-        choose(head, model_runner, self._settings, self.tp_sync_group)
-        # Ranks on other machines resolved a seed of their own: the first rank's counts.
-        seed = torch.tensor([get_device().random_seed], dtype=torch.int64, device=device)
-        if ranks > 1:
-            torch.distributed.broadcast(seed, group=self.tp_sync_group, group_src=0)
-        parallel = get_parallel()
-        # Replicas (--dp) count in dp_rank, groups of attention data parallelism in attn_dp_rank.
-        replica = parallel.attn_dp_rank + (parallel.dp_rank or 0)
-        self.__dict__["_noise"] = NoiseSource(int(seed), replica, device)
-        end = torch.tensor(self._settings.think_end_ids, dtype=torch.int64)
-        self.__dict__["_think_end"] = end.to(device)
-        if self.automaton is not None:
-            self.__dict__["_tracker"] = PhaseTracker(
-                self.automaton,
-                model_runner.req_to_token_pool.req_to_token.shape[0],
-                model_runner.model_config.vocab_size,
-                device,
-            )
+        self._bound = bind(model_runner, self._settings, self.automaton, self.tp_sync_group)
 
     def install_soft_inputs(self, model_runner: Any) -> None:
         """Make the model read mixtures, where a soft method is enabled; before graphs are captured.
@@ -150,17 +99,17 @@ class LedSampler(Sampler):
         if self._settings.uses_soft:
             slots = model_runner.req_to_token_pool.req_to_token.shape[0]
             state = SoftState.allocate(slots, model_runner.device)
-            self.__dict__["soft_inputs"] = SoftInputs(model_runner.model, state)
+            self.soft_inputs = SoftInputs(model_runner.model, state)
 
     def reshape(self, logits_output: Any, sampling_info: Any) -> None:
         """Let the methods that change logits do so, before penalties, grammar and temperature."""
         table = table_of(sampling_info)
         if table is None or not len(table.rows):
             return
-        logits = logits_output.next_token_logits
+        logits, bound = logits_output.next_token_logits, self._bound
         for method in LOGITS_METHODS.serving(table.samplers):
             captured = self._captured(logits_output, logits)
-            method.reshape(LogitsContext(logits, captured, self._place_of, table, self._model_view))
+            method.reshape(LogitsContext(logits, captured, bound.place_of, table, bound.model))
 
     def forward(
         self,
@@ -176,7 +125,7 @@ class LedSampler(Sampler):
         table = table_of(sampling_info)
         if table is not None and len(table.rows):
             inputs = getattr(sampling_info, STEP_ATTRIBUTE)
-            self.__dict__["_step"] = _Step(inputs, table, positions, None, logits_output)
+            self._step = _Step(inputs, table, positions, logits_output)
         try:
             token_ids = super().forward(
                 logits_output,
@@ -188,10 +137,10 @@ class LedSampler(Sampler):
                 logprob_logits=logprob_logits,
             )
             step = self._step
-            if step is not None and self._tracker is not None:
-                self._tracker.finish(step.inputs, step.states, token_ids)
+            if step is not None and (tracker := self._bound.tracker) is not None:
+                tracker.finish(step.inputs, step.states, token_ids)
         finally:
-            self.__dict__["_step"] = None
+            self._step = None
         return token_ids
 
     def _preprocess_logits(self, logits: Tensor, sampling_info: Any) -> Tensor:
@@ -202,9 +151,9 @@ class LedSampler(Sampler):
         return logits
 
     def _decide(self, step: _Step, logits: Tensor, sampling_info: Any) -> None:
-        table = step.table
-        if self._tracker is not None:
-            step.states, thinking, phases = self._tracker.begin(step.inputs)
+        table, bound, tracker = step.table, self._bound, self._bound.tracker
+        if tracker is not None:
+            step.states, thinking, phases = tracker.begin(step.inputs)
         else:
             thinking = torch.ones_like(table.has_seed)
             phases = torch.ones_like(step.positions)
@@ -213,10 +162,7 @@ class LedSampler(Sampler):
             soft.check_applied()
 
         def thinks_after(token_ids: Tensor) -> Tensor:
-            if self._tracker is None:
-                return thinking
-            after: Tensor = self._tracker.thinks_after(step.states, token_ids)
-            return after
+            return thinking if tracker is None else tracker.thinks_after(step.states, token_ids)
 
         context = StepContext(
             logits=logits,
@@ -227,10 +173,10 @@ class LedSampler(Sampler):
             thinking=thinking,
             phases=phases,
             thinks_after=thinks_after,
-            think_end=self._think_end,
+            think_end=bound.think_end,
             table=table,
-            model=self._model_view,
-            noise=self._noise,
+            model=bound.model,
+            noise=bound.noise,
             soft=soft.state if soft is not None else None,
         )
         step.picks = [method.step(context) for method in METHODS.serving(table.samplers)]
