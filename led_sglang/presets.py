@@ -15,6 +15,8 @@ from typing import Any, cast
 import yaml
 
 _FALLBACK = "default"
+# A grid of `led-sglang eval` beside the families.
+_NO_FAMILY = "ablations.yaml"
 _KEYS = ("name", "match", "think_start", "think_end", "depth", "candidates", "sampling", "notes")
 _MATCH_KEYS = ("model_type", "name")
 _SAMPLING_KEYS = ("temperature", "top_p", "top_k")
@@ -67,7 +69,7 @@ def load_presets() -> tuple[Preset, ...]:
     presets = [
         parse_preset(file.name, file.read_text(encoding="utf-8"))
         for file in resources.files("led_sglang.configs").iterdir()
-        if file.name.endswith(".yaml")
+        if file.name.endswith(".yaml") and file.name != _NO_FAMILY
     ]
     if not any(preset.name == _FALLBACK for preset in presets):
         raise ValueError(f"the folder of presets has no {_FALLBACK}.yaml")

@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument("--attempts", type=_positive, default=8, help="tries of a request")
     server.add_argument("--request-timeout", type=float, default=7200.0, metavar="SECONDS")
     grid = parser.add_argument_group("what is measured (flags override the grid file)")
-    grid.add_argument("--config", metavar="GRID", help="paper, quick, or a YAML file")
+    grid.add_argument("--config", metavar="GRID", help="paper, quick, ablations, or a YAML file")
     grid.add_argument("--tasks", type=_names, metavar="A,B", help="names or YAML files")
     grid.add_argument("--data", type=_data, action="append", metavar="TASK=FILE.jsonl")
     grid.add_argument("--samplers", type=_names, metavar="A,B", help="the first is the baseline")

@@ -66,13 +66,15 @@ class Grid:
 
 
 _KEYS = tuple(field.name for field in fields(Grid))
+# Files of the package `led_sglang.configs`, by the names that `--config` takes.
+SHIPPED = {"paper": "eval/paper.yaml", "quick": "eval/quick.yaml", "ablations": "ablations.yaml"}
 
 
 def read_grid(name: str) -> dict[str, Any]:
-    """Keys of a grid file, by path or by the name of a shipped one (`paper`, `quick`)."""
+    """Keys of a grid file, by path or by the name of a shipped one, see `SHIPPED`."""
     path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
-        path = Path(str(resources.files("led_sglang.configs"))) / "eval" / f"{name}.yaml"
+    if name in SHIPPED:
+        path = Path(str(resources.files("led_sglang.configs"))) / SHIPPED[name]
     try:
         keys = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:

@@ -29,6 +29,19 @@ def test_shipped_grids_are_good() -> None:
         *("regular", "led", "dola", "soft-thinking", "soft-thinking-gumbel"),
     ]
     assert make_grid(read_grid("quick"), "quick").limit == 8
+    ablations = make_grid(read_grid("ablations"), "ablations").samplers
+    assert {spec.label: spec.params for spec in ablations if spec.name == "led"} == {
+        "led": {},
+        # the rows of the paper's Table 3
+        "without-think-only": {"think_only": False},
+        "with-final-norm": {"final_norm": True},
+        "with-layer-normalization": {"normalize_layers": True},
+        "always-explore": {"gate": "always"},
+        # ours
+        "never-explore": {"gate": "never"},
+        "top20-nucleus": {"candidates": 20, "candidate_top_p": 0.95},
+        "release": {"preset": "release"},
+    }
 
 
 def test_a_grid_survives_json() -> None:
