@@ -20,6 +20,12 @@ fail() {
 
 [ -f "$parts/SHA256SUMS" ] || fail "$parts holds no SHA256SUMS: is it the folder of the parts?"
 
+python=${PYTHON:-python3}
+wanted=$(cat "$parts/PYTHON_VERSION") || fail "PYTHON_VERSION is missing: copy it again"
+found=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+[ "$found" = "$wanted" ] ||
+    fail "the wheels are for Python $wanted and $python is $found: set PYTHON to a $wanted"
+
 # Every file of the list that is a part, before anything is built from it.
 rm -rf "$wheels"
 mkdir -p "$wheels"
@@ -46,7 +52,7 @@ while read -r sum name; do
     fi
 done <"$parts/SHA256SUMS"
 
-"${PYTHON:-python3}" -m venv "$venv"
+"$python" -m venv "$venv"
 own=("$wheels"/led_sglang-*.whl)
 [ -f "${own[0]}" ] || fail "no wheel of led-sglang is among the parts"
 "$venv/bin/pip" install --no-index --find-links "$wheels" --upgrade "${own[0]}${EXTRAS:+[$EXTRAS]}"

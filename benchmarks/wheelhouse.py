@@ -19,6 +19,7 @@ from pathlib import Path
 _ROOT = Path(__file__).parent.parent
 _SETUP = Path(__file__).parent / "offline_setup.sh"
 CHECKSUMS = "SHA256SUMS"
+VERSION = "PYTHON_VERSION"
 _MB = 2**20
 # Newest first: pip takes a wheel for any of them.
 _PLATFORMS = tuple(f"manylinux_2_{minor}_x86_64" for minor in range(34, 16, -1))
@@ -42,8 +43,11 @@ def split(wheel: Path, out: Path, part_bytes: int) -> list[Path]:
     return parts
 
 
-def pack(wheels: list[Path], out: Path, part_bytes: int) -> list[Path]:
+def pack(wheels: list[Path], out: Path, part_bytes: int, python: str) -> list[Path]:
     """Split wheels into an empty folder, with the checksums of all parts and of all whole wheels.
+
+    Args:
+        python: version they are for, such as 3.12; the set-up refuses another.
 
     Returns:
         The parts.
@@ -59,6 +63,7 @@ def pack(wheels: list[Path], out: Path, part_bytes: int) -> list[Path]:
         if mine[0].name != wheel.name:
             lines.append(f"{sha256(wheel)}  {wheel.name}")
     (out / CHECKSUMS).write_text("\n".join(lines) + "\n")
+    (out / VERSION).write_text(f"{python}\n")
     shutil.copy2(_SETUP, out)
     return parts
 
@@ -83,7 +88,7 @@ def collect(python: str, out: Path, part_mb: int, extras: str) -> list[Path]:
         download += ["--python-version", python, "--implementation", "cp", *platforms]
         # What a new virtual environment installs with.
         subprocess.run([*download, wanted, "pip", "setuptools", "wheel"], check=True)
-        return pack(list(folder.glob("*.whl")), out, part_mb * _MB)
+        return pack(list(folder.glob("*.whl")), out, part_mb * _MB, python)
 
 
 def _parent(out: Path) -> Path:
@@ -93,7 +98,8 @@ def _parent(out: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--python", default="3.12", help="of the offline host")
+    own = "{}.{}".format(*sys.version_info)
+    parser.add_argument("--python", default=own, help="of the offline host (default: this one's)")
     parser.add_argument("--part-mb", type=int, default=60, help="size of the largest part")
     parser.add_argument("--extras", default="analysis,eval", help="of the package; may be empty")
     parser.add_argument("--out", type=Path, default=Path("build/wheelhouse"))

@@ -21,6 +21,7 @@ spec.loader.exec_module(wheelhouse)
 CHECKSUMS, pack, sha256 = wheelhouse.CHECKSUMS, wheelhouse.pack, wheelhouse.sha256
 
 PART = 1000
+PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def wheel(folder: Path, name: str, version: str, filling: int = 0, requires: str = "") -> Path:
@@ -63,7 +64,7 @@ def offline_setup(parts: Path, venv: Path) -> subprocess.CompletedProcess[str]:
 
 def test_parts_are_bounded_and_checksums_cover_all(wheels: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    parts = pack(wheels, out, PART)
+    parts = pack(wheels, out, PART, PYTHON)
     assert max(part.stat().st_size for part in parts) <= PART
     big = sorted(part for part in parts if part.name.startswith("big_one"))
     assert len(big) == 12 + (wheels[1].stat().st_size > 12 * PART)
@@ -72,12 +73,12 @@ def test_parts_are_bounded_and_checksums_cover_all(wheels: list[Path], tmp_path:
     assert {part.name: sha256(part) for part in parts}.items() <= listed.items()
     assert {path.name: sha256(path) for path in wheels}.items() <= listed.items()
     with pytest.raises(SystemExit, match="not empty"):
-        pack(wheels, out, PART)
+        pack(wheels, out, PART, PYTHON)
 
 
 def test_the_script_rebuilds_and_installs(wheels: list[Path], tmp_path: Path) -> None:
     out, venv = tmp_path / "out", tmp_path / "venv"
-    pack(wheels, out, PART)
+    pack(wheels, out, PART, PYTHON)
     done = offline_setup(out, venv)
     assert done.returncode == 0, done.stderr
     for path in wheels:
@@ -115,10 +116,23 @@ def lose_list(parts: Path) -> str:
     return "holds no SHA256SUMS"
 
 
-@pytest.mark.parametrize("harm", [damage, lose_part, lose_wheel, add_part, lose_list])
+def other_python(parts: Path) -> str:
+    (parts / wheelhouse.VERSION).write_text("3.7\n")
+    return f"the wheels are for Python 3.7 and {sys.executable} is {PYTHON}: set PYTHON to a 3.7"
+
+
+def lose_version(parts: Path) -> str:
+    (parts / wheelhouse.VERSION).unlink()
+    return "PYTHON_VERSION is missing"
+
+
+HARMS = [damage, lose_part, lose_wheel, add_part, lose_list, other_python, lose_version]
+
+
+@pytest.mark.parametrize("harm", HARMS)
 def test_a_bad_copy_is_named(harm, wheels: list[Path], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     out = tmp_path / "out"
-    pack(wheels, out, PART)
+    pack(wheels, out, PART, PYTHON)
     complaint = harm(out)
     done = offline_setup(out, tmp_path / "venv")
     assert done.returncode == 1
