@@ -4,11 +4,12 @@ A step is ``final_posterior`` (SPEC 2, steps 1 and 2), ``draw_noise`` for the ca
 then ``led_step`` (steps 3 to 7). ``led_reference`` is the float64 oracle for both.
 """
 
+from .cpu_readiness import prewarm_cpu, withdraw_cpu
 from .dispatch import draw_noise, final_posterior, led_step
 from .noise import gumbel_from_hash, hash32, noise_origins, seeded_noise, uniform_from_hash
 from .readiness import prewarm, withdraw
 from .reference import LedReference, led_reference
-from .support import unsupported_reason
+from .support import device_reason, unsupported_reason
 from .triton_impl import projected_rows
 from .types import (
     FinalPosterior,
@@ -31,6 +32,7 @@ __all__ = [
     "LmHeadShard",
     "NoiseStream",
     "StepNoise",
+    "device_reason",
     "draw_noise",
     "final_posterior",
     "gumbel_from_hash",
@@ -39,9 +41,11 @@ __all__ = [
     "led_step",
     "noise_origins",
     "prewarm",
+    "prewarm_cpu",
     "projected_rows",
     "seeded_noise",
     "uniform_from_hash",
     "unsupported_reason",
     "withdraw",
+    "withdraw_cpu",
 ]

@@ -1,4 +1,4 @@
-"""Who computes LED's steps on this server: the Triton kernels or torch, decided once at launch."""
+"""Who computes LED's steps on this server, decided once at launch: kernels, or plain torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import logging
 from typing import Any
 
 import torch
-from led_sglang.kernels import LedLimits, LmHeadShard, prewarm, withdraw
+from led_sglang.kernels import (
+    LedLimits,
+    LmHeadShard,
+    device_reason,
+    prewarm,
+    prewarm_cpu,
+    withdraw,
+    withdraw_cpu,
+)
 
 from led_sglang.params import MAX_CANDIDATES
 from led_sglang.settings import ServerSettings
@@ -20,7 +28,7 @@ _served_by = "not decided yet"
 
 
 def served_by() -> str:
-    """`triton`, or `torch: ` and the reason; what `/server_info` shows of this process."""
+    """`triton`, `cpu`, or `torch: ` and the reason; what `/server_info` shows of this process."""
     return _served_by
 
 
@@ -46,6 +54,8 @@ class RankGather:
 def choose(head: LmHeadShard, runner: Any, settings: ServerSettings, group: Any) -> str | None:
     """Compile the kernels and allocate their memory, or settle for torch and say why.
 
+    On a CPU the kernels are the step that Numba compiles, unless Triton's interpreter is on.
+
     Args:
         head: this rank's LM head.
         runner: SGLang's model runner, its pools sized.
@@ -54,27 +64,32 @@ def choose(head: LmHeadShard, runner: Any, settings: ServerSettings, group: Any)
             round differently and drift apart.
 
     Returns:
-        None where the kernels serve, else the reason for torch, which is logged as well.
+        None where kernels serve, else the reason for torch, which is logged as well.
     """
     device = torch.device(runner.device)
-    reason = prewarm(
-        head,
-        batch=runner.req_to_token_pool.req_to_token.shape[0],
-        limits=LedLimits(MAX_CANDIDATES, settings.depth, final_norm=True, entropy=True),
-        vocab=runner.model_config.vocab_size,
-        captured=len(settings.captured),
-        latents_dtype=runner.dtype,
-        logits_dtypes=_LOGITS,
-    )
+    kernels = "triton" if device.type != "cpu" or device_reason(device) is None else "cpu"
+    if kernels == "cpu":
+        reason = prewarm_cpu()
+    else:
+        reason = prewarm(
+            head,
+            batch=runner.req_to_token_pool.req_to_token.shape[0],
+            limits=LedLimits(MAX_CANDIDATES, settings.depth, final_norm=True, entropy=True),
+            vocab=runner.model_config.vocab_size,
+            captured=len(settings.captured),
+            latents_dtype=runner.dtype,
+            logits_dtypes=_LOGITS,
+        )
     if not _on_every_rank(reason is None, device, group) and reason is None:
         withdraw(head)
+        withdraw_cpu()
         reason = "another rank cannot run the kernels, and all ranks must take the same path"
     global _served_by
-    _served_by = "triton" if reason is None else f"torch: {reason}"
+    _served_by = kernels if reason is None else f"torch: {reason}"
     if reason is None:
-        logger.info("LED steps run in the Triton kernels.")
+        logger.info("LED steps run in the %s kernels.", kernels)
     elif device.type == "cpu":
-        logger.info("LED steps run in torch: %s.", reason)
+        logger.warning("LED steps run in torch: %s.", reason)
     else:
         logger.warning(
             "LED steps fall back to torch, which sends every row of the batch through the LM head, "

@@ -1,7 +1,19 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
+from led_sglang.kernels import prewarm_cpu, withdraw_cpu
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(params=["torch", "cpu"])
+def each_path(request: pytest.FixtureRequest) -> Iterator[str]:
+    """What ``impl="auto"`` takes on a CPU: plain torch, or the step compiled for it."""
+    if request.param == "cpu":
+        assert prewarm_cpu() is None
+    yield request.param
+    withdraw_cpu()

@@ -21,6 +21,8 @@ from led_sglang.kernels import (
 from scipy import stats
 from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("each_path")
+
 DRAWS = 20_000
 SEED = 23  # its gate is undecided, and its two sides have different argmaxes; see the last test
 

@@ -23,6 +23,8 @@ from led_sglang.params import LedParams
 from led_sglang.samplers import Row, RowTable
 from led_sglang.samplers.led_rows import led_limits
 
+pytestmark = pytest.mark.usefixtures("each_path")
+
 # What needs no computation in a row, and how the limits say that all rows are like that.
 PLAIN = {
     "greedy": ({"greedy": False}, {"greedy": False}),

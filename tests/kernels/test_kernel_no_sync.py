@@ -15,6 +15,8 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
+pytestmark = pytest.mark.usefixtures("each_path")
+
 AS_SCALAR = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default}
 BY_MASK = {
     torch.ops.aten.index.Tensor,

@@ -18,6 +18,8 @@ from led_sglang.kernels import (
 from led_sglang.kernels.noise import GATE_COLUMN
 from scipy import stats
 
+pytestmark = pytest.mark.usefixtures("each_path")
+
 U32 = 0xFFFFFFFF
 
 

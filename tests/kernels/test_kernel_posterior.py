@@ -11,6 +11,8 @@ from kernel_cases import Request, limits_of, random_case, rows_of
 from led_sglang.kernels import FinalPosterior, final_posterior, torch_impl
 from torch.utils._python_dispatch import TorchDispatchMode
 
+pytestmark = pytest.mark.usefixtures("each_path")
+
 
 def posterior(logits: torch.Tensor, *requests: Request) -> FinalPosterior:
     listed = list(requests)

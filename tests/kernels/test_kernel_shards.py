@@ -11,6 +11,8 @@ from kernel_ranks import Ranks
 from led_sglang.kernels import Gate, LedResult, LmHeadShard
 from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("each_path")
+
 V, H = 257, 33
 SPLITS = {
     "two": [0, 129, V],

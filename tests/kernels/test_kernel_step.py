@@ -18,6 +18,8 @@ from kernel_cases import (
 from led_sglang.kernels import Gate, LedResult, LmHeadShard, led_step, torch_impl
 from led_sglang.kernels.types import LedLimits
 
+pytestmark = pytest.mark.usefixtures("each_path")
+
 # SPEC 2, "Numerics". Below the smallest normal fp32 the result cannot carry a relative error.
 BUDGET = 1e-5
 SMALLEST = 1e-37
@@ -277,7 +279,7 @@ def test_static_shapes_of_cuda_give_the_same_result(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = random_case(seed, vocab=257, hidden=33)
-    compact = case.step()
+    compact = case.step(impl="torch")
     monkeypatch.setattr(torch_impl, "_rows_to_project", lambda live: torch.arange(live.numel()))
     sent: list[torch.Tensor] = []
 
@@ -285,7 +287,7 @@ def test_static_shapes_of_cuda_give_the_same_result(
         sent.append(x)
         return x[None]
 
-    static = case.step(all_gather=gather)
+    static = case.step(all_gather=gather, impl="torch")
     assert static.projected_rows > compact.projected_rows
     assert int((sent[0][:, 1] > 0).sum()) == compact.projected_rows
     for name in ("token_ids", "explored", "depth", "behaviour_logprob"):
@@ -302,7 +304,7 @@ def test_shallow_release_row_beside_a_deep_row(monkeypatch: pytest.MonkeyPatch) 
     ]
     case = random_case(1, vocab=257, hidden=33, requests=requests)
     case = replace(case, latents=case.latents[:, -4:])
-    assert_matches_reference(case, case.step())
+    assert_matches_reference(case, case.step(impl="torch"))
 
 
 def test_inputs_it_cannot_serve_are_refused() -> None:

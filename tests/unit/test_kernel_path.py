@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from led_sglang.kernels import LmHeadShard, support
+from led_sglang.kernels import LmHeadShard, cpu_readiness, support, withdraw_cpu
 from led_sglang.patches import kernel_path
 
 SETTINGS: Any = SimpleNamespace(depth=8, captured=tuple(range(8)))
@@ -31,11 +31,25 @@ def _one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_path, "_served_by", "")
 
 
-def test_on_a_cpu_torch_is_no_fallback(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
+def test_on_a_cpu_the_compiled_step_serves(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "led_sglang"):
+        assert choose("cpu") is None
+    withdraw_cpu()
+    assert [r.levelname for r in caplog.records if r.name.startswith("led_sglang")] == ["INFO"]
+    assert kernel_path.served_by() == "cpu"
+
+
+def test_where_it_does_not_compile_torch_serves_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(cpu_readiness, "compiled_step", fail)
+    with pytest.warns(RuntimeWarning, match="no space left"):
         reason = choose("cpu")
-    assert reason == "the device is cpu; the kernels need a CUDA device"
-    assert [r.levelname for r in caplog.records] == ["INFO"]
+    assert "no space left" in str(reason)
+    assert caplog.records[-1].levelname == "WARNING"
     assert kernel_path.served_by() == f"torch: {reason}"
 
 
@@ -53,7 +67,8 @@ def test_what_the_kernels_cannot_hold_is_named_with_the_fallback(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(support, "device_reason", lambda device: None)
+    for module in (support, kernel_path):
+        monkeypatch.setattr(module, "device_reason", lambda device: None)
     assert reason in str(choose("cuda:0", hidden, dtype))
     (record,) = caplog.records
     assert record.levelname == "WARNING"
@@ -65,7 +80,8 @@ def test_a_failing_compiler_is_named_with_the_fallback(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Triton without a GPU cannot launch, just as where ptxas fails."""
-    monkeypatch.setattr(support, "device_reason", lambda device: None)
+    for module in (support, kernel_path):
+        monkeypatch.setattr(module, "device_reason", lambda device: None)
     with pytest.warns(RuntimeWarning, match="kernel topk_gate failed on cpu"):
         reason = choose("cuda:0")
     assert "kernel topk_gate failed" in str(reason)
