@@ -18,7 +18,7 @@ from .cpu_combine import combine
 from .cpu_gate import gate_rows
 from .cpu_jit import compile_for
 from .cpu_noise import draw
-from .cpu_softmax import LARGEST_HEAD, head_partials, posterior
+from .cpu_softmax import LARGEST_HEAD, fold, head_partials, posterior
 from .torch_impl import refuse_what_is_missing
 from .torch_lse import latent_partials
 from .types import (
@@ -50,6 +50,7 @@ def compile_all() -> None:
     compile_for(gate_rows, *inputs, *outputs, _I64)
     inputs = (_BITS[:, ::1], _F32[::1], _BITS[:, ::1], _I64[::1], _I64[::1], _I64[:, ::1], _I64)
     compile_for(head_partials, *inputs, _F32[:, ::1])
+    compile_for(fold, _F32[:, ::1], _F32[::1], _F32[::1], _F64[::1])
     inputs = (_F32[:, :, ::1], _I64[:, ::1], _F32[:, ::1], _F64[:, ::1], _BOOL[::1], _F64[::1])
     inputs += (_BOOL[::1], _I64[::1], _F32[::1], _BOOL[::1], _BOOL[::1], _BOOL)
     outputs = (_I64[::1], _I64[::1], _F32[:, :, ::1], _F32[:, ::1], _F32[::1])
@@ -222,13 +223,31 @@ def _project(
             partials.numpy(),
         )
         return
+    temperature = rows.temperature.index_select(0, request)
     peak, total, logits = latent_partials(
         hidden,
-        rows.temperature.index_select(0, request),
+        temperature,
         final.ids.index_select(0, request),
         head,
+        sums=_CompiledSums(temperature),
     )
     partials.index_copy_(0, place, torch.cat([peak[:, None], total[:, None], logits], dim=1))
+
+
+class _CompiledSums:
+    """`torch_lse.Sums`, one call a block."""
+
+    def __init__(self, temperature: Tensor) -> None:
+        self._temperature = temperature
+        self._peak = torch.full_like(temperature, -torch.inf)
+        self._total = torch.zeros_like(temperature, dtype=torch.float64)
+
+    def add(self, at: slice, z: Tensor) -> None:
+        part = self._temperature[at], self._peak[at], self._total[at]
+        fold(_memory(z), *(rows.numpy() for rows in part))
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        return self._peak / self._temperature, self._total.float()
 
 
 def _is_small(head: LmHeadShard, hidden: Tensor) -> bool:

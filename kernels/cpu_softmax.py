@@ -187,3 +187,22 @@ def head_partials(
                 for h in range(hidden):
                     dot += float(x[h]) * float(wide[column, h])
                 out[2 + i] = dot / t
+
+
+@compiled
+def fold(
+    z,  # [M, n] f32: logits of the next columns
+    temperature,  # [M] f32
+    peaks,  # in and out [M] f32: max of z so far
+    totals,  # in and out [M] f64: sum of exp((z - max) / T) so far
+):
+    for row in range(z.shape[0]):
+        t, top = temperature[row], peaks[row]
+        for column in range(z.shape[1]):
+            top = max(top, z[row, column])
+        if top == -np.inf:
+            continue
+        if peaks[row] != -np.inf:
+            totals[row] *= np.exp((float(peaks[row]) - float(top)) / float(t))
+        totals[row] += sum_exp(z[row], top, t)
+        peaks[row] = top

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ def latent_partials(
     head: LmHeadShard,
     *,
     chunk: int = 4096,
+    sums: Sums | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """This shard's share of step 3: (max [M], sumexp [M], candidate logits [M, K]), fp32.
 
@@ -31,13 +33,14 @@ def latent_partials(
 
     latent_rows: [M, H], any float dtype. temperature: [M] f32, > 0. candidate_ids: [M, K] int64
     vocabulary ids. chunk: columns of the weight handled at once, so the largest temporaries are
-    [M, chunk] and [chunk, H]; with ``head.project`` rows are taken in chunks instead.
+    [M, chunk] and [chunk, H]; with ``head.project`` rows are taken in chunks instead. sums: what
+    adds up, at these temperatures; torch unless given.
     """
     m, k = candidate_ids.shape
     if m == 0 or head.valid == 0:
         nothing = torch.full_like(temperature, -torch.inf)
         return nothing, torch.zeros_like(temperature), temperature.new_zeros(m, k)
-    sums = _OnlineSums(temperature)
+    sums = _OnlineSums(temperature) if sums is None else sums
     if head.project is not None:
         logits = temperature.new_empty(m, k)
         for at, _, z in logits_blocks(latent_rows, head, chunk):
@@ -104,18 +107,32 @@ def logits_blocks(
 def _products_fp32(x: Tensor, weight: Tensor, chunk: int) -> Iterator[tuple[slice, Tensor]]:
     """Columns of x weight^T, at most ``chunk`` at a time, accumulated and returned in fp32."""
     columns, hidden = weight.shape
-    upcast = None
-    if weight.dtype != torch.float32 and not _as_they_are(x, weight):
-        # One buffer for all blocks: fresh memory for each costs several times the product.
-        chunk = min(chunk, max(1, _UPCAST_ELEMENTS // hidden))
-        upcast = x.new_empty(min(chunk, columns), hidden, dtype=torch.float32)
+    if weight.dtype == torch.float32 or _as_they_are(x, weight):
+        for start in range(0, columns, chunk):
+            block = slice(start, min(start + chunk, columns))
+            yield block, matmul_fp32(x, weight[block])
+        return
+    # One buffer for all blocks: fresh memory for each costs several times the product.
+    step = max(1, min(chunk, columns, _UPCAST_ELEMENTS // hidden))
+    upcast = x.new_empty(step, hidden, dtype=torch.float32)
     for start in range(0, columns, chunk):
         block = slice(start, min(start + chunk, columns))
-        yield block, matmul_fp32(x, weight[block], upcast)
+        parts = [matmul_fp32(x, part, upcast) for part in weight[block].split(step)]
+        yield block, torch.cat(parts, dim=1)
+
+
+class Sums(Protocol):
+    """(max, sumexp) of z / T per row, folded block by block."""
+
+    def add(self, at: slice, z: Tensor) -> None:
+        """Fold z [m, columns] fp32 of the rows `at`; may overwrite z."""
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """max [M] and sumexp [M], f32."""
 
 
 class _OnlineSums:
-    """(max, sumexp) of z / T per row, folded block by block."""
+    """`Sums` in torch."""
 
     def __init__(self, temperature: Tensor) -> None:
         self._temperature = temperature
@@ -123,7 +140,6 @@ class _OnlineSums:
         self._total = torch.zeros_like(temperature)
 
     def add(self, at: slice, z: Tensor) -> None:
-        """Fold z [m, columns] of the rows `at`; overwrites z."""
         temperature, peak = self._temperature[at], self._peak[at]
         # The maximum is taken before the division: z - max is exact where it matters.
         top = peak.maximum(z.amax(1))
@@ -133,7 +149,6 @@ class _OnlineSums:
         self._peak[at] = top
 
     def result(self) -> tuple[Tensor, Tensor]:
-        """max [M] and sumexp [M], f32."""
         return self._peak / self._temperature, self._total
 
 

@@ -145,15 +145,9 @@ class StepRecord:
             behaviour: keep log q(token).
             trace: keep the detailed tensors as well.
         """
+        # fp32, as p1 is: torch promotes bools and integers to it.
         summary = torch.stack(
-            [
-                led_rows.float(),
-                think_rows.float(),
-                result.explored.float(),
-                result.depth.float(),
-                result.p1,
-            ],
-            dim=1,
+            [led_rows, think_rows, result.explored, result.depth, result.p1], dim=1
         )
         # Copies: the next step may overwrite its results before the host has read these.
         detail = None
