@@ -4,7 +4,6 @@ A step is ``final_posterior`` (SPEC 2, steps 1 and 2), ``draw_noise`` for the ca
 then ``led_step`` (steps 3 to 7). ``led_reference`` is the float64 oracle for both.
 """
 
-from .cpu_readiness import prewarm_cpu, withdraw_cpu
 from .dispatch import draw_noise, final_posterior, led_step
 from .noise import gumbel_from_hash, hash32, noise_origins, seeded_noise, uniform_from_hash
 from .readiness import prewarm, withdraw
@@ -41,11 +40,9 @@ __all__ = [
     "led_step",
     "noise_origins",
     "prewarm",
-    "prewarm_cpu",
     "projected_rows",
     "seeded_noise",
     "uniform_from_hash",
     "unsupported_reason",
     "withdraw",
-    "withdraw_cpu",
 ]

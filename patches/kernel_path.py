@@ -11,11 +11,10 @@ from led_sglang.kernels import (
     LmHeadShard,
     device_reason,
     prewarm,
-    prewarm_cpu,
     withdraw,
-    withdraw_cpu,
 )
 
+from led_sglang import cpu_kernels
 from led_sglang.params import MAX_CANDIDATES
 from led_sglang.settings import ServerSettings
 
@@ -69,7 +68,7 @@ def choose(head: LmHeadShard, runner: Any, settings: ServerSettings, group: Any)
     device = torch.device(runner.device)
     kernels = "triton" if device.type != "cpu" or device_reason(device) is None else "cpu"
     if kernels == "cpu":
-        reason = prewarm_cpu()
+        reason = cpu_kernels.prewarm()
     else:
         reason = prewarm(
             head,
@@ -82,7 +81,7 @@ def choose(head: LmHeadShard, runner: Any, settings: ServerSettings, group: Any)
         )
     if not _on_every_rank(reason is None, device, group) and reason is None:
         withdraw(head)
-        withdraw_cpu()
+        cpu_kernels.withdraw()
         reason = "another rank cannot run the kernels, and all ranks must take the same path"
     global _served_by
     _served_by = kernels if reason is None else f"torch: {reason}"

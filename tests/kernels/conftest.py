@@ -2,7 +2,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from led_sglang.kernels import prewarm_cpu, withdraw_cpu
+
+from led_sglang import cpu_kernels
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -14,6 +15,6 @@ def _one_thread() -> None:
 def each_path(request: pytest.FixtureRequest) -> Iterator[str]:
     """What ``impl="auto"`` takes on a CPU: plain torch, or the step compiled for it."""
     if request.param == "cpu":
-        assert prewarm_cpu() is None
+        assert cpu_kernels.prewarm() is None
     yield request.param
-    withdraw_cpu()
+    cpu_kernels.withdraw()

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from led_sglang.kernels import LmHeadShard, cpu_readiness, support, withdraw_cpu
+from led_sglang.kernels import LmHeadShard, support
 from led_sglang.patches import kernel_path
+
+from led_sglang import cpu_kernels
 
 SETTINGS: Any = SimpleNamespace(depth=8, captured=tuple(range(8)))
 
@@ -34,7 +36,7 @@ def _one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_on_a_cpu_the_compiled_step_serves(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "led_sglang"):
         assert choose("cpu") is None
-    withdraw_cpu()
+    cpu_kernels.withdraw()
     assert [r.levelname for r in caplog.records if r.name.startswith("led_sglang")] == ["INFO"]
     assert kernel_path.served_by() == "cpu"
 
@@ -45,7 +47,7 @@ def test_where_it_does_not_compile_torch_serves_a_cpu(
     def fail() -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(cpu_readiness, "compiled_step", fail)
+    monkeypatch.setattr(cpu_kernels.readiness, "compiled_step", fail)
     with pytest.warns(RuntimeWarning, match="no space left"):
         reason = choose("cpu")
     assert "no space left" in str(reason)

@@ -14,14 +14,9 @@ import numba
 import torch
 from torch import Tensor
 
-from .cpu_combine import combine
-from .cpu_gate import gate_rows
-from .cpu_jit import compile_for
-from .cpu_noise import draw
-from .cpu_softmax import LARGEST_HEAD, fold, head_partials, posterior
-from .torch_impl import refuse_what_is_missing
-from .torch_lse import latent_partials
-from .types import (
+from led_sglang.kernels.torch_impl import refuse_what_is_missing
+from led_sglang.kernels.torch_lse import latent_partials
+from led_sglang.kernels.types import (
     FinalPosterior,
     LedLimits,
     LedResult,
@@ -30,6 +25,12 @@ from .types import (
     NoiseStream,
     StepNoise,
 )
+
+from .combine import combine
+from .gate import gate_rows
+from .jit import compile_for
+from .noise import draw
+from .softmax import LARGEST_HEAD, fold, head_partials, posterior
 
 _BF16 = torch.bfloat16
 _F32, _F64, _I64, _BOOL = numba.float32, numba.float64, numba.int64, numba.boolean

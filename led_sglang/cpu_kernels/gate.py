@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from .cpu_jit import compiled
-from .types import Gate
+from led_sglang.kernels.types import Gate
+
+from .jit import compiled
 
 _ALWAYS, _NEVER = int(Gate.ALWAYS), int(Gate.NEVER)
 _ENTROPY, _RATE = int(Gate.ENTROPY), int(Gate.RATE)

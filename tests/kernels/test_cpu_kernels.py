@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -11,15 +12,22 @@ from kernel_cases import Case, Request, assert_same_row, limits_of, random_case,
 from led_sglang.kernels import (
     Gate,
     NoiseStream,
-    cpu_readiness,
     draw_noise,
     final_posterior,
     led_step,
-    prewarm_cpu,
-    withdraw_cpu,
 )
-from led_sglang.kernels.cpu_softmax import sum_exp, sum_weighted
 from led_sglang.kernels.types import LedResult
+
+from led_sglang import cpu_kernels
+from led_sglang.cpu_kernels import readiness
+from led_sglang.cpu_kernels.softmax import sum_exp, sum_weighted
+
+
+@pytest.fixture(autouse=True)
+def _ready() -> Iterator[None]:
+    assert cpu_kernels.prewarm() is None
+    yield
+    cpu_kernels.withdraw()
 
 
 def compiled(case: Case) -> LedResult:
@@ -88,31 +96,31 @@ def test_softmax_of_far_apart_and_impossible_logits() -> None:
     assert final.ids[1].tolist() == [0, 1, 2, 3]
 
 
-def test_auto_is_compiled_only_once_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_compiled_only_while_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    module = cpu_readiness.compiled_step()
+    module = readiness.compiled_step()
     monkeypatch.setattr(module, "final_posterior", lambda *_: seen.append("compiled"))
     case = random_case(0, vocab=64, hidden=8, requests=[Request()])
     rows, limits = rows_of(case.requests), limits_of(case.requests)
     final_posterior(case.logits, rows, limits)
-    assert seen == []
-    assert prewarm_cpu() is None
-    try:
-        final_posterior(case.logits, rows, limits)
-        # other types are the torch path's
-        final_posterior(case.logits.bfloat16(), rows, limits)
-    finally:
-        withdraw_cpu()
+    # other types are the torch path's
+    final_posterior(case.logits.bfloat16(), rows, limits)
     assert seen == ["compiled"]
+    cpu_kernels.withdraw()
+    final_posterior(case.logits, rows, limits)
+    assert seen == ["compiled"]
+    with pytest.raises(ValueError, match="no step is compiled for a CPU"):
+        final_posterior(case.logits, rows, limits, impl="cpu")
 
 
 def test_a_failing_compiler_leaves_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(cpu_readiness, "compiled_step", fail)
+    cpu_kernels.withdraw()
+    monkeypatch.setattr(readiness, "compiled_step", fail)
     with pytest.warns(RuntimeWarning, match="OSError: no space left"):
-        assert "no space left" in str(prewarm_cpu())
+        assert "no space left" in str(cpu_kernels.prewarm())
     case = random_case(0, vocab=64, hidden=8, requests=[Request()])
     assert case.step().token_ids.shape == (1,)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cpu_jit import compiled
+from .jit import compiled
 
 
 @compiled

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cpu_jit import compiled
-from .noise import GATE_COLUMN, STEP_STRIDE
+from led_sglang.kernels.noise import GATE_COLUMN, STEP_STRIDE
+
+from .jit import compiled
 
 _MASK = np.uint64(0xFFFFFFFF)
 _LARGEST_HASH = float(0xFFFFFFFF)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cpu_jit import compiled, vectorised
+from .jit import compiled, vectorised
 
 # Elements of the largest head that is multiplied here: widened, it stays in a core's cache.
 LARGEST_HEAD = 2**17
