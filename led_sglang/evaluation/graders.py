@@ -200,12 +200,3 @@ def python_grader(path: str) -> PythonGrader:
         raise ValueError("it defines no function grade(item, answer)")
     loaded: PythonGrader = function
     return loaded
-
-
-_FENCE = re.compile(r"```[ \t]*(?:python3?|py)[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
-
-
-def last_python_fence(answer: str) -> str:
-    """The code of the last python fence; empty if there is none."""
-    fences = _FENCE.findall(answer)
-    return str(fences[-1]) if fences else ""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from led_sglang.evaluation.client import Completion
-from led_sglang.evaluation.graders import Grade, Question, last_python_fence
+from led_sglang.evaluation.fences import fenced_code
+from led_sglang.evaluation.graders import Grade, Question
 from led_sglang.evaluation.grid import SamplerSpec
 from led_sglang.evaluation.store import Key
 from led_sglang.evaluation.tasks import Item, Task
@@ -60,7 +61,7 @@ async def grade_completion(
     whole = f"{completion.reasoning or ''}{completion.content}"
     in_scope = parts.answer if scope == "answer" else whole
     if task.kind == "code":
-        code = last_python_fence(in_scope)
+        code = fenced_code(in_scope)
         found = Grade(correct=False, predicted=code or None)
     elif in_scope.strip():
         question = Question(

@@ -22,7 +22,6 @@ from led_sglang.evaluation.graders import (
     grade_choice,
     grade_math,
     grade_text,
-    last_python_fence,
     official_choice,
 )
 from led_sglang.evaluation.grading_pool import GradingPool
@@ -131,22 +130,6 @@ def test_the_next_problems_gold_is_wrong(task: str) -> None:
     right = [(a, b) for a, b in pairs if grade_math(f"$\\boxed{{{b}}}$", a, loaded.gold).correct]
     # In MATH-500 `5` is followed by `x=5`, which says the same.
     assert right == ([("5", "x=5")] if task == "math500" else [])
-
-
-@pytest.mark.parametrize(
-    ("answer", "code"),
-    [
-        ("```python\nprint(1)\n```", "print(1)\n"),
-        ("```python\nprint(1)\n```\nor\n```python\nprint(2)\n```", "print(2)\n"),
-        ("```Python3\nprint(1)\n```", "print(1)\n"),
-        ("```py\nprint(1)\n``` and ```cpp\nint x;\n```", "print(1)\n"),
-        ("```\nprint(1)\n```", ""),
-        ("print(1)", ""),
-        ("```python\nprint(1)", ""),
-    ],
-)
-def test_last_python_fence(answer: str, code: str) -> None:
-    assert last_python_fence(answer) == code
 
 
 def _grades(
