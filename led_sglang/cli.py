@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from led_sglang._version import __version__
+from led_sglang.common.flags import Parser
+from led_sglang.common.terminal import finish
 from led_sglang.cpu_platform import PLATFORM_NAME, thread_binding
 from led_sglang.settings import ENVIRONMENT_VARIABLE, LaunchRefused
 
@@ -47,21 +48,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `led-sglang` command.
 
     Returns:
-        The exit status: 0, or 2 when a launch is refused.
+        The exit status: 0; 2 where something cannot be done, with one sentence; 130 after Ctrl-C.
     """
-    parser = argparse.ArgumentParser(
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return finish(lambda: _run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    """The command of `arguments`; each is imported when it is used."""
+    parser = Parser(
         prog="led-sglang",
         description="Latent Exploration Decoding (arXiv 2602.01698) for a stock SGLang server.",
     )
     parser.add_argument("--version", action="version", version=f"led-sglang {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=Parser
+    )
     commands.add_parser("serve", add_help=False, help="serve a model with LED")
     commands.add_parser("eval", add_help=False, help="measure samplers on benchmarks")
     commands.add_parser("bench", add_help=False, help="what each sampler costs on this machine")
     commands.add_parser("trace", add_help=False, help="one answer, token by token, as HTML")
     commands.add_parser("analyze", add_help=False, help="entropy and coverage of every layer")
-    commands.add_parser("doctor", help="check that the installed SGLang is one LED can run on")
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    commands.add_parser(
+        "doctor",
+        help="check that the installed SGLang is one LED can run on",
+        description="List every symbol of SGLang that LED touches, and whether the installed one "
+        "fits; status 2 where one does not.",
+    )
     if arguments[:1] == ["serve"]:  # its flags are SGLang's: no second parser for them here
         return serve(arguments[1:])
     if arguments[:1] == ["eval"]:

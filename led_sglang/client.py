@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import requests
 
+from led_sglang.common import endpoint
+from led_sglang.common.endpoint import ServerError
+
 _CONNECT_TIMEOUT_S = 10
-
-
-class ServerError(RuntimeError):
-    """The server cannot be reached, refused a request, or lacks what is needed; one sentence."""
 
 
 class ServerClient:
@@ -20,26 +20,36 @@ class ServerClient:
     Args:
         base_url: such as `http://127.0.0.1:30000`, with or without a trailing `/v1`.
         timeout_s: seconds to wait for one answer; a long completion takes minutes.
+
+    A server that was started with `--api-key` gets the key from OPENAI_API_KEY.
+
+    Raises:
+        ServerError: `base_url` is no address.
     """
 
     def __init__(self, base_url: str, timeout_s: float = 3600.0) -> None:
-        self.base_url = base_url.rstrip("/").removesuffix("/v1")
+        self.base_url = endpoint.server_url(base_url)
         self._timeout = (_CONNECT_TIMEOUT_S, timeout_s)
         self._session = requests.Session()
+        if key := os.environ.get("OPENAI_API_KEY"):
+            self._session.headers["Authorization"] = f"Bearer {key}"
 
     def model_path(self) -> str:
         """Name or folder of the served model."""
         return str(self._ask("GET", "/model_info")["model_path"])
 
     def server_info(self) -> dict[str, Any]:
-        """The whole of `/server_info`."""
-        return self._ask("GET", "/server_info")
+        """The whole of `/server_info`; a ServerError where it is no SGLang server's."""
+        answer = self._send("GET", "/server_info")
+        return endpoint.server_info(self.base_url, answer.status_code, answer.text)
 
     def led_settings(self) -> dict[str, Any] | None:
         """LED's settings (`/server_info`), or None from a server without the plugin."""
-        states = self.server_info().get("internal_states") or [{}]
-        led: dict[str, Any] = states[0].get("led") or {}
-        return led.get("settings")
+        return self._led("settings")
+
+    def led_totals(self) -> dict[str, Any] | None:
+        """LED's totals since the server started, or None from a server without the plugin."""
+        return self._led("totals")
 
     def chat_tokens(self, prompt: str) -> list[int]:
         """Token ids of one user turn in the model's chat template, ready to be answered."""
@@ -68,12 +78,13 @@ class ServerClient:
         body = {"input_ids": list(input_ids), "sampling_params": dict(sampling)}
         return self._ask("POST", "/generate", body)
 
+    def _led(self, part: str) -> dict[str, Any] | None:
+        states = self.server_info().get("internal_states") or [{}]
+        led: dict[str, Any] = states[0].get("led") or {}
+        return led.get(part)
+
     def _ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        url = self.base_url + path
-        try:
-            answer = self._session.request(method, url, json=body, timeout=self._timeout)
-        except requests.RequestException as error:
-            raise ServerError(f"no answer from {url}: {type(error).__name__}") from None
+        answer, url = self._send(method, path, body), self.base_url + path
         if answer.status_code != 200:
             raise ServerError(f"{url} answered {answer.status_code}: {_message(answer)}")
         try:
@@ -83,6 +94,14 @@ class ServerClient:
         if not isinstance(content, dict):
             raise ServerError(f"{url} did not answer with a JSON object: is it an SGLang server?")
         return content
+
+    def _send(self, method: str, path: str, body: Any = None) -> requests.Response:
+        try:
+            return self._session.request(
+                method, self.base_url + path, json=body, timeout=self._timeout
+            )
+        except requests.RequestException as error:
+            raise endpoint.unreachable(self.base_url, error) from None
 
 
 def _message(answer: requests.Response) -> str:

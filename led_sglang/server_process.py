@@ -17,7 +17,8 @@ from pathlib import Path
 import psutil
 import requests
 
-from led_sglang.client import ServerError
+from led_sglang.common.endpoint import ServerError
+from led_sglang.common.terminal import uninterrupted
 
 _LOG_TAIL = 2000
 _PR_SET_PDEATHSIG = 1
@@ -71,7 +72,8 @@ def running_server(
         _wait(process, url, log, timeout_s)
         yield url
     finally:
-        _stop(process)
+        with uninterrupted():
+            _stop(process)
 
 
 def free_port() -> int:

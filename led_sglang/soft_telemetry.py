@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from led_sglang.common.phases import PHASE_NAMES
 from led_sglang.phase import Phase
-from led_sglang.telemetry import PHASE_NAMES
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,12 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from led_sglang.common.phases import PHASE_NAMES
 from led_sglang.kernels import LedResult
 from led_sglang.params import LedParams
 
 # Columns of the per-token summary.
 _IS_LED, _THINKS, _EXPLORED, _DEPTH, _P1 = range(5)
-
-PHASE_NAMES = ("before", "think", "response")
 
 
 @dataclass

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from led_sglang.analysis.forward import AnalysisError, LayerAnalysis
-from led_sglang.analysis.statistics import COVERAGE_SIZES, LayerTable, recommended_depth
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from led_sglang.common.terminal import CommandError
+
+if TYPE_CHECKING:
+    from led_sglang.analysis.forward import LayerAnalysis
+    from led_sglang.analysis.statistics import COVERAGE_SIZES, LayerTable, recommended_depth
 
 __all__ = [
     "COVERAGE_SIZES",
@@ -12,3 +18,15 @@ __all__ = [
     "LayerTable",
     "recommended_depth",
 ]
+
+
+class AnalysisError(CommandError):
+    """The model or the input cannot be analysed; one sentence that says why."""
+
+
+def __getattr__(name: str) -> Any:
+    # Imported with their first use: they need torch, and `led-sglang analyze --help` does not.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "forward" if name == "LayerAnalysis" else "statistics"
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)

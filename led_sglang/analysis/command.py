@@ -6,17 +6,17 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from led_sglang.analysis.forward import AnalysisError, LayerAnalysis, load_model
+from led_sglang.analysis import AnalysisError
 from led_sglang.analysis.prompts import read_prompts
-from led_sglang.analysis.report import write_report
-from led_sglang.client import ServerClient, ServerError
-from led_sglang.evaluation import EvaluationError
-from led_sglang.extras import MissingExtra, need
+from led_sglang.client import ServerClient
+from led_sglang.common.flags import Parser, above_zero, share, whole_number
+from led_sglang.common.paths import writable_folder
+from led_sglang.common.threads import run_all
+from led_sglang.extras import need
 from led_sglang.server_process import running_server
 
 TOKENS = "tokens.jsonl"
@@ -30,7 +30,10 @@ def analyze(argv: Sequence[str]) -> int:
         argv: arguments after `analyze`; what follows `--` goes to `led-sglang serve`.
 
     Returns:
-        The exit status: 0, or 2 where the input, the server or the model is not fit for it.
+        The exit status.
+
+    Raises:
+        CommandError: the input, the server or the model is not fit for it.
     """
     own, serve_flags = list(argv), []
     if "--" in own:
@@ -40,11 +43,7 @@ def analyze(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(own)
     if serve_flags and arguments.base_url:
         parser.error("flags after -- are for a server of this command's own, not for --base-url")
-    try:
-        depth, least = _run(arguments, serve_flags)
-    except (AnalysisError, EvaluationError, MissingExtra, ServerError, OSError) as error:
-        print(f"led-sglang: {error}", file=sys.stderr)
-        return 2
+    depth, least = _run(arguments, serve_flags)
     print(
         f"recommended depth {depth}: the layers, from the final one down, that hold at least "
         f"{least:.3g} of the final 16 candidates (r_16, no final norm)"
@@ -55,19 +54,24 @@ def analyze(argv: Sequence[str]) -> int:
 
 def _run(arguments: argparse.Namespace, serve_flags: Sequence[str]) -> tuple[int, float]:
     """The recommended depth, and the coverage its layers have at least."""
-    need("matplotlib")  # before minutes of work, not after
+    # What can go wrong is found before minutes of work, not after.
+    writable_folder(arguments.out, "--out")
+    need("matplotlib")
     prompts = _prompts(arguments)
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    from led_sglang.analysis.forward import LayerAnalysis, check_model, load_model
+    from led_sglang.analysis.report import write_report
+
+    device = _device(arguments.device)
     with _server(arguments, serve_flags) as url:
         client = ServerClient(url)
+        led = client.led_settings()
         model_path = arguments.model_path or client.model_path()
-        answers = _generate(client, prompts, arguments)
+        check_model(model_path, arguments.trust_remote_code)
+        answers = _generate(client, prompts, arguments, has_led=led is not None)
     # The server is gone and its memory free before the model is loaded a second time.
     with (arguments.out / TOKENS).open("w", encoding="utf-8") as out:
         out.writelines(json.dumps(answer) + "\n" for answer in answers)
-    model = load_model(
-        model_path, _device(arguments.device), arguments.dtype, arguments.trust_remote_code
-    )
+    model = load_model(model_path, device, arguments.dtype, arguments.trust_remote_code)
     analysis = LayerAnalysis(model, arguments.temperature)
     count = sum(len(answer["output_ids"]) for answer in answers)
     if count == 0:
@@ -114,35 +118,47 @@ def _server(arguments: argparse.Namespace, serve_flags: Sequence[str]) -> Iterat
 
 
 def _generate(
-    client: ServerClient, prompts: Sequence[str], arguments: argparse.Namespace
+    client: ServerClient, prompts: Sequence[str], arguments: argparse.Namespace, *, has_led: bool
 ) -> list[dict[str, Any]]:
     """Answers of the engine's own sampler: `prompt_ids` and `output_ids`, in the prompts' order."""
     sampling: dict[str, Any] = {
         "temperature": arguments.temperature,
         "max_new_tokens": arguments.max_new_tokens,
     }
-    if client.led_settings() is not None:
+    if has_led:
         sampling["custom_params"] = {"sampler": "regular"}
 
     def answer(prompt: str) -> dict[str, Any]:
         ids = client.chat_tokens(prompt)
         return {"prompt_ids": ids, "output_ids": client.generate(ids, sampling)["output_ids"]}
 
-    with ThreadPoolExecutor(arguments.concurrency) as pool:
-        running = pool.map(answer, prompts)
-        return list(need("tqdm").tqdm(running, total=len(prompts), desc="generating"))
+    with need("tqdm").tqdm(total=len(prompts), desc="generating") as bar:
+
+        def progress(ended: int) -> None:
+            bar.n = ended
+            bar.refresh()
+
+        return run_all(answer, prompts, arguments.concurrency, progress)
 
 
 def _device(given: str | None) -> str:
+    """The device of the analysis, which is there."""
     import torch
 
-    if given:
-        return given
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    count = torch.cuda.device_count()
+    if given is None:
+        return "cuda" if count else "cpu"
+    try:
+        device = torch.device(given)
+    except RuntimeError:
+        raise AnalysisError(f"--device {given} is none of torch's: write cpu or cuda") from None
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise AnalysisError(f"--device {given} was asked for, and {count} CUDA devices are here")
+    return given
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="led-sglang analyze",
         description="Entropy and coverage of every layer over a model's own answers, and the "
         "exploration depth they recommend. Flags after -- go to `led-sglang serve`.",
@@ -160,25 +176,35 @@ def _parser() -> argparse.ArgumentParser:
     questions.add_argument(
         "--tasks", metavar="A,B", help="benchmarks of `led-sglang eval`, such as gsm8k,math500"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder")
     parser.add_argument(
         "--limit",
-        type=_positive,
+        type=whole_number,
         default=30,
-        help="prompts of the file or of each task; %(default)s",
+        help="prompts of the file or of each task",
     )
-    parser.add_argument("--max-new-tokens", type=_positive, default=8192, help="%(default)s")
+    parser.add_argument(
+        "--max-new-tokens", type=whole_number, default=8192, help="of each answer, at most"
+    )
     parser.add_argument(
         "--temperature",
-        type=_above_zero,
+        type=above_zero,
         default=0.6,
-        help="of the sampling and of the posteriors; default: %(default)s",
+        help="of the sampling and of the posteriors",
     )
-    parser.add_argument("--coverage-threshold", type=_share, default=0.05, help="%(default)s")
-    parser.add_argument("--concurrency", type=_positive, default=16, help="%(default)s requests")
+    parser.add_argument(
+        "--coverage-threshold",
+        type=share,
+        default=0.05,
+        help="coverage that is not negligible, beyond that of two random sets",
+    )
+    parser.add_argument("--concurrency", type=whole_number, default=16, help="requests at once")
     parser.add_argument("--device", help="such as cuda or cpu; default: what is found")
     parser.add_argument(
-        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto"
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="of the analysis; auto: the checkpoint's",
     )
     parser.add_argument(
         "--trust-remote-code",
@@ -186,24 +212,3 @@ def _parser() -> argparse.ArgumentParser:
         help="run the code that the model brings, in the server and here",
     )
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 up")
-    return value
-
-
-def _above_zero(text: str) -> float:
-    value = float(text)
-    if not 0.0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value

@@ -5,13 +5,15 @@ A hook on each decoder layer reduces its output at once: no hidden state outlive
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from led_sglang.analysis import AnalysisError
 from led_sglang.analysis.reduction import Head, entropy_and_top
 from led_sglang.analysis.statistics import COVERAGE_SIZES, VARIANTS, LayerSums, LayerTable
 
@@ -19,10 +21,6 @@ from led_sglang.analysis.statistics import COVERAGE_SIZES, VARIANTS, LayerSums, 
 _CHUNK_TOKENS = 1024
 # Relative difference between our final logits and the model's own that rounding explains.
 _LOGIT_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
-
-
-class AnalysisError(ValueError):
-    """The model or the input cannot be analysed; one sentence that says why."""
 
 
 class LayerAnalysis:
@@ -140,13 +138,34 @@ def load_model(path: Path | str, device: str, dtype: str, trust_remote_code: boo
         device: such as `cpu` or `cuda`.
         dtype: `auto` (the checkpoint's), `float32`, `bfloat16` or `float16`.
         trust_remote_code: run the code that the model brings.
+
+    Raises:
+        AnalysisError: transformers cannot read it.
     """
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, trust_remote_code=trust_remote_code
-    )
+    with _readable(path):
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, trust_remote_code=trust_remote_code
+        )
     return model.to(device).eval()
+
+
+def check_model(path: Path | str, trust_remote_code: bool = False) -> None:
+    """Find out whether transformers reads the model here; AnalysisError where it does not."""
+    from transformers import AutoConfig
+
+    with _readable(path):
+        AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+
+
+@contextmanager
+def _readable(path: Path | str) -> Iterator[None]:
+    try:
+        yield
+    except (ImportError, KeyError, OSError, ValueError) as error:
+        why = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise AnalysisError(f"transformers cannot read the model {path} here: {why}") from None
 
 
 def _head(model: Any) -> Head:

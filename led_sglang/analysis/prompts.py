@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from led_sglang.analysis.forward import AnalysisError
+from led_sglang.analysis import AnalysisError
 
 # Keys under which data sets of questions hold them, in the order they are looked for.
 _KEYS = ("prompt", "problem", "question")

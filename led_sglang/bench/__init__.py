@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from led_sglang.common.terminal import CommandError
 
-class BenchError(RuntimeError):
+
+class BenchError(CommandError):
     """A benchmark cannot be planned or go on; one sentence."""

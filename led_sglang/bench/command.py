@@ -18,8 +18,10 @@ from led_sglang.bench.plan import Arm, Plan, arms_of, explore_rates, regular
 from led_sglang.bench.profile import profile_arms
 from led_sglang.bench.report import write_report
 from led_sglang.bench.watch import ServerView
-from led_sglang.client import ServerError
-from led_sglang.extras import MissingExtra, need
+from led_sglang.common.endpoint import ServerError
+from led_sglang.common.flags import Parser
+from led_sglang.common.paths import writable_folder
+from led_sglang.extras import need
 from led_sglang.server_process import running_server
 
 SERVER_LOG = "server.log"
@@ -33,13 +35,12 @@ def bench(argv: Sequence[str]) -> int:
 
     Returns:
         The exit status: 0, or 2 where something could not be measured.
+
+    Raises:
+        CommandError: nothing can be measured, or nothing more.
     """
     arguments, serve_flags = read_flags(argv)
-    try:
-        refused = _run(arguments, serve_flags)
-    except (BenchError, MissingExtra, ServerError, OSError) as error:
-        print(f"led-sglang: {error}", file=sys.stderr)
-        return 2
+    refused = _run(arguments, serve_flags)
     print(arguments.out)
     return 2 if refused else 0
 
@@ -54,11 +55,13 @@ def read_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _run(arguments: argparse.Namespace, serve_flags: Sequence[str]) -> list[str]:
-    need("matplotlib")  # before minutes of work, not after
+    # What can go wrong is found before minutes of work, not after.
+    need("matplotlib")
     # Random ids open no thought: LED then has to explore on every token to be measured.
     think_only = arguments.prompts is not None
     arms = arms_of(_samplers(arguments), explore_rates(arguments.explore_rate), think_only)
     plan = plan_of(arguments, serve_flags, baseline=regular(), arms=arms)
+    writable_folder(arguments.out, "--out")
     journal = Journal(arguments.out, plan, arguments.resume)
     flags = ["--model-path", arguments.model_path, "--load-format", arguments.load_format]
     flags += ["--enable-samplers", ",".join(_samplers(arguments)), *serve_flags]
@@ -87,12 +90,18 @@ def _run(arguments: argparse.Namespace, serve_flags: Sequence[str]) -> list[str]
                 profile = profile_arms(plan, max(fitting), server, load, arguments.out)
         except (BenchError, ServerError) as error:
             log = arguments.out / SERVER_LOG
-            kept = f"{len(journal.pairs)} finished pairs are kept in {arguments.out}"
-            refused.append(f"{error}; {kept}; the server's log: {log}")
+            refused.append(f"{error}; {_kept(journal, arguments)}; the server's log: {log}")
             raise type(error)(refused[-1]) from None
+        except KeyboardInterrupt:
+            print(f"\n{_kept(journal, arguments)}; --resume goes on", file=sys.stderr)
+            raise
         finally:
             report()
     return refused
+
+
+def _kept(journal: Journal, arguments: argparse.Namespace) -> str:
+    return f"{len(journal.pairs)} finished pairs are kept in {arguments.out}"
 
 
 def _samplers(arguments: argparse.Namespace) -> list[str]:
@@ -148,7 +157,7 @@ def _positive(flag: str, text: str) -> list[int]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="led-sglang bench",
         description="Measure what each sampler costs on this machine, in pairs with SGLang's own "
         "sampler on the same server. Flags of `led-sglang serve` follow after --.",
@@ -158,16 +167,12 @@ def _parser() -> argparse.ArgumentParser:
         "--load-format", default="auto", help="dummy: random weights of the model's shape"
     )
     parser.add_argument("--device", help="cpu or cuda; default: an accelerator where there is one")
-    parser.add_argument("--samplers", default="regular,led", help="default: %(default)s")
+    parser.add_argument("--samplers", default="regular,led", help="what is compared with regular")
     parser.add_argument(
-        "--batch-sizes", default="1,8,16,32,64,128,256", help="default: %(default)s"
+        "--batch-sizes", default="1,8,16,32,64,128,256", help="requests that decode together"
     )
-    parser.add_argument(
-        "--context", default="2048", help="prompt length in tokens; default: %(default)s"
-    )
-    parser.add_argument(
-        "--output-len", default="256", help="tokens per request; default: %(default)s"
-    )
+    parser.add_argument("--context", default="2048", help="prompt length in tokens")
+    parser.add_argument("--output-len", default="256", help="tokens per request")
     parser.add_argument(
         "--explore-rate",
         default="confidence",
@@ -175,10 +180,8 @@ def _parser() -> argparse.ArgumentParser:
         help="confidence (LED's own gate), or shares of tokens to explore at random, such as "
         "0.05,0.1,0.2: random weights are never sure, so their own gate explores nearly always",
     )
-    parser.add_argument(
-        "--repeats", default="5", help="pairs per sampler and batch size; default: %(default)s"
-    )
-    parser.add_argument("--temperature", type=float, default=0.6, help="default: %(default)s")
+    parser.add_argument("--repeats", default="5", help="pairs per sampler and batch size")
+    parser.add_argument("--temperature", type=float, default=0.6, help="of the sampling")
     parser.add_argument(
         "--prompts",
         type=Path,
@@ -190,7 +193,5 @@ def _parser() -> argparse.ArgumentParser:
         "--profile", action="store_true", help="also trace the largest batch size that fits"
     )
     parser.add_argument("--resume", action="store_true", help="go on where --out stopped")
-    parser.add_argument(
-        "--out", type=Path, default=Path("bench"), help="folder; default: %(default)s"
-    )
+    parser.add_argument("--out", type=Path, default=Path("bench"), help="folder")
     return parser

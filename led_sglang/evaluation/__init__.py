@@ -7,6 +7,8 @@ another machine.
 
 from __future__ import annotations
 
+from led_sglang.common.terminal import CommandError
 
-class EvaluationError(Exception):
+
+class EvaluationError(CommandError):
     """The run cannot start or go on; the message is for the user. Finished samples are kept."""

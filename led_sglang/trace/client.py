@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from led_sglang.client import ServerClient, ServerError
-from led_sglang.phase import Phase, ThinkAutomaton
-from led_sglang.telemetry import PHASE_NAMES
+from led_sglang.common.phases import PHASE_NAMES
 from led_sglang.trace.records import Token, Trace, TraceSettings, trace_entries
 
 # What a tokenizer puts where bytes do not make a character.
@@ -128,6 +127,8 @@ def _phases(
     prompt_ids: Sequence[int], ids: Sequence[int], start: Sequence[int], end: Sequence[int]
 ) -> list[str]:
     """The phase each token was sampled in; without delimiters every token may be LED's."""
+    from led_sglang.phase import Phase, ThinkAutomaton  # torch: `--help` does without
+
     if not start or not end:
         return [PHASE_NAMES[Phase.THINK]] * len(ids)
     automaton = ThinkAutomaton(start, end)

@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from led_sglang.client import ServerClient, ServerError
+from led_sglang.client import ServerClient
+from led_sglang.common.flags import Parser
+from led_sglang.common.paths import writable_file
 from led_sglang.trace.client import run_trace
 from led_sglang.trace.page import write_page
-from led_sglang.trace.records import Trace, TraceError, first_divergence
+from led_sglang.trace.records import Trace, first_divergence
+from led_sglang.trace.waiting import generated
 
 
 def trace(argv: Sequence[str]) -> int:
@@ -22,7 +25,10 @@ def trace(argv: Sequence[str]) -> int:
         argv: arguments after `trace`.
 
     Returns:
-        The exit status: 0, or 2 where the server or its answer is not fit for a trace.
+        The exit status.
+
+    Raises:
+        CommandError: the server or its answer is not fit for a trace, or the page has no place.
     """
     arguments = _parser().parse_args(argv)
     sampling: dict[str, Any] = {
@@ -34,19 +40,19 @@ def trace(argv: Sequence[str]) -> int:
     if arguments.seed is not None:
         sampling["sampling_seed"] = arguments.seed
     client = ServerClient(arguments.base_url)
+    writable_file(arguments.out, "--out")  # before minutes of generation
     traces = []
-    try:
-        for sampler in arguments.compare:
-            print(f"{sampler}: generating ...", file=sys.stderr, flush=True)
-            run = run_trace(
+    for sampler in arguments.compare:
+        run = generated(
+            lambda sampler=sampler: run_trace(
                 client, arguments.prompt, sampler=sampler, sampling=sampling, led=arguments.led
-            )
-            print(f"{sampler}: {summary(run)}", file=sys.stderr, flush=True)
-            traces.append(run)
-        path = write_page(traces, arguments.out)
-    except (ServerError, TraceError, OSError) as error:
-        print(f"led-sglang: {error}", file=sys.stderr)
-        return 2
+            ),
+            client,
+            sampler,
+        )
+        print(f"{sampler}: {summary(run)}", file=sys.stderr, flush=True)
+        traces.append(run)
+    path = write_page(traces, arguments.out)
     if len(traces) == 2:
         split = first_divergence(*traces)
         print("the two runs are the same" if split is None else f"first difference: token {split}")
@@ -64,29 +70,33 @@ def summary(run: Trace) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="led-sglang trace",
         description="Write one answer of a running server as an HTML page that shows, token by "
         "token, what LED saw and chose.",
     )
-    parser.add_argument("--base-url", default="http://127.0.0.1:30000", help="default: %(default)s")
+    parser.add_argument("--base-url", default="http://127.0.0.1:30000", help="of a running server")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", help="one user turn")
     what.add_argument("--prompt-file", dest="prompt", type=_text, help="the same, read from a file")
     parser.add_argument(
         "--compare",
         type=_samplers,
-        default=("led",),
+        default="led",
         metavar="A,B",
         help="two samplers side by side, such as regular,led",
     )
-    parser.add_argument("--out", type=Path, default=Path("trace.html"), help="default: %(default)s")
-    parser.add_argument("--temperature", type=float, default=0.6, help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=Path("trace.html"), help="the page")
+    parser.add_argument("--temperature", type=float, default=0.6, help="of the sampling")
     parser.add_argument("--top-p", type=float, help="of samplers other than led")
     parser.add_argument("--seed", type=int, help="of led; others use it only if the server does")
-    parser.add_argument("--max-new-tokens", type=int, default=1024, help="default: %(default)s")
+    parser.add_argument("--max-new-tokens", type=int, default=1024, help="of each answer, at most")
     parser.add_argument(
-        "--led", type=_object, default={}, metavar="JSON", help="such as '{\"depth\": 4}'"
+        "--led",
+        type=_object,
+        default="{}",
+        metavar="JSON",
+        help="keys of custom_params.led, such as '{\"depth\": 4}'",
     )
     return parser
 

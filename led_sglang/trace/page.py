@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from led_sglang.telemetry import PHASE_NAMES
+from led_sglang.common.phases import PHASE_NAMES
 from led_sglang.trace.records import Token, Trace, first_divergence
 
 _SCRIPTS = ("run.js", "pane.js", "detail.js", "main.js")

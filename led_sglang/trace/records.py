@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from led_sglang.telemetry import PHASE_NAMES
+from led_sglang.common.phases import PHASE_NAMES
+from led_sglang.common.terminal import CommandError
 
 if TYPE_CHECKING:
     import pandas
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
-class TraceError(ValueError):
+class TraceError(CommandError, ValueError):
     """A response holds no trace, or none that can be read; says what to do."""
 
 
