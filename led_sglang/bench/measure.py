@@ -13,6 +13,7 @@ from led_sglang.bench.load import LoadGenerator
 from led_sglang.bench.numbers import Row, Run, row_of, run_of
 from led_sglang.bench.plan import Arm, Pair, Plan
 from led_sglang.bench.watch import PeakMemory, ServerView
+from led_sglang.common.journal import LineJournal
 
 RUNS = "runs.jsonl"
 
@@ -25,30 +26,32 @@ class Journal:
         Raises:
             BenchError: the folder holds pairs and `resume` is off, or those of other settings.
         """
-        self._path = folder / RUNS
+        self._journal = LineJournal(folder / RUNS, BenchError)
         self.pairs: dict[tuple[int, int, str], tuple[Run, Run]] = {}
-        lines = self._path.read_text().splitlines() if self._path.exists() else []
-        if lines and not resume:
-            raise BenchError(
-                f"{self._path} holds finished pairs: add --resume, or name another --out"
-            )
+        lines = list(self._journal.lines())
         if not lines:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._append(plan.settings())
+            self._journal.append(plan.settings())
             return
-        if json.loads(lines[0]) != json.loads(json.dumps(plan.settings())):
-            raise BenchError(f"{self._path} was measured with other settings: name another --out")
+        path = self._journal.path
+        if not resume:
+            raise BenchError(f"{path} holds finished pairs: add --resume, or name another --out")
+        if lines[0].record != json.loads(json.dumps(plan.settings())):
+            raise BenchError(f"{path} was measured with other settings: name another --out")
         for line in lines[1:]:
+            entry = line.record
             try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:  # cut off while it was written
-                continue
-            key = entry["batch_size"], entry["repeat"], entry["arm"]["arm"]
-            self.pairs[key] = Run(**entry["baseline"]), Run(**entry["arm"])
+                key = entry["batch_size"], entry["repeat"], entry["arm"]["arm"]
+                self.pairs[key] = Run(**entry["baseline"]), Run(**entry["arm"])
+            except (KeyError, TypeError) as error:
+                raise self._journal.bad_line(line.number, repr(error)) from None
 
     def add(self, pair: Pair, baseline: Run, arm: Run) -> None:
-        self.pairs[pair.key] = baseline, arm
-        self._append(
+        """Keep a finished pair.
+
+        Raises:
+            BenchError: it cannot be written (disk full); the pairs before it are untouched.
+        """
+        self._journal.append(
             {
                 "batch_size": pair.batch_size,
                 "repeat": pair.repeat,
@@ -56,6 +59,7 @@ class Journal:
                 "arm": arm.as_json(),
             }
         )
+        self.pairs[pair.key] = baseline, arm
 
     def rows(self, plan: Plan) -> list[Row]:
         """The table so far, by batch size and arm."""
@@ -66,10 +70,6 @@ class Journal:
                 if found:
                     rows.append(row_of(size, found))
         return rows
-
-    def _append(self, entry: Mapping[str, Any]) -> None:
-        with self._path.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(entry) + "\n")
 
 
 def run_plan(

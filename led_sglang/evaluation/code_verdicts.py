@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from led_sglang.evaluation import EvaluationError
 from led_sglang.evaluation.code_execution import judge
-from led_sglang.evaluation.store import Key, RunStore, append_line, write_atomically
+from led_sglang.evaluation.store import Key, RunStore, write_atomically
 from led_sglang.evaluation.tasks import Task
 
 _FILE = "code_verdicts.jsonl"
@@ -18,16 +17,13 @@ _FILE = "code_verdicts.jsonl"
 
 def read_verdicts(store: RunStore) -> dict[Key, str]:
     """Verdicts so far, by sample."""
-    path = store.folder / _FILE
-    if not path.exists():
-        return {}
+    journal = store.journal(_FILE)
     verdicts = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").strip().split("\n"), 1):
+    for line in journal.lines():
         try:
-            record = json.loads(line)
-            verdicts[Key(**record["key"])] = str(record["verdict"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise EvaluationError(f"{path}, line {number}: {error!r}") from None
+            verdicts[Key(**line.record["key"])] = str(line.record["verdict"])
+        except (KeyError, TypeError) as error:
+            raise journal.bad_line(line.number, repr(error)) from None
     return verdicts
 
 
@@ -59,7 +55,7 @@ def execute(
             if code
             else stored.record["outcome"]
         )
-        append_line(store.folder / _FILE, {"key": asdict(key), "verdict": verdict})
+        store.journal(_FILE).append({"key": asdict(key), "verdict": verdict})
 
 
 def export(store: RunStore, task: Task) -> list[Path]:

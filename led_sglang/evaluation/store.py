@@ -6,8 +6,8 @@
     code_verdicts.jsonl                                 verdicts of executed code
     metrics.json report.html report.md plots/ pages/    written at the end
 
-A line is written with one `write` to a file opened for appending, so a killed run leaves at most
-one unfinished line, which `--resume` cuts off. An interrupted sample is simply asked for again.
+Every `.jsonl` is a `LineJournal`: what is finished stays, and an interrupted sample is simply asked
+for again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from led_sglang.common.journal import LineJournal
 from led_sglang.evaluation import EvaluationError
 
 
@@ -92,7 +93,6 @@ class RunStore:
                 f"{self.folder} was started with other settings, and mixing them would make its "
                 "numbers meaningless:\n  " + "\n  ".join(different)
             )
-        self._cut_unfinished_lines()
         self.is_open = True
 
     def close(self) -> None:
@@ -116,13 +116,16 @@ class RunStore:
 
     def start_session(self, session: Mapping[str, Any]) -> None:
         """Note that the run was started (again), with what may change between starts."""
-        append_line(self.folder / "sessions.jsonl", session)
+        self.journal("sessions.jsonl").append(session)
 
     def concurrencies(self) -> list[int]:
         """The numbers of simultaneous requests the run was made with."""
-        path = self.folder / "sessions.jsonl"
-        lines = path.read_text(encoding="utf-8").strip().split("\n") if path.exists() else []
-        return sorted({json.loads(line)["concurrency"] for line in lines})
+        lines = self.journal("sessions.jsonl").lines()
+        return sorted({line.record["concurrency"] for line in lines})
+
+    def journal(self, name: str | Path) -> LineJournal:
+        """A file of finished lines in the run's folder."""
+        return LineJournal(self.folder / name, EvaluationError)
 
     def append_sample(self, key: Key, record: Mapping[str, Any]) -> None:
         """Keep a finished sample.
@@ -130,7 +133,7 @@ class RunStore:
         Raises:
             EvaluationError: it cannot be written (disk full); what was there is untouched.
         """
-        append_line(self.folder / "samples" / sample_path(key), record)
+        self.journal("samples" / sample_path(key)).append(record)
 
     def samples(self) -> Iterator[Stored]:
         """Every finished sample, one at a time, in the order of files and lines.
@@ -140,30 +143,24 @@ class RunStore:
         """
         seen: set[Key] = set()
         for path in sorted((self.folder / "samples").glob("*/*/*/output-rs*.jsonl")):
-            relative = str(path.relative_to(self.folder))
-            offset = 0
-            with path.open("rb") as file:
-                for number, line in enumerate(file, 1):
-                    if not line.endswith(b"\n"):
-                        break  # being written, or cut off by a kill
-                    try:
-                        record = json.loads(line)
-                        key = Key(
-                            task=record["task"],
-                            sampler=record["sampler"],
-                            temperature=record["temperature"],
-                            item=record["id"],
-                            sample=record["sample"],
-                        )
-                    except (ValueError, KeyError, TypeError) as error:
-                        raise EvaluationError(
-                            f"{path}, line {number}: not a sample ({error!r})"
-                        ) from None
-                    if key in seen:
-                        raise EvaluationError(f"{path}, line {number}: {key} is there twice")
-                    seen.add(key)
-                    yield Stored(key, record, relative, offset, len(line))
-                    offset += len(line)
+            relative = path.relative_to(self.folder)
+            journal = self.journal(relative)
+            for line in journal.lines():
+                record = line.record
+                try:
+                    key = Key(
+                        task=record["task"],
+                        sampler=record["sampler"],
+                        temperature=record["temperature"],
+                        item=record["id"],
+                        sample=record["sample"],
+                    )
+                except KeyError as error:
+                    raise journal.bad_line(line.number, f"no key {error}") from None
+                if key in seen:
+                    raise journal.bad_line(line.number, f"{key} is there twice")
+                seen.add(key)
+                yield Stored(key, record, str(relative), line.offset, line.length)
 
     def read(self, stored: Stored) -> dict[str, Any]:
         """The record of a sample whose `record` was dropped to save memory."""
@@ -172,53 +169,11 @@ class RunStore:
             record: dict[str, Any] = json.loads(file.read(stored.length))
         return record
 
-    def _cut_unfinished_lines(self) -> None:
-        for path in [*self.folder.glob("samples/*/*/*/*.jsonl"), *self.folder.glob("*.jsonl")]:
-            with path.open("rb+") as file:
-                size = file.seek(0, os.SEEK_END)
-                end = size
-                while end > 0:
-                    start = max(0, end - 65536)
-                    file.seek(start)
-                    newline = file.read(end - start).rfind(b"\n")
-                    if newline >= 0:
-                        end = start + newline + 1
-                        break
-                    end = start
-                if end < size:
-                    file.truncate(end)
-
 
 def sample_path(key: Key) -> Path:
     """Where a sample's line is, below `samples/`."""
     folder = Path(key.task) / key.sampler / f"T{key.temperature:g}"
     return folder / f"output-rs{key.sample}.jsonl"
-
-
-def append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Append one JSON line, whole or not at all.
-
-    Raises:
-        EvaluationError: it cannot be written.
-    """
-    # Unpaired surrogates, which a server may send, do not encode: escape them.
-    line = json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab", buffering=0) as file:
-            before = file.tell()
-            try:
-                written = file.write(line)
-                if written < len(line):
-                    raise OSError(f"only {written} of {len(line)} bytes were written")
-            except OSError:
-                file.truncate(before)
-                raise
-    except OSError as error:
-        raise EvaluationError(
-            f"cannot write {path}: {error}. Every finished sample is kept; make room and continue "
-            "with --resume"
-        ) from None
 
 
 def write_atomically(path: Path, text: str) -> None:

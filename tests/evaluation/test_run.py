@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -136,17 +137,36 @@ def _count_lines(run_dir: Path) -> int:
     return sum(f.read_bytes().count(b"\n") for f in run_dir.glob("samples/*/*/*/*.jsonl"))
 
 
-def test_an_unfinished_line_is_cut_and_asked_again(tmp_path: Path) -> None:
-    with running(engine()) as url:
+# What a kill, a full disk or a crash leaves of five lines, and how many of them are whole.
+DAMAGES: dict[str, tuple[Callable[[bytes], bytes], int]] = {
+    "empty": (lambda text: b"", 0),
+    "cut in the first line": (lambda text: text[:30], 0),
+    "cut in the last line": (lambda text: text[: text.rindex(b"\n", 0, -1) + 30], 4),
+    "cut before the last line feed": (lambda text: text[:-1], 4),
+    "zeros at the end": (lambda text: text[: text.rindex(b"\n", 0, -1) + 1] + bytes(4000), 4),
+}
+
+
+def test_killed_in_mid_line_nothing_finished_is_lost_or_asked_twice(tmp_path: Path) -> None:
+    fake = engine()
+    with running(fake) as url:
         grid = small_grid(url, tmp_path, tasks=["aime24"])
         assert led_eval(*grid).returncode == 0
         metrics = (tmp_path / "metrics.json").read_text()
-        for file in tmp_path.glob("samples/*/*/*/output-rs2.jsonl"):
-            text = file.read_bytes()
-            file.write_bytes(text[: text.rindex(b"\n", 0, -1) + 30])
-        assert led_eval(*grid, "--resume").returncode == 0
-    assert len(records(tmp_path)) == 80
-    assert (tmp_path / "metrics.json").read_text() == metrics
+        whole = sorted(map(json.dumps, records(tmp_path)))
+        files = sorted(tmp_path.glob("samples/*/*/*/*.jsonl"))
+        for (damage, _), file in zip(DAMAGES.values(), files, strict=False):
+            file.write_bytes(damage(file.read_bytes()))
+        sessions = tmp_path / "sessions.jsonl"
+        for lacking, left in ((5 * 5 - sum(kept for _, kept in DAMAGES.values()), 0), (0, 30)):
+            sessions.write_bytes(sessions.read_bytes()[:left])
+            fake.asked.clear()
+            done = led_eval(*grid, "--resume")
+            assert done.returncode == 0, done.stderr
+            assert sum(fake.asked.values()) == lacking
+            assert sorted(map(json.dumps, records(tmp_path))) == whole
+            assert (tmp_path / "metrics.json").read_text() == metrics
+            assert sessions.read_bytes().count(b"\n") == 1
 
 
 CHANGES = [

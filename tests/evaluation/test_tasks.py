@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from led_sglang.evaluation import EvaluationError
-from led_sglang.evaluation.code_verdicts import execute, export
+from led_sglang.evaluation.code_verdicts import execute, export, read_verdicts
 from led_sglang.evaluation.graders import Grade, Question
 from led_sglang.evaluation.grading_pool import GradingPool
 from led_sglang.evaluation.hub import load_items
@@ -277,8 +277,16 @@ def test_code_is_exported_and_executed(tmp_path: Path) -> None:
     ]
     execute(store, [task], seconds=5)
     execute(store, [task], seconds=5)  # nothing is judged twice
-    lines = (tmp_path / "code_verdicts.jsonl").read_text().splitlines()
+    verdicts = tmp_path / "code_verdicts.jsonl"
+    content = verdicts.read_bytes()
+    lines = content.splitlines(keepends=True)
     assert [json.loads(line)["verdict"] for line in lines] == ["correct", "wrong"]
+    # Whatever a kill, a full disk or a crash left of them, only what is lost is judged again.
+    for left in (b"", lines[0][:9], content[:-1], lines[0], lines[0] + bytes(99)):
+        verdicts.write_bytes(left)
+        assert len(read_verdicts(store)) == left.count(b"\n")
+        execute(store, [task], seconds=5)
+        assert verdicts.read_bytes() == content
 
 
 @pytest.mark.parametrize(

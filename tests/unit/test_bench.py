@@ -19,6 +19,7 @@ from led_sglang.bench.report import write_report
 from led_sglang.bench.watch import ServerView
 from led_sglang.cli import main
 from led_sglang.client import ServerError
+from led_sglang.common.journal import LineJournal
 
 MACHINE = {"processor": "a processor", "copy_gb_per_s": 12.3456, "versions": "led-sglang 0"}
 
@@ -211,17 +212,60 @@ def test_a_dying_server_leaves_the_finished_pairs(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="no answer"):
         run_plan(plan, {"led": server}, FakeLoad(server, 8), journal, lambda: None)  # type: ignore[arg-type]
     assert len(journal.pairs) == 2
-    with (tmp_path / "runs.jsonl").open("a") as out:
-        out.write('{"batch_size": 1, "rep')  # killed while it wrote
+    assert Journal(tmp_path, plan, resume=True).pairs == journal.pairs
 
-    again = Journal(tmp_path, plan, resume=True)
-    assert again.pairs == journal.pairs
-    server = FakeServer()
-    load = FakeLoad(server)
-    run_plan(plan, {"led": server}, load, again, lambda: None)  # type: ignore[arg-type]
-    assert len(again.pairs) == 8
-    assert load.calls == (3 + 2 * 2) + (3 + 2 * 4)
-    assert [row.ratio for row in again.rows(plan)] == [pytest.approx(0.8)] * 4
+
+def measure(folder: Path, resume: bool) -> tuple[Journal, int]:
+    """Run the plan to its end; the journal, and how many runs that took beside warm-ups."""
+    plan, server = plan_of(), FakeServer()
+    load, journal = FakeLoad(server), Journal(folder, plan, resume)
+    lacking = {s for s in (1, 8) for pair in plan.pairs(s) if pair.key not in journal.pairs}
+    run_plan(plan, {"led": server}, load, journal, lambda: None)  # type: ignore[arg-type]
+    return journal, load.calls - 3 * len(lacking)
+
+
+@pytest.mark.parametrize("lines", range(10))
+@pytest.mark.parametrize("rest", ["nothing", "one byte", "half", "all but the end", "zeros"])
+def test_killed_in_mid_line_nothing_finished_is_lost_or_done_twice(
+    tmp_path: Path, lines: int, rest: str
+) -> None:
+    """`lines` are finished, and of the next one there is a part."""
+    whole, _ = measure(tmp_path, resume=False)
+    path = tmp_path / "runs.jsonl"
+    written = path.read_bytes().splitlines(keepends=True)
+    finished_lines = list(LineJournal(path, BenchError).lines())
+    assert len(written) == len(finished_lines) == 1 + 8
+    kept, line = b"".join(written[:lines]), (written[lines:] or [b'{"batch_size": 1}\n'])[0]
+    parts = {"one byte": line[:1], "half": line[: len(line) // 2], "all but the end": line[:-1]}
+    path.write_bytes(kept + {**parts, "nothing": b"", "zeros": bytes(500)}[rest])
+    finished = max(0, lines - 1)
+
+    if lines == 0:  # not even the settings are there: nothing to resume, nothing to refuse
+        again, runs = measure(tmp_path, resume=False)
+    else:
+        again, runs = measure(tmp_path, resume=True)
+    assert runs == 2 * (8 - finished)
+    assert again.pairs == whole.pairs
+    assert list(LineJournal(path, BenchError).lines()) == finished_lines
+    assert Journal(tmp_path, plan_of(), resume=True).pairs == whole.pairs
+    assert [row.ratio for row in again.rows(plan_of())] == [pytest.approx(0.8)] * 4
+
+
+def test_a_run_that_ends_in_its_first_line_can_be_resumed(tmp_path: Path) -> None:
+    for content in ("", '{"base'):
+        (tmp_path / "runs.jsonl").write_text(content)
+        assert measure(tmp_path, resume=True)[1] == 2 * 8
+        (tmp_path / "runs.jsonl").unlink()
+
+
+def test_a_pair_of_another_hand_is_named(tmp_path: Path) -> None:
+    measure(tmp_path, resume=False)
+    path = tmp_path / "runs.jsonl"
+    lines = path.read_text().splitlines()
+    for line in ("{}", '{"batch_size": 1, "rep' + lines[2]):
+        path.write_text("\n".join([lines[0], line, *lines[2:], ""]))
+        with pytest.raises(BenchError, match=r"runs\.jsonl, line 2 .*delete that line"):
+            Journal(tmp_path, plan_of(), resume=True)
 
 
 def test_a_journal_belongs_to_its_settings(tmp_path: Path) -> None:
