@@ -211,6 +211,37 @@ SERVING = (
         "ends a request that the second check refuses",
     ),
     _symbol(
+        "entrypoints.http_server.ORJSONRequest.json",
+        "self",
+        "refuses misplaced keys with HTTP 400 before a stream is opened",
+    ),
+    # By their functions, as some of their URLs can be configured.
+    *(
+        _symbol(f"entrypoints.http_server.{name}", None, "its body may hold custom_params")
+        for name in (
+            "generate_request",
+            "openai_v1_completions",
+            "openai_v1_chat_completions",
+            "sagemaker_chat_completions",
+            "vertex_generate",
+            "v1_responses_request",
+            "anthropic_v1_messages",
+            "ollama_chat",
+            "ollama_generate",
+        )
+    ),
+    _symbol(
+        "entrypoints.openai.serving_transcription.OpenAIServingTranscription.create_transcription",
+        "self audio_data model language response_format temperature stream raw_request "
+        "timestamp_granularities",
+        "refuses what a transcription would drop",
+    ),
+    _symbol(
+        "managers.tokenizer_manager.TokenizerManager.generate_request",
+        "self obj request",
+        "hands custom_params on where SGLang drops them",
+    ),
+    _symbol(
         "managers.tokenizer_manager.TokenizerManager._send_one_request",
         "self tokenized_obj",
         "gives each of n samples its own seed",

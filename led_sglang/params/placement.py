@@ -1,0 +1,105 @@
+"""Where a request body holds LED's keys, and which of them stand where nothing reads them.
+
+SGLang ignores keys it does not know, so that a misplaced `"sampler": "regular"` would be answered
+by another sampler. Knows nothing of SGLang.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from led_sglang.params.request import GROUPS, SAMPLERS
+from led_sglang.params.values import ParameterError, show
+
+# Keys from the body down to the object that holds `custom_params`; () is the body itself.
+Path = tuple[str, ...]
+
+KEY = "custom_params"
+
+# Objects in which clients put what belongs elsewhere. What others hold (`metadata`,
+# `chat_template_kwargs`) has a meaning of its own.
+_WRAPPERS = frozenset(
+    {"extra_args", "extra_body", "extra_params", "options", "parameters", "sampling_params"}
+)
+_DEEPEST = 4
+_WORDS = frozenset({"custom-params", "customparams", "sampler", *SAMPLERS})
+# `led_depth`, `led.depth`, `custom_params[sampler]`
+_STARTS = tuple(word + mark for word in ("custom-params", *GROUPS) for mark in "-.[")
+
+
+def is_ours(key: str) -> bool:
+    """Whether a key is one of LED's, however it is spelled."""
+    word = key[:64].lower().replace("_", "-")
+    return word in _WORDS or word.startswith(_STARTS)
+
+
+def objects_at(body: Any, path: Path) -> Iterator[dict[str, Any]]:
+    """The objects that lie at `path`; where a list lies, those in it (batches)."""
+    if isinstance(body, list):
+        for element in body:
+            if isinstance(element, dict):
+                yield from objects_at(element, path)
+    elif isinstance(body, dict):
+        if path:
+            yield from objects_at(body.get(path[0]), path[1:])
+        else:
+            yield body
+
+
+def refuse_misplaced(body: Mapping[str, Any], places: tuple[Path, ...], url: str) -> None:
+    """Check that no key of LED's stands where this endpoint reads none.
+
+    Args:
+        body: of the request.
+        places: where the endpoint reads `custom_params`; the first is recommended.
+        url: the endpoint's.
+
+    Raises:
+        ParameterError: names the key, where it stands and where it belongs.
+    """
+    found = _misplaced(body, places, ())
+    if found is None:
+        return
+    example: dict[str, Any] = {KEY: {"sampler": "regular"}}
+    for key in reversed(places[0]):
+        example = {key: example}
+    *inside, name = found
+    where = f"in {'.'.join(inside)}" if inside else "at the top level"
+    client = " (extra_body is an argument of the OpenAI client, not a key)"
+    raise ParameterError(
+        f"{show(name)[1:-1]} {where} is not read by {url}"
+        + (client if "extra_body" in inside else "")
+        + f"; LED's settings belong in {'.'.join((*places[0], KEY))}, as in {json.dumps(example)}"
+    )
+
+
+def _misplaced(objects: Any, places: tuple[Path, ...], path: Path) -> Path | None:
+    for values in objects_at(objects, ()):
+        for key, value in values.items():
+            if is_ours(key):
+                if key != KEY or path not in places:
+                    return (*path, key)
+            elif key in _WRAPPERS and len(path) < _DEEPEST:
+                found = _misplaced(value, places, (*path, key))
+                if found is not None:
+                    return found
+    return None
+
+
+def given_custom_params(body: Any, places: tuple[Path, ...]) -> list[Any]:
+    """Every `custom_params` of a body that is not null.
+
+    Raises:
+        ParameterError: given in two places.
+    """
+    given = {
+        path: [values[KEY] for values in objects_at(body, path) if values.get(KEY) is not None]
+        for path in places
+    }
+    filled = [path for path, values in given.items() if values]
+    if len(filled) > 1:
+        named = " and in ".join(".".join((*path, KEY)) for path in filled)
+        raise ParameterError(f"LED's settings are given twice, in {named}; leave one out")
+    return given[filled[0]] if filled else []

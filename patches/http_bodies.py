@@ -1,0 +1,134 @@
+"""HTTP bodies: LED's keys are checked in one place, and carried where SGLang drops them.
+
+Every endpoint's JSON body passes `ORJSONRequest.json` once, parsed and not yet turned into the
+endpoint's own record: a refusal there is an HTTP 400 in the form of that endpoint's errors, streams
+included. Every generation passes `TokenizerManager.generate_request`, with the request that holds
+what was found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from led_sglang.patches.hooks import hook
+from led_sglang.patches.server_args import settings_or_none
+
+from led_sglang.params import ParameterError, parse_request
+from led_sglang.params.placement import (
+    KEY,
+    Path,
+    given_custom_params,
+    is_ours,
+    refuse_misplaced,
+)
+from led_sglang.params.values import show
+from led_sglang.settings import ServerSettings
+
+# Request: the `custom_params` that SGLang would drop, or None.
+_CARRIED_ATTRIBUTE = "_led_custom_params"
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How an endpoint's body holds `custom_params`.
+
+    places: where it may stand; the first is recommended.
+    carried: whether SGLang itself hands it on to the sampling parameters.
+    """
+
+    places: tuple[Path, ...] = ((),)
+    carried: bool = True
+
+
+# Ollama's own client sends no keys but those in `options`.
+_OLLAMA = _Form(places=((), ("options",)), carried=False)
+# By the function that serves the endpoint, as some URLs can be configured. Endpoints that sample
+# nothing (scores, embeddings, tokens) are not listed.
+_FORMS = {
+    "generate_request": _Form(places=(("sampling_params",),)),
+    "openai_v1_completions": _Form(),
+    "openai_v1_chat_completions": _Form(),
+    "sagemaker_chat_completions": _Form(),
+    "vertex_generate": _Form(places=(("parameters", "sampling_params"),)),
+    "v1_responses_request": _Form(carried=False),
+    "anthropic_v1_messages": _Form(carried=False),
+    "ollama_chat": _OLLAMA,
+    "ollama_generate": _OLLAMA,
+}
+
+
+@hook("entrypoints.http_server.ORJSONRequest.json", "AFTER")
+def _read_body(parsing: Awaitable[Any], self: Any) -> Awaitable[Any]:
+    return _checked(parsing, self)
+
+
+async def _checked(parsing: Awaitable[Any], request: Any) -> Any:
+    body = await parsing
+    # Some endpoints read their body twice.
+    if not hasattr(request, _CARRIED_ATTRIBUTE):
+        setattr(request, _CARRIED_ATTRIBUTE, _custom_params_to_carry(body, request))
+    return body
+
+
+def _custom_params_to_carry(body: Any, request: Any) -> dict[str, Any] | None:
+    """Check LED's keys in a body; the `custom_params` that SGLang drops, if there are any.
+
+    Raises:
+        HTTPException: 400 with the sentence of a `ParameterError`.
+    """
+    form = _FORMS.get(getattr(request.scope.get("endpoint"), "__name__", ""))
+    settings = settings_or_none()
+    if form is None or settings is None or not isinstance(body, dict):
+        return None
+    try:
+        return _check(body, form, request.url.path, settings)
+    except ParameterError as error:
+        raise _bad_request(str(error)) from None
+
+
+def _check(
+    body: dict[str, Any], form: _Form, url: str, settings: ServerSettings
+) -> dict[str, Any] | None:
+    from sglang.srt.runtime_context import get_exec
+
+    refuse_misplaced(body, form.places, url)
+    given = given_custom_params(body, form.places)
+    # Endpoints that drop `custom_params` take no custom logit processor either.
+    foreign_keys = form.carried and get_exec().features.enable_custom_logit_processor
+    for custom_params in given:
+        parse_request(custom_params, settings, foreign_keys=foreign_keys)
+    return None if form.carried or not given else given[0]
+
+
+def _bad_request(sentence: str) -> Exception:
+    from fastapi import HTTPException
+
+    return HTTPException(HTTPStatus.BAD_REQUEST, sentence)
+
+
+@hook("managers.tokenizer_manager.TokenizerManager.generate_request", "BEFORE")
+def _carry_custom_params(self: Any, obj: Any, request: Any = None) -> None:
+    custom_params = getattr(request, _CARRIED_ATTRIBUTE, None)
+    if custom_params is not None:
+        # SGLang's private keys may be there already.
+        own = obj.sampling_params.get(KEY) or {}
+        obj.sampling_params[KEY] = {**custom_params, **own}
+
+
+@hook(
+    "entrypoints.openai.serving_transcription.OpenAIServingTranscription.create_transcription",
+    "AROUND",
+)
+async def _refuse_in_a_form(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    """A transcription's body is a form, not JSON, and builds its own sampling parameters."""
+    if settings_or_none() is not None:
+        for key in await kwargs["raw_request"].form():
+            if is_ours(key):
+                raise _bad_request(
+                    f"{show(key)[1:-1]} is not read by /v1/audio/transcriptions, which decodes "
+                    "with the server's default sampler; leave it out"
+                )
+    return await original(self, *args, **kwargs)
