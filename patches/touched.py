@@ -242,6 +242,16 @@ SERVING = (
         "hands custom_params on where SGLang drops them",
     ),
     _symbol(
+        "managers.tokenizer_manager.TokenizerManager._validate_one_request",
+        "self obj input_ids",
+        "refuses what would end the scheduler",
+    ),
+    _symbol(
+        "sampling.custom_logit_processor.CustomLogitProcessor.from_str",
+        "json_str",
+        "tells whether a custom logit processor loads",
+    ),
+    _symbol(
         "managers.tokenizer_manager.TokenizerManager._send_one_request",
         "self tokenized_obj",
         "gives each of n samples its own seed",
