@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, singledispatch
+from functools import singledispatch
 from typing import Any
 
 from led_sglang.kernels import projected_rows
@@ -11,6 +11,7 @@ from led_sglang.patches.batch_state import HISTORY_ATTRIBUTE, REQUEST_ATTRIBUTE
 from led_sglang.patches.embedding import is_installed
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.kernel_path import served_by
+from led_sglang.patches.metrics import publish
 from led_sglang.patches.server_args import settings_or_none
 from torch import Tensor
 
@@ -74,7 +75,6 @@ def commit(record: Any, batch: Any, commits: Sequence[Any]) -> None:
 @commit.register
 def _commit_led(record: StepRecord, batch: Any, commits: Sequence[Any]) -> None:
     phases, summary = record.phases.tolist(), record.summary.tolist()
-    before = (_totals.think_tokens, dict(_totals.tokens_per_depth), _totals.explored_tokens)
     _totals.steps += 1
     _totals.projected_rows += record.projected_rows or 0
     for row, (req, committed) in enumerate(zip(batch.reqs, commits, strict=True)):
@@ -85,7 +85,7 @@ def _commit_led(record: StepRecord, batch: Any, commits: Sequence[Any]) -> None:
         if params.projects:
             token = committed.token_ids[0]
             _append_detail(record, req, row, token, phases[row], summary[row], params)
-    _publish(before)
+    publish(_totals)
 
 
 @commit.register
@@ -135,38 +135,6 @@ def _statistics_of(req: Any) -> RequestStatistics:
             req.customized_info = {}
         req.customized_info[SUMMARY_KEY] = LatestReport(statistics)
     return statistics
-
-
-@cache
-def _counters() -> tuple[Any, Any, Any] | None:
-    """Prometheus counters of this scheduler; None without --enable-metrics."""
-    from sglang.srt.runtime_context import get_observability
-
-    if not get_observability().enable_metrics:
-        return None
-    # Imported here: prometheus_client picks its value class from an environment variable that
-    # SGLang sets at launch.
-    from prometheus_client import Counter
-
-    return (
-        Counter("sglang:led_think_tokens", "Tokens sampled in the think phase."),
-        Counter("sglang:led_explored_tokens", "Tokens sampled from a latent mix."),
-        Counter("sglang:led_depth_tokens", "Explored tokens by chosen depth.", ["depth"]),
-    )
-
-
-def _publish(before: tuple[int, dict[int, int], int]) -> None:
-    counters = _counters()
-    if counters is None:
-        return
-    think, explored, depths = counters
-    think_before, depths_before, explored_before = before
-    think.inc(_totals.think_tokens - think_before)
-    explored.inc(_totals.explored_tokens - explored_before)
-    for depth, count in _totals.tokens_per_depth.items():
-        new = count - depths_before.get(depth, 0)
-        if new:
-            depths.labels(depth=str(depth)).inc(new)
 
 
 @hook("managers.tokenizer_manager.TokenizerManager.update_request_meta_info", "AFTER")

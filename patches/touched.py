@@ -130,7 +130,6 @@ SERVING = (
     _symbol("runtime_context.get_exec", "", "resolved execution settings"),
     _symbol("runtime_context.get_parallel", "", "ranks and groups"),
     _symbol("runtime_context.get_server_args", "", "the settings stashed at launch"),
-    _symbol("runtime_context.get_observability", "", "whether metrics are on"),
     _symbol(
         "model_executor.model_runner_components.attention_backend_setup."
         "configure_aux_hidden_state_capture",
@@ -260,6 +259,11 @@ SERVING = (
         "managers.tokenizer_manager.TokenizerManager.update_request_meta_info",
         "self meta_info state customized_info index finish_reason",
         "statistics in meta_info",
+    ),
+    _symbol(
+        "observability.metrics_collector.SchedulerMetricsCollector.__init__",
+        "self labels server_args enable_lora enable_hierarchical_cache enable_streaming_session",
+        "the labels of SGLang's metrics",
     ),
     _symbol(
         "managers.scheduler_components.internal_state.SchedulerInternalStateController."

@@ -1,12 +1,14 @@
 """Token-by-token traces of LED: what each token's candidates were, layer by layer, and the choice.
 
-trace = Trace.from_response(response, prompt="What is 2 + 3?")
+trace = run_trace(ServerClient("http://localhost:30000"), "What is 2 + 3?")
+write_page([trace], "trace.html")
 trace.to_pandas()          # one row a token
 trace.layers_to_pandas()   # one row a token, layer and candidate
 """
 
 from __future__ import annotations
 
+from led_sglang.trace.client import run_trace
 from led_sglang.trace.page import write_page
 from led_sglang.trace.records import (
     Step,
@@ -24,5 +26,6 @@ __all__ = [
     "TraceError",
     "TraceSettings",
     "first_divergence",
+    "run_trace",
     "write_page",
 ]

@@ -33,7 +33,7 @@ UNSURE = 4
 
 @pytest.fixture(scope="module")
 def server(model_path: Path) -> Iterator[Server]:
-    flags = ("--dtype", "float32", "--enable-metrics")
+    flags = ("--dtype", "float32", "--enable-metrics", "--extra-metric-labels", '{"site": "test"}')
     with serve(model_path, *flags) as running:
         yield running
 
@@ -222,17 +222,54 @@ def test_server_info_and_metrics(
     for depth, count in depths.items():
         grown = after["tokens_per_depth"][depth] - before["tokens_per_depth"].get(depth, 0)
         assert grown == count
-        name = f'led_depth_tokens_total{{depth="{depth}"}}'
+        name = "sglang:led_depth_tokens_total", depth
         assert metrics_after[name] - metrics_before.get(name, 0) == count
-    for name, count in [
-        ("led_think_tokens_total", think),
-        ("led_explored_tokens_total", explored),
+    for counter, count in [
+        ("sglang:led_think_tokens_total", think),
+        ("sglang:led_explored_tokens_total", explored),
     ]:
-        assert metrics_after[name] - metrics_before.get(name, 0) == count
+        assert metrics_after[counter, ""] - metrics_before.get((counter, ""), 0) == count
 
 
-def metrics(server: Server) -> dict[str, float]:
+def metrics(server: Server) -> dict[tuple[str, str], float]:
+    """LED's counters by name and depth, as README names them."""
+    return {
+        (name, labels.get("depth", "")): value
+        for name, labels, value in samples(server)
+        if name.startswith("sglang:led_")
+    }
+
+
+def samples(server: Server) -> list[tuple[str, dict[str, str], float]]:
+    """What Prometheus would read: name, labels and value of each sample."""
     found = re.findall(
-        r"^sglang[:_](led_\w+?)(\{[^}]*\})? ([0-9.e+]+)$", server.get("/metrics").text, re.MULTILINE
+        r"^([\w:]+)(?:\{(.*)\})? ([0-9.e+-]+)$", server.get("/metrics").text, re.MULTILINE
     )
-    return {name + labels: float(value) for name, labels, value in found}
+    return [
+        (name, dict(re.findall(r'(\w+)="([^"]*)"', labels)), float(value))
+        for name, labels, value in found
+    ]
+
+
+def test_metrics_have_the_labels_of_sglang_s_own(
+    server: Server, prompts: list[Sequence[int]]
+) -> None:
+    """So that a query can join LED's counters with the scheduler's and the front end's."""
+    server.generate(prompts[0], WATCHED, **SAMPLING)
+    found = samples(server)
+    (own,) = [labels for name, labels, _ in found if name == "sglang:num_running_reqs"]
+    assert {"model_name", "engine_type", "tp_rank", "pp_rank", "moe_ep_rank"} <= own.keys()
+    assert own["site"] == "test"
+    for counter in ("think", "explored", "depth"):
+        ours = [x for name, x, _ in found if name == f"sglang:led_{counter}_tokens_total"]
+        assert ours
+        for labels in ours:
+            depth = labels.pop("depth", None)
+            assert labels == own
+            assert (depth is not None) == (counter == "depth")
+    front = next(x for name, x, _ in found if name == "sglang:generation_tokens_total")
+    shared = ("model_name", "engine_type", "site")
+    assert [front[name] for name in shared] == [own[name] for name in shared]
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    named = set(re.findall(r"`(sglang:led_\w+)", readme))
+    assert named == {name for name, _, _ in found if name.startswith("sglang:led_")}
