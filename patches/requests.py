@@ -50,6 +50,39 @@ def _check_against_parameters(sampling: RequestSampling, params: Any) -> None:
         check_filters(sampling.params, params.top_k)
 
 
+@hook("managers.tokenizer_manager.TokenizerManager._create_tokenized_object", "AFTER")
+def _check_embeddings(result: Any, self: Any, *_: Any, **__: Any) -> None:
+    """As `verify`, where it is known what the prompt is made of."""
+    settings = settings_or_none()
+    # An embedding request has no such field.
+    if settings is None or getattr(result, "input_embeds", None) is None:
+        return
+    dtype = str(self.model_config.dtype).removeprefix("torch.")
+    if dtype != "bfloat16":
+        # The first matrix product would end the scheduler, whatever the sampler.
+        raise ParameterError(
+            f"input_embeds reach the model as bfloat16, and its weights are {dtype}: send "
+            "input_ids or text, or start the server with --dtype bfloat16"
+        )
+    _check_prompt(
+        parse_request(result.sampling_params.custom_params, settings, foreign_keys=True), result
+    )
+
+
+def _check_prompt(sampling: RequestSampling, request: Any) -> None:
+    """A prompt of embeddings has made-up ids: none of them tells whether it has opened thinking."""
+    params = sampling.params
+    if request.input_embeds is None or params is None or not params.reads_prompt:
+        return
+    choices = ['custom_params.sampler = "regular"']
+    if sampling.sampler == "led":
+        choices.insert(0, "custom_params.led.think_only = false")
+    raise ParameterError(
+        f'input_embeds have no token ids, in which sampler "{sampling.sampler}" could see whether '
+        f"the prompt has opened thinking: send input_ids or text, or {' or '.join(choices)}"
+    )
+
+
 @hook("managers.scheduler.Scheduler._create_generation_req", "AFTER")
 def _check_in_the_scheduler(result: Any, self: Any, recv_req: Any, *_: Any, **__: Any) -> None:
     """Requests can reach the scheduler past the front end (other entry points, other workers)."""
@@ -65,6 +98,8 @@ def _check_in_the_scheduler(result: Any, self: Any, recv_req: Any, *_: Any, **__
             result.skip_radix_cache_insert = True
     except ParameterError as error:
         setattr(result, REQUEST_ATTRIBUTE, RequestSampling("regular"))
+        # Its prompt is now one token: embeddings beside it would not fit the batch.
+        result.input_embeds = None
         result.set_finish_with_abort(str(error), status_code=HTTPStatus.BAD_REQUEST)
 
 
@@ -88,6 +123,7 @@ def _parse(recv_req: Any, settings: ServerSettings) -> RequestSampling:
             "reuse a KV cache that its token ids do not determine"
         )
     _check_against_parameters(sampling, params)
+    _check_prompt(sampling, recv_req)
     return sampling
 
 

@@ -251,6 +251,11 @@ SERVING = (
         "tells whether a custom logit processor loads",
     ),
     _symbol(
+        "managers.tokenizer_manager.TokenizerManager._create_tokenized_object",
+        "self obj input_text input_ids input_embeds mm_inputs token_type_ids",
+        "refuses prompts of embeddings where the phase must be read",
+    ),
+    _symbol(
         "managers.tokenizer_manager.TokenizerManager._send_one_request",
         "self tokenized_obj",
         "gives each of n samples its own seed",

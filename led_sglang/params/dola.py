@@ -34,6 +34,11 @@ class DolaParams:
     relative_top: float = 0.1
     divergence: str = "hf"
 
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether the prompt's ids decide the phase of the first token."""
+        return False
+
 
 def bucket(name: str, num_layers: int, tied: bool) -> tuple[int, ...]:
     """Hugging Face's candidate layers `low` or `high`; may be empty for tiny models.

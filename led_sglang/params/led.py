@@ -57,6 +57,11 @@ class LedParams:
         return self.behaviour_logprobs or self.trace
 
     @property
+    def reads_prompt(self) -> bool:
+        """Whether the prompt's ids decide the phase of the first token."""
+        return self.think_only and self.preset != "release"
+
+    @property
     def gate_value(self) -> float:
         """Threshold in nats (`entropy`), probability (`rate`), else 0."""
         return {"entropy": self.gate_entropy, "rate": self.gate_rate}.get(self.gate, 0.0)

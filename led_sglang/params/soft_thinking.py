@@ -57,6 +57,11 @@ class SoftThinkingParams:
     trace: bool = False
 
     @property
+    def reads_prompt(self) -> bool:
+        """Whether the prompt's ids decide the phase of the first token."""
+        return True
+
+    @property
     def noise_value(self) -> float:
         """Strength of the noise; 1 where there is none."""
         key = NOISE_KEYS[self.noise]
