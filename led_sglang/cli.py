@@ -11,7 +11,8 @@ from led_sglang._version import __version__
 from led_sglang.common.flags import Parser
 from led_sglang.common.terminal import finish
 from led_sglang.cpu_platform import PLATFORM_NAME, thread_binding
-from led_sglang.settings import ENVIRONMENT_VARIABLE, LaunchRefused
+from led_sglang.launch_options import ENVIRONMENT_VARIABLE
+from led_sglang.settings import LaunchRefused
 
 _SERVE_HELP = """\
 usage: led-sglang serve [MODEL] [--sampler NAME] [--enable-samplers NAME,NAME]

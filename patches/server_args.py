@@ -6,24 +6,23 @@ import argparse
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import Any
 
 from led_sglang.patches import hooks
 from led_sglang.patches.hooks import hook
 
-from led_sglang.params import SOFT_SAMPLERS
-from led_sglang.presets import Preset, pick_preset
-from led_sglang.settings import (
+from led_sglang.launch_options import (
     LaunchOptions,
-    LaunchRefused,
-    ServerSettings,
+    add_flags,
     latent_layers,
     resolve_candidates,
     resolve_depth,
     resolve_dola_layers,
     resolve_layers,
 )
+from led_sglang.params import SOFT_SAMPLERS
+from led_sglang.presets import Preset, pick_preset
+from led_sglang.settings import LaunchRefused, ServerSettings
 
 BACKEND = "led"
 # Bookkeeping attributes of ServerArgs: not fields, and pickled to every child process.
@@ -39,23 +38,6 @@ _STEPS_THAT_RESET_THE_BACKEND = (
     "handle_npu_backends",
     "handle_deterministic_inference",
 )
-
-_FLAGS = {
-    "sampler": (
-        "NAME",
-        str,
-        "method of requests that name none (default led); see docs/methods.md",
-    ),
-    "enable_samplers": ("A,B", str, "methods a request may choose as well; regular it always may"),
-    "led_depth": ("D", int, "exploration depth d, and the deepest a request may ask for"),
-    "led_candidates": ("K", int, "candidates k of requests that name none, 1..64"),
-    "led_layers": ("PRESET", str, "latent layers of requests that name none: paper or release"),
-    "led_think_only": ("BOOL", str, "explore only while the model thinks (default true)"),
-    "led_think_start": ("TEXT", str, "delimiter that opens the think phase"),
-    "led_think_end": ("TEXT", str, "delimiter that closes the think phase"),
-    "dola_layers": ("LIST", str, "layers DoLa requests may name: low,high (default), all, numbers"),
-}
-assert set(_FLAGS) == {field.name for field in fields(LaunchOptions)}
 
 
 def register() -> None:
@@ -108,17 +90,13 @@ def _ending_with_a_sentence() -> Iterator[None]:
 
 @hook("server_args.ServerArgs.add_cli_args", "AFTER")
 def _add_flags(result: Any, parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("Latent Exploration Decoding (led-sglang)")
-    for name, (metavar, kind, text) in _FLAGS.items():
-        flag = "--" + name.replace("_", "-")
-        group.add_argument(flag, dest=name, type=kind, metavar=metavar, default=None, help=text)
+    add_flags(parser)
 
 
 @hook("server_args.ServerArgs.from_cli_args", "AROUND")
 def _read_flags(original: Any, cls: type, args: argparse.Namespace) -> Any:
-    typed = LaunchOptions(**{name: getattr(args, name, None) for name in _FLAGS})
     with _ending_with_a_sentence():
-        options = typed.over(LaunchOptions.from_environment())
+        options = LaunchOptions.from_flags(args).over(LaunchOptions.from_environment())
         if options != LaunchOptions():
             if args.sampling_backend not in (None, BACKEND):
                 raise LaunchRefused(

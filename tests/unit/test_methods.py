@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from led_sglang.launch_options import LaunchOptions, latent_layers, resolve_dola_layers
 from led_sglang.params import (
     SAMPLERS,
     DolaParams,
@@ -19,11 +20,8 @@ from led_sglang.params import (
 )
 from led_sglang.samplers import PLAIN_ROW, Filters, Row, RowTable
 from led_sglang.settings import (
-    LaunchOptions,
     LaunchRefused,
     ServerSettings,
-    latent_layers,
-    resolve_dola_layers,
 )
 from led_sglang.soft_telemetry import SoftHistory, SoftRecord
 

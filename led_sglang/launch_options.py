@@ -1,0 +1,284 @@
+"""What the user asks of LED at launch: the one declaration of its flags, and how they resolve.
+
+Read before SGLang is imported, by SGLang's own parser, and from the environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from led_sglang.params import (
+    BUCKETS,
+    LAYERS,
+    MAX_CANDIDATES,
+    SAMPLERS,
+    bucket,
+    parse_layer_list,
+)
+from led_sglang.settings import LaunchRefused
+
+# Launches without a command line (`sgl.Engine`) read the same options from here, as JSON.
+ENVIRONMENT_VARIABLE = "LED_SGLANG"
+
+
+def _flag(metavar: str, text: str, kind: type = str) -> Any:
+    """A flag of the field's name (`led_depth`: `--led-depth`), None where it is not given."""
+    return field(default=None, metadata={"metavar": metavar, "help": text, "kind": kind})
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """What the user typed; None is "not given"."""
+
+    sampler: str | None = _flag(
+        "NAME", f"method of requests that name none, one of {', '.join(SAMPLERS)} (default: led)"
+    )
+    enable_samplers: str | None = _flag(
+        "NAME,NAME",
+        "what else a request may choose; regular it always may. led and dola keep the streams of "
+        "the layers they read, dola about half of all; the soft methods look up 32 embeddings per "
+        "row and decode step (default: none)",
+    )
+    led_depth: int | None = _flag(
+        "D",
+        "exploration depth d, and the deepest a request may ask for (default: the model family's "
+        "preset, 8)",
+        int,
+    )
+    led_candidates: int | None = _flag(
+        "K", f"candidates k, 1..{MAX_CANDIDATES} (default: the preset's, 8)", int
+    )
+    led_layers: str | None = _flag("PRESET", "latent layers: paper or release (default: paper)")
+    led_think_only: str | None = _flag(
+        "BOOL", "explore only while the model thinks: true or false (default: true)"
+    )
+    led_think_start: str | None = _flag(
+        "TEXT", "delimiter that opens the think phase (default: the preset's)"
+    )
+    led_think_end: str | None = _flag(
+        "TEXT", "delimiter that closes the think phase (default: the preset's)"
+    )
+    dola_layers: str | None = _flag(
+        "LIST",
+        "layers DoLa may contrast with: low, high, numbers, or all (default: low,high)",
+    )
+
+    @classmethod
+    def from_flags(cls, arguments: argparse.Namespace) -> LaunchOptions:
+        """Options that a parser with `add_flags` has read.
+
+        Raises:
+            LaunchRefused: a value of another type.
+        """
+        texts = {f.name: getattr(arguments, f.name, None) for f in fields(cls)}
+        return cls._typed({name: text for name, text in texts.items() if text is not None})
+
+    @classmethod
+    def from_environment(cls) -> LaunchOptions:
+        """Options of the environment variable LED_SGLANG.
+
+        Raises:
+            LaunchRefused: not a JSON object, an unknown option, or a value of another type.
+        """
+        text = os.environ.get(ENVIRONMENT_VARIABLE, "")
+        if not text.strip():
+            return cls()
+        where = f"the environment variable {ENVIRONMENT_VARIABLE}"
+        try:
+            given = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise LaunchRefused(f"{where} is not JSON ({error})") from None
+        names = [f.name for f in fields(cls)]
+        if not isinstance(given, dict) or not set(given) <= set(names):
+            raise LaunchRefused(
+                f"{where} must be a JSON object with keys out of {', '.join(names)}"
+            )
+        return cls._typed({name: v for name, v in given.items() if v is not None}, f"{where}: ")
+
+    @classmethod
+    def _typed(cls, given: Mapping[str, Any], where: str = "") -> LaunchOptions:
+        kinds = {f.name: f.metadata["kind"] for f in fields(cls)}
+        return cls(**{name: _typed(name, v, kinds[name], where) for name, v in given.items()})
+
+    def over(self, weaker: LaunchOptions) -> LaunchOptions:
+        """These options, filled up with `weaker` where nothing was given."""
+        merged = {
+            name: value if value is not None else getattr(weaker, name)
+            for name, value in asdict(self).items()
+        }
+        return LaunchOptions(**merged)
+
+    def check(self, num_layers: int | None) -> None:
+        """Refuse what no model can be served with.
+
+        Args:
+            num_layers: of the model; None where they are not known yet.
+
+        Raises:
+            LaunchRefused: names the flag and what is allowed.
+        """
+        self.resolve_samplers()
+        self.parse_think_only()
+        resolve_candidates(self.led_candidates, 1)
+        resolve_layers(self.led_layers)
+        resolve_depth(self.led_depth, 1, num_layers)
+        resolve_dola_layers(self.dola_layers, num_layers, tied=False)
+        for flag in ("led_think_start", "led_think_end"):
+            if getattr(self, flag) == "":
+                raise LaunchRefused(f"{flag_of(flag)} is an empty text; name a delimiter")
+        if self.led_think_start and self.led_think_start == self.led_think_end:
+            raise LaunchRefused(
+                "--led-think-start and --led-think-end are the same text; think delimiters differ"
+            )
+
+    def resolve_samplers(self) -> tuple[str, tuple[str, ...]]:
+        """Default sampler and everything a request may choose (`regular` always).
+
+        Raises:
+            LaunchRefused: a name that is no sampler.
+        """
+        sampler = "led" if self.sampler is None else self.sampler
+        listed = [name.strip() for name in (self.enable_samplers or "").split(",") if name.strip()]
+        for flag, name in [("--sampler", sampler), *(("--enable-samplers", n) for n in listed)]:
+            if name not in SAMPLERS:
+                raise LaunchRefused(f"{flag} {name!r} is not one of {', '.join(SAMPLERS)}")
+        return sampler, tuple(dict.fromkeys([sampler, *listed, "regular"]))
+
+    def parse_think_only(self) -> bool:
+        """`--led-think-only`, default true.
+
+        Raises:
+            LaunchRefused: neither true nor false.
+        """
+        text = "true" if self.led_think_only is None else self.led_think_only.lower()
+        if text not in ("true", "false"):
+            raise LaunchRefused(f"--led-think-only must be true or false, got {text!r}")
+        return text == "true"
+
+
+def flag_of(name: str) -> str:
+    """The flag of an option: `led_depth` is typed `--led-depth`."""
+    return "--" + name.replace("_", "-")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add LED's flags, each as the text that was typed: `LaunchOptions.from_flags` reads them."""
+    group = parser.add_argument_group("Latent Exploration Decoding (led-sglang)")
+    for option in fields(LaunchOptions):
+        group.add_argument(
+            flag_of(option.name),
+            dest=option.name,
+            metavar=option.metadata["metavar"],
+            default=None,
+            help=option.metadata["help"],
+        )
+
+
+def _typed(name: str, value: Any, kind: type, where: str) -> Any:
+    """A value as its option's type; JSON's own numbers and booleans count as what they show."""
+    shown = f"{where}{name if where else flag_of(name)}"
+    if isinstance(value, (dict, list)):
+        raise LaunchRefused(f"{shown} must be one value, got {json.dumps(value)}")
+    text = json.dumps(value) if isinstance(value, (bool, float)) else str(value)
+    if kind is str:
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise LaunchRefused(f"{shown} must be a whole number, got {text!r}") from None
+
+
+def latent_layers(num_layers: int, depth: int) -> tuple[int, ...]:
+    """The l of h^l that LED needs so that both `paper` and `release` reach depth d.
+
+    `paper` wants h^{L-1}..h^{L-d+1}, `release` h^{L-2}..h^{L-d} (SPEC section 2): together the d
+    streams below the final one, as far as there are layers.
+    """
+    if depth == 1:
+        return ()
+    return tuple(range(num_layers - 1, max(num_layers - depth, 1) - 1, -1))
+
+
+def resolve_depth(
+    given: int | None, preset_depth: int, num_layers: int | None
+) -> tuple[int, str | None]:
+    """Captured depth, and a notice to print where the preset's had to be clamped.
+
+    Args:
+        given: `--led-depth`.
+        preset_depth: what holds without it.
+        num_layers: of the model; None where they are not known yet.
+
+    Raises:
+        LaunchRefused: `--led-depth` is below 1 or above the model's layers.
+    """
+    if given is None:
+        if num_layers is not None and preset_depth > num_layers:
+            notice = f"depth {preset_depth} clamped to the model's {num_layers} layers"
+            return num_layers, notice
+        return preset_depth, None
+    if num_layers is None:
+        if given < 1:
+            raise LaunchRefused(f"--led-depth {given} is below 1")
+    elif not 1 <= given <= num_layers:
+        raise LaunchRefused(
+            f"--led-depth {given} is outside 1..{num_layers}, the model's number of layers"
+        )
+    return given, None
+
+
+def resolve_candidates(given: int | None, preset_candidates: int) -> int:
+    """Default number of candidates.
+
+    Raises:
+        LaunchRefused: outside 1..64.
+    """
+    candidates = preset_candidates if given is None else given
+    if not 1 <= candidates <= MAX_CANDIDATES:
+        raise LaunchRefused(f"--led-candidates {candidates} is outside 1..{MAX_CANDIDATES}")
+    return candidates
+
+
+def resolve_layers(given: str | None) -> str:
+    """Default of the request parameter `layers`.
+
+    Raises:
+        LaunchRefused: not one of the two presets.
+    """
+    layers = "paper" if given is None else given
+    if layers not in LAYERS:
+        raise LaunchRefused(f"--led-layers {layers!r} is not one of {', '.join(LAYERS)}")
+    return layers
+
+
+def resolve_dola_layers(given: str | None, num_layers: int | None, tied: bool) -> tuple[int, ...]:
+    """The residual streams that DoLa may contrast with, ascending; 0 is the embeddings.
+
+    Args:
+        given: `--dola-layers`: "low", "high" and layer numbers, separated by commas, or "all".
+        num_layers: N of the model; None where it is not known yet: any number is taken for one.
+        tied: whether the LM head shares the embedding.
+
+    Raises:
+        LaunchRefused: anything else, or a layer outside 0..N-1.
+    """
+    text = given if given is not None else "low,high"
+    bound = sys.maxsize if num_layers is None else num_layers
+    if text == "all":
+        return tuple(range(num_layers or 0))
+    layers: set[int] = set()
+    for part in (part.strip() for part in text.split(",")):
+        chosen = bucket(part, bound, tied) if part in BUCKETS else parse_layer_list(part)
+        if chosen is None or not all(0 <= layer < bound for layer in chosen):
+            allowed = "a layer" if num_layers is None else f"a layer in 0..{num_layers - 1}"
+            raise LaunchRefused(
+                f'--dola-layers {text!r}: {part!r} is not "low", "high", "all" or {allowed}'
+            )
+        layers.update(chosen)
+    return tuple(sorted(layers))
