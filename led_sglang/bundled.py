@@ -10,6 +10,8 @@ from led_sglang.settings import LaunchRefused
 
 DEFAULT = "tiny-reasoner"
 CHECKSUMS = "SHA256SUMS"
+# A problem of the kind that the bundled models were trained on.
+EXAMPLE = "Visit every room once. Doors: 1-3 3-6 3-5 2-6 1-7 2-4 4-6 1-6 4-5 Start: 6"
 
 
 def bundled_model(name: str = DEFAULT) -> Path:

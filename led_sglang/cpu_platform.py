@@ -18,6 +18,9 @@ def activate() -> str | None:
     """Entry point: the platform's class, or None where another platform was (or none) chosen."""
     if os.environ.get("SGLANG_PLATFORM") != PLATFORM_NAME:
         return None
+    from led_sglang.serving.quiet import quieten
+
+    quieten()  # SGLang asks for its platform before it warns of anything
     return f"{__name__}.TorchCpu"
 
 
@@ -33,6 +36,11 @@ def _platform_class() -> type:
 
         def get_default_attention_backend(self) -> str:
             return "torch_native"
+
+        def get_device(self, device_id: int | None = 0) -> str:
+            # SGLang takes it for the text that --device would be, and splits it; its own CPU
+            # platform, which returns a torch.device, never comes there.
+            return self.device_type
 
         def init_backend(self) -> None:
             # Called where the model runs.

@@ -18,6 +18,8 @@ import psutil
 import requests
 
 from led_sglang.common.endpoint import ServerError
+from led_sglang.common.ports import listens
+from led_sglang.common.progress import Waiting
 from led_sglang.common.terminal import uninterrupted
 
 _LOG_TAIL = 2000
@@ -68,9 +70,8 @@ def running_server(
             preexec_fn=_die_with_parent,  # a killed command must not leave a server on the GPU
         )
     try:
-        url = f"http://127.0.0.1:{port}"
-        _wait(process, url, log, timeout_s)
-        yield url
+        _wait(process, port, log, timeout_s)
+        yield f"http://127.0.0.1:{port}"
     finally:
         with uninterrupted():
             _stop(process)
@@ -101,19 +102,27 @@ def _port(flags: Sequence[str]) -> str | None:
     return None
 
 
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path, timeout_s: float) -> None:
+def _wait(process: subprocess.Popen[bytes], port: str, log: Path, timeout_s: float) -> None:
+    """Wait until this server answers; one that had the port before does not count."""
     deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            tail = log.read_text(errors="replace")[-_LOG_TAIL:]
-            raise ServerError(f"the server ended with status {process.returncode}:\n{tail}")
-        try:
-            if requests.get(f"{url}/health", timeout=5).status_code == 200:
+    with Waiting(f"starting a server, which logs to {log}") as waiting:
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                tail = log.read_text(errors="replace")[-_LOG_TAIL:]
+                raise ServerError(f"the server ended with status {process.returncode}:\n{tail}")
+            if _answers(process.pid, port):
                 return
-        except requests.RequestException:
-            pass
-        time.sleep(0.5)
+            waiting.show()
+            time.sleep(0.5)
     raise ServerError(f"the server was not ready after {timeout_s:.0f} s; its log: {log}")
+
+
+def _answers(pid: int, port: str) -> bool:
+    if not listens(pid, int(port)):
+        return False
+    with suppress(requests.RequestException):
+        return requests.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200
+    return False
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

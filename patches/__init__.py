@@ -44,6 +44,9 @@ def install() -> None:
     Raises:
         SystemExit: LED is asked for, but this SGLang cannot carry it.
     """
+    from led_sglang.serving.quiet import quieten
+
+    quieten()
     enabled = os.environ.get(_ENABLED_VARIABLE) == "1"
     problems = missing(LAUNCH)
     if problems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -27,13 +28,21 @@ def hook(path: str, kind: str) -> Callable[[Callable[..., Any]], Callable[..., A
 
 def apply(symbols: tuple[Symbol, ...]) -> None:
     """Register and apply the declared hooks on `symbols`; applied ones stay as they are."""
+    from sglang.srt.plugins import hook_registry
     from sglang.srt.plugins.hook_registry import HookRegistry, HookSource, HookType
 
     source = HookSource(plugin_name="led", dist_name="led-sglang")
     for symbol, kind, function in _HOOKS:
         if symbol in symbols and symbol.path not in HookRegistry._patched:
             HookRegistry.register(symbol.path, function, HookType[kind], source=source)
-    HookRegistry.apply_hooks()
+    # A line for every hook would be no news: the banner counts them, `unapplied` names failures.
+    log = logging.getLogger(hook_registry.__name__)
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        HookRegistry.apply_hooks()
+    finally:
+        log.setLevel(level)
 
 
 def all_applied(symbols: tuple[Symbol, ...]) -> bool:

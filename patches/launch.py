@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import argparse
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 from led_sglang.patches import check_symbols, hooks
 from led_sglang.patches.touched import LAUNCH
 
+from led_sglang.common.terminal import uninterrupted
 from led_sglang.settings import LaunchRefused
+
+_TERMINATED = 128 + signal.SIGTERM
 
 
 def launch(argv: Sequence[str]) -> None:
-    """Start a server and block until it ends.
+    """Start a server and block until it ends; no process of it is left behind then.
 
     Args:
         argv: flags of `sglang serve` and of LED.
 
     Raises:
         LaunchRefused: SGLang has changed, or its plugin loader left LED out.
+        KeyboardInterrupt: Ctrl-C, while it started or while it served.
     """
     # Before SGLang's plugin loader, which would swallow what this raises.
     check_symbols()
@@ -29,10 +38,55 @@ def launch(argv: Sequence[str]) -> None:
 
     load_plugins()
     _refuse_if_left_out()
+    # While it starts; SGLang installs its own once it serves.
+    signal.signal(signal.SIGTERM, _end)
     try:
-        run_server(prepare_server_args(list(argv)))
+        with _children_ignore_ctrl_c():
+            with _usage_errors_of_one_line():
+                server_args = prepare_server_args(list(argv))
+            run_server(server_args)
     finally:
-        kill_process_tree(os.getpid(), include_parent=False)
+        with uninterrupted():
+            kill_process_tree(os.getpid(), include_parent=False)
+
+
+def _end(*_: Any) -> None:
+    raise SystemExit(_TERMINATED)
+
+
+@contextmanager
+def _children_ignore_ctrl_c() -> Iterator[None]:
+    """Ctrl-C reaches every process of a terminal: only the launching one shall act on it.
+
+    It ends the others, which would each print a traceback. A process that starts while SIGINT is
+    ignored goes on ignoring it.
+    """
+    start = BaseProcess.start
+
+    def start_deaf(process: BaseProcess) -> None:
+        with uninterrupted():
+            start(process)
+
+    BaseProcess.start = start_deaf  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        BaseProcess.start = start  # type: ignore[method-assign]
+
+
+@contextmanager
+def _usage_errors_of_one_line() -> Iterator[None]:
+    """SGLang's usage is 490 lines, behind which nobody finds the error."""
+    print_usage = argparse.ArgumentParser.print_usage
+    argparse.ArgumentParser.print_usage = _print_nothing  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        argparse.ArgumentParser.print_usage = print_usage  # type: ignore[method-assign]
+
+
+def _print_nothing(*_: Any) -> None:
+    """In place of a usage."""
 
 
 def _refuse_if_left_out() -> None:

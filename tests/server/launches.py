@@ -46,7 +46,7 @@ def _launch(
         _rename(rename)
     launch: Callable[[], Any]
     if command == "led-sglang":
-        from led_sglang.cli import serve
+        from led_sglang.serving.command import serve
 
         def launch() -> int:
             return serve(list(flags))

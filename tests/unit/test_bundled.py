@@ -77,7 +77,7 @@ def test_a_launch_without_a_model_ends_with_the_damaged_file(
     copy.rename(models / bundled.DEFAULT)
     (models / bundled.DEFAULT / "model.safetensors").write_bytes(b"cut off")
     monkeypatch.setattr(bundled.resources, "files", lambda package: copy.parent)
-    assert cli.serve([]) == 2
+    assert cli.main(["serve"]) == 2
     error = capsys.readouterr().err
     assert "model.safetensors" in error
     assert hashlib.sha256(b"cut off").hexdigest() in error

@@ -1,0 +1,134 @@
+"""The last words of a start: where the server answers, with what, and a request to try."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+import urllib3
+
+from led_sglang.common.ports import listens
+
+_LOOK_EVERY_S = 0.5
+_ANSWER_TIMEOUT_S = 30
+_EVERY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens.
+
+    Args:
+        host: as given to it.
+        port: 1..65535.
+        tls: whether it has a certificate.
+        api_key: what its endpoints ask for; None where they ask for nothing.
+    """
+
+    host: str
+    port: int
+    tls: bool = False
+    api_key: str | None = None
+
+    @property
+    def url(self) -> str:
+        """Where a client on this machine finds it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        scheme = "https" if self.tls else "http"
+        return f"{scheme}://{_EVERY_ADDRESS.get(self.host, host)}:{self.port}"
+
+
+def announce_when_ready(address: Address, question: str) -> None:
+    """Print the block once the server of this very process answers; returns at once.
+
+    Args:
+        address: of the server that this process is about to start.
+        question: of the request to try.
+    """
+    start = time.monotonic()
+    arguments = (os.getpid(), address, question, start)
+    threading.Thread(target=_announce, args=arguments, daemon=True).start()
+
+
+def _announce(pid: int, address: Address, question: str, start: float) -> None:
+    # It is this machine's own server; a certificate names another host.
+    urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+    # Another server may answer on the port already: only a listener of ours counts.
+    while not listens(pid, address.port) or _ask(address, "GET", "/health") is None:
+        time.sleep(_LOOK_EVERY_S)
+    info = _ask(address, "GET", "/server_info") or {}
+    body = {"messages": [{"role": "user", "content": question}]}
+    chats = _ask(address, "POST", "/tokenize", body) is not None
+    text = ready_block(address, info, question, chats, time.monotonic() - start)
+    print(text, file=sys.stderr, flush=True)
+
+
+def ready_block(
+    address: Address, info: Mapping[str, Any], question: str, chats: bool, seconds: float
+) -> str:
+    """What is printed.
+
+    Args:
+        address: of the server.
+        info: its `/server_info`.
+        question: of the request to try.
+        chats: whether its model has a chat template.
+        seconds: since the command began.
+    """
+    states = info.get("internal_states") or [{}]
+    led = states[0].get("led") or {}
+    settings = led.get("settings") or {}
+    lines = [
+        f"led-sglang: ready after {seconds:.0f} s; Ctrl-C ends it",
+        f"  url      {address.url} (OpenAI's API: {address.url}/v1)",
+        f"  model    {info.get('served_model_name') or info.get('model_path')}",
+        f"  sampler  {settings.get('sampler', 'regular')} by default",
+        f"  kernels  {led.get('kernels', 'none')}",
+        "Try it:",
+        _curl(address, question, chats),
+    ]
+    return "\n".join(lines)
+
+
+def _curl(address: Address, question: str, chats: bool) -> str:
+    """A command that works as it stands; with a key, once the key stands in it."""
+    path = "chat/completions" if chats else "completions"
+    words = {"messages": [{"role": "user", "content": question}]} if chats else {"prompt": question}
+    body = json.dumps({"model": "default", "max_tokens": 64, **words}, ensure_ascii=False)
+    parts = ["curl", f"{address.url}/v1/{path}", "-H", "content-type: application/json"]
+    if address.tls:
+        parts.insert(1, "--insecure")
+    if address.api_key:
+        parts += ["-H", "authorization: Bearer YOUR_API_KEY"]
+    return shlex.join([*parts, "-d", body])
+
+
+def _ask(address: Address, method: str, path: str, body: Any = None) -> dict[str, Any] | None:
+    """The answer's JSON object, empty where it is none; None where the answer is not 200."""
+    headers = {"authorization": f"Bearer {address.api_key}"} if address.api_key else {}
+    try:
+        answer = requests.request(
+            method,
+            address.url + path,
+            json=body,
+            headers=headers,
+            timeout=_ANSWER_TIMEOUT_S,
+            verify=False,
+        )
+    except requests.RequestException:
+        return None
+    if answer.status_code != 200:
+        return None
+    try:
+        content = answer.json()
+    except requests.JSONDecodeError:
+        return {}
+    return content if isinstance(content, dict) else {}
