@@ -1,18 +1,21 @@
-"""Kernels of the LED step. Imports torch and triton only, nothing of SGLang.
+"""The LED step: one record file, one protocol, an implementation per folder, and its oracle.
 
-A step is ``final_posterior`` (SPEC 2, steps 1 and 2), ``draw_noise`` for the candidates it names,
-then ``led_step`` (steps 3 to 7). ``led_reference`` is the float64 oracle for both.
+`prepare` chooses the step once at launch; `led_reference` is the float64 oracle that judges it.
+Imports torch and triton, and Numba where a CPU's step is asked for; nothing of SGLang.
 """
 
-from .dispatch import draw_noise, final_posterior, led_step
-from .noise import gumbel_from_hash, hash32, noise_origins, seeded_noise, uniform_from_hash
-from .readiness import prewarm, withdraw
+from .eager import EagerStep
+from .eager.noise import gumbel_from_hash, hash32, noise_origins, seeded_noise, uniform_from_hash
 from .reference import LedReference, led_reference
-from .support import device_reason, unsupported_reason
-from .triton_impl import projected_rows
+from .step import Step, prepare
+from .triton import TritonStep, device_reason
 from .types import (
+    AllGather,
+    CannotServe,
+    FinalNorm,
     FinalPosterior,
     Gate,
+    LaunchLimits,
     LedLimits,
     LedResult,
     LedRows,
@@ -22,27 +25,28 @@ from .types import (
 )
 
 __all__ = [
+    "AllGather",
+    "CannotServe",
+    "EagerStep",
+    "FinalNorm",
     "FinalPosterior",
     "Gate",
+    "LaunchLimits",
     "LedLimits",
     "LedReference",
     "LedResult",
     "LedRows",
     "LmHeadShard",
     "NoiseStream",
+    "Step",
     "StepNoise",
+    "TritonStep",
     "device_reason",
-    "draw_noise",
-    "final_posterior",
     "gumbel_from_hash",
     "hash32",
     "led_reference",
-    "led_step",
     "noise_origins",
-    "prewarm",
-    "projected_rows",
+    "prepare",
     "seeded_noise",
     "uniform_from_hash",
-    "unsupported_reason",
-    "withdraw",
 ]

@@ -1,7 +1,7 @@
 """What goes into and comes out of one LED step: plain records of tensors, no behaviour.
 
-Results of the Triton path lie in memory kept for them: the next call on the same device, in the
-same order of the stream, overwrites them. Whoever reads them later copies them first.
+Results of the Triton step lie in memory kept for them: its next call, in the same order of the
+stream, overwrites them. Whoever reads them later copies them first.
 """
 
 from __future__ import annotations
@@ -13,9 +13,18 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+# [M, H] -> [M, H], the model's final norm.
+FinalNorm = Callable[[Tensor], Tensor]
+# [M, n] fp32 -> [ranks, M, n] in rank order.
+AllGather = Callable[[Tensor], Tensor]
+
+
+class CannotServe(Exception):
+    """A compiled step cannot be had on this server; the message is one clause that says why."""
+
 
 class Gate(IntEnum):
-    """How a row decides between exploiting and exploring (SPEC 2, step 6 and "Variants")."""
+    """How a row decides between exploiting and exploring (docs/method.md#gate)."""
 
     CONFIDENCE = 0
     ALWAYS = 1
@@ -30,12 +39,14 @@ class LmHeadShard:
 
     Logits are z = h W^T, then z * logit_scale, then softcap * tanh(z / softcap): SGLang's order.
 
-    weight: [rows >= valid, H], any float dtype; None when ``project`` is given.
-    vocab_start: vocabulary id of the first column of this shard.
-    valid: columns of this shard that are real vocabulary; padded ones beyond are never read.
-    project: [M, H] -> [M, >= valid] logits before scale and softcap, for heads that have no
-        plain weight (quantised, LoRA). It sees row chunks, as many as there are rows to
-        project, so it must not communicate with other ranks.
+    Attributes:
+        weight: [rows >= valid, H], any float dtype; None when `project` is given.
+        vocab_start: vocabulary id of the first column of this shard.
+        valid: columns of this shard that are real vocabulary; padded ones beyond are never read.
+        logit_scale, softcap: None where the model has none.
+        project: [M, H] -> [M, >= valid] logits before scale and softcap, for heads that have no
+            plain weight (quantised, LoRA). It sees row chunks, as many as there are rows to
+            project, so it must not communicate with other ranks.
     """
 
     weight: Tensor | None
@@ -79,8 +90,8 @@ class LedRows:
 class LedLimits:
     """Batch-wide sizes the host knows without asking the device; they fix every shape.
 
-    From ``behaviour`` on, what no row of the batch holds, so that the torch path need not compute
-    it; the kernels always do.
+    From `behaviour` on, what no row of the batch holds, so that plain torch need not compute it;
+    the kernels always do.
     """
 
     candidates: int  # the largest of LedRows.candidates
@@ -96,8 +107,43 @@ class LedLimits:
 
 
 @dataclass(frozen=True)
+class LaunchLimits:
+    """The largest step that requests may ask of a server, and its types: what is prepared for.
+
+    Attributes:
+        batch: most rows of a step.
+        candidates, depth: the largest of any request.
+        vocab: columns of the final logits, all ranks together.
+        captured: C of the latents [B, C, H].
+        latents_dtype: of the latents.
+        logits_dtypes: those the final logits may have.
+    """
+
+    batch: int
+    candidates: int
+    depth: int
+    vocab: int
+    captured: int
+    latents_dtype: torch.dtype
+    logits_dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
+
+    @property
+    def layers(self) -> int:
+        """Latent layers of the deepest request."""
+        return self.depth - 1
+
+    @property
+    def slots(self) -> int:
+        """Candidates of the widest step: no more than there is vocabulary."""
+        return min(self.candidates, self.vocab)
+
+
+@dataclass(frozen=True)
 class FinalPosterior:
-    """Steps 1 and 2. K = LedLimits.candidates, at most V."""
+    """The final layer's posterior; K = LedLimits.candidates, at most V.
+
+    See docs/method.md#final-posterior and docs/method.md#candidates.
+    """
 
     ids: Tensor  # [B, K] int64, descending final logit, ties to the lowest id
     logprobs: Tensor  # [B, K] f32, log p^L(x_i) over all of V; -inf: this slot is no candidate
@@ -107,15 +153,22 @@ class FinalPosterior:
 
 @dataclass(frozen=True)
 class NoiseStream:
-    """Noise of rows without a seed: a counter on the device, which every step moves on. Equal
-    streams that have made equally many steps give equal noise."""
+    """Noise of rows without a seed: a counter on the device, which every step moves on.
+
+    Equal streams that have made equally many steps give equal noise.
+    """
 
     seed: Tensor  # [1] int64
     step: Tensor  # [1] int64
 
     @classmethod
     def start(cls, seed: int, device: torch.device | str) -> NoiseStream:
-        """seed: any integer; the low 64 bits count."""
+        """A stream at its first step.
+
+        Args:
+            seed: any integer; the low 64 bits count.
+            device: where the steps run.
+        """
         seed = (seed + 2**63) % 2**64 - 2**63
         return cls(
             torch.tensor([seed], dtype=torch.int64, device=device),
@@ -125,7 +178,7 @@ class NoiseStream:
 
 @dataclass(frozen=True)
 class StepNoise:
-    """The randomness of one step (SPEC 3)."""
+    """The randomness of one step (docs/method.md#randomness)."""
 
     gate: Tensor  # [B] float64, uniform in [0, 1)
     pick: Tensor  # [B, K] float64, Gumbel(0, 1)
@@ -137,6 +190,8 @@ class LedResult:
 
     token_ids: Tensor  # [B] int64; a valid id, but meaningless, where the row is not owned
     explored: Tensor  # [B] bool
+    explore_probability: Tensor  # [B] float64, what the gate's draw was held against; 0 where the
+    # row may not explore, and 0 or 1 where it takes its likelier side
     depth: Tensor  # [B] int64, L - l* + 1: 1 is the final layer; 1 for exploit
     p1: Tensor  # [B] f32
     entropy: Tensor  # [B] f32

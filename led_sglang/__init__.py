@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from led_sglang._version import __version__
+
+# In a checkout `kernels`, `patches` and `configs` stand beside this folder; an installation moves
+# them into it. With this the checkout works as it is, wherever Python finds it.
+_checkout = Path(__file__).parents[1]
+if (_checkout / "pyproject.toml").is_file() and (_checkout / "kernels" / "step.py").is_file():
+    __path__.append(str(_checkout))
 
 __all__ = ["__version__", "register"]
 

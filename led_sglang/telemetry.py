@@ -156,6 +156,7 @@ class StepRecord:
                 "layer_probs": result.layer_probs.clone(),
                 "behaviour_probs": result.behaviour_probs.clone(),
                 "entropy": result.entropy.clone(),
+                "explore_probability": result.explore_probability.clone(),
             }
             if result.gate_draw is not None:
                 detail["gate_draw"] = result.gate_draw.clone()
@@ -200,6 +201,7 @@ def token_trace(
         "candidate_probs": [final[i] for i in live],
         "layer_probs": [[row[i] for i in live] for row in detail["layer_probs"][: params.depth]],
         "behaviour_probs": [detail["behaviour_probs"][i] for i in live],
+        "explore_probability": detail["explore_probability"],
         "gate_draw": detail.get("gate_draw"),
     }
 

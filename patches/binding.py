@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from led_sglang.kernels import LmHeadShard
+from led_sglang.kernels import FinalNorm, LmHeadShard, NoiseStream, Step
 from led_sglang.patches.batch_state import PhaseTracker
 from led_sglang.patches.kernel_path import RankGather, choose
 from led_sglang.patches.lm_head import final_norm, lm_head_shard
@@ -14,7 +14,7 @@ from sglang.srt.runtime_context import get_device, get_parallel
 from torch import Tensor
 
 from led_sglang.phase import ThinkAutomaton
-from led_sglang.randomness import NoiseSource
+from led_sglang.randomness import noise_stream
 from led_sglang.samplers import ModelView
 from led_sglang.settings import LaunchRefused, ServerSettings
 
@@ -24,6 +24,7 @@ class Binding:
     """The loaded model as the methods see it, on this rank.
 
     model: the parts of it that a method may call.
+    step: who computes LED's steps.
     place_of: [layers + 1] int64: where h^l lies among the captured streams.
     think_end: [n] int64 ids of the delimiter; empty without a think phase.
     tracker: the think phase by request slot; None without a think phase.
@@ -31,10 +32,11 @@ class Binding:
     """
 
     model: ModelView
+    step: Step
     place_of: Tensor
     think_end: Tensor
     tracker: PhaseTracker | None
-    noise: NoiseSource
+    noise: NoiseStream
 
 
 def bind(
@@ -52,12 +54,12 @@ def bind(
         LaunchRefused: the model lacks a part LED needs.
     """
     device = torch.device(model_runner.device)
-    model = _model_view(model_runner.model, device, group)
+    head, norm = _head_and_norm(model_runner.model)
+    gather = RankGather(group) if torch.distributed.get_world_size(group) > 1 else None
     place_of = torch.zeros(settings.num_layers + 1, dtype=torch.int64)
     for place, layer in enumerate(settings.captured):
         place_of[layer] = place
-    choose(model.head, model_runner, settings, group)
-    noise = _noise_source(device, group)
+    step = choose(head, model_runner, settings, group, final_norm=norm, all_gather=gather)
     tracker = None
     if automaton is not None:
         tracker = PhaseTracker(
@@ -67,24 +69,23 @@ def bind(
             device,
         )
     return Binding(
-        model=model,
+        model=ModelView(head, gather, _shard_widths(head, gather, device)),
+        step=step,
         place_of=place_of.to(device),
         think_end=torch.tensor(settings.think_end_ids, dtype=torch.int64).to(device),
         tracker=tracker,
-        noise=noise,
+        noise=_noise_stream(device, group),
     )
 
 
-def _model_view(model: Any, device: torch.device, group: Any) -> ModelView:
+def _head_and_norm(model: Any) -> tuple[LmHeadShard, FinalNorm]:
     try:
-        head, norm = lm_head_shard(model), final_norm(model)
+        return lm_head_shard(model), final_norm(model)
     except AttributeError as error:
         raise LaunchRefused(
             f"LED cannot use the LM head of {type(model).__name__} ({error}); serve another "
             "model, or start without LED (--sampler regular)"
         ) from None
-    gather = RankGather(group) if torch.distributed.get_world_size(group) > 1 else None
-    return ModelView(head, norm, gather, _shard_widths(head, gather, device))
 
 
 def _shard_widths(
@@ -96,7 +97,7 @@ def _shard_widths(
     return tuple(int(w) for w in widths.flatten().tolist())
 
 
-def _noise_source(device: torch.device, group: Any) -> NoiseSource:
+def _noise_stream(device: torch.device, group: Any) -> NoiseStream:
     # Ranks on other machines resolved a seed of their own: the first rank's counts.
     seed = torch.tensor([get_device().random_seed], dtype=torch.int64, device=device)
     if torch.distributed.get_world_size(group) > 1:
@@ -104,4 +105,4 @@ def _noise_source(device: torch.device, group: Any) -> NoiseSource:
     parallel = get_parallel()
     # Replicas (--dp) count in dp_rank, groups of attention data parallelism in attn_dp_rank.
     replica = parallel.attn_dp_rank + (parallel.dp_rank or 0)
-    return NoiseSource(int(seed), replica, device)
+    return noise_stream(int(seed), replica, device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from led_sglang.kernels.soft_thinking import mix_embeddings
+from led_sglang.kernels.eager.soft_thinking import mix_embeddings
 from led_sglang.patches.batch_state import HISTORY_ATTRIBUTE, request_row
 from led_sglang.patches.hooks import hook
 from torch import Tensor

@@ -6,15 +6,8 @@ import logging
 from typing import Any
 
 import torch
-from led_sglang.kernels import (
-    LedLimits,
-    LmHeadShard,
-    device_reason,
-    prewarm,
-    withdraw,
-)
+from led_sglang.kernels import AllGather, FinalNorm, LaunchLimits, LmHeadShard, Step, prepare
 
-from led_sglang import cpu_kernels
 from led_sglang.params import MAX_CANDIDATES
 from led_sglang.settings import ServerSettings
 
@@ -22,13 +15,6 @@ logger = logging.getLogger(__name__)
 
 # SGLang hands the sampler fp32 logits, whatever the model computes in.
 _LOGITS = (torch.float32,)
-
-_served_by = "not decided yet"
-
-
-def served_by() -> str:
-    """`triton`, `cpu`, or `torch: ` and the reason; what `/server_info` shows of this process."""
-    return _served_by
 
 
 class RankGather:
@@ -50,10 +36,16 @@ class RankGather:
         return gathered
 
 
-def choose(head: LmHeadShard, runner: Any, settings: ServerSettings, group: Any) -> str | None:
-    """Compile the kernels and allocate their memory, or settle for torch and say why.
-
-    On a CPU the kernels are the step that Numba compiles, unless Triton's interpreter is on.
+def choose(
+    head: LmHeadShard,
+    runner: Any,
+    settings: ServerSettings,
+    group: Any,
+    *,
+    final_norm: FinalNorm,
+    all_gather: AllGather | None,
+) -> Step:
+    """The step that serves on this rank; the choice, and why torch serves, is logged.
 
     Args:
         head: this rank's LM head.
@@ -61,46 +53,41 @@ def choose(head: LmHeadShard, runner: Any, settings: ServerSettings, group: Any)
         settings: the server's.
         group: ranks that sample the same rows; all of them take the same path, or they would
             round differently and drift apart.
-
-    Returns:
-        None where kernels serve, else the reason for torch, which is logged as well.
+        final_norm, all_gather: see `led_sglang.kernels.prepare`.
     """
     device = torch.device(runner.device)
-    kernels = "triton" if device.type != "cpu" or device_reason(device) is None else "cpu"
-    if kernels == "cpu":
-        reason = cpu_kernels.prewarm()
-    else:
-        reason = prewarm(
-            head,
+
+    def on_every_rank(ready: bool) -> bool:
+        if torch.distributed.get_world_size(group) == 1:
+            return ready
+        all_ready = torch.tensor([ready], dtype=torch.int32, device=device)
+        torch.distributed.all_reduce(all_ready, torch.distributed.ReduceOp.MIN, group=group)
+        return bool(all_ready)
+
+    step = prepare(
+        head,
+        LaunchLimits(
             batch=runner.req_to_token_pool.req_to_token.shape[0],
-            limits=LedLimits(MAX_CANDIDATES, settings.depth, final_norm=True, entropy=True),
+            candidates=MAX_CANDIDATES,
+            depth=settings.depth,
             vocab=runner.model_config.vocab_size,
             captured=len(settings.captured),
             latents_dtype=runner.dtype,
             logits_dtypes=_LOGITS,
-        )
-    if not _on_every_rank(reason is None, device, group) and reason is None:
-        withdraw(head)
-        cpu_kernels.withdraw()
-        reason = "another rank cannot run the kernels, and all ranks must take the same path"
-    global _served_by
-    _served_by = kernels if reason is None else f"torch: {reason}"
-    if reason is None:
-        logger.info("LED steps run in the %s kernels.", kernels)
+        ),
+        device=device,
+        final_norm=final_norm,
+        all_gather=all_gather,
+        on_every_rank=on_every_rank,
+    )
+    if step.reason is None:
+        logger.info("LED steps run in the %s kernels.", step.name)
     elif device.type == "cpu":
-        logger.warning("LED steps run in torch: %s.", reason)
+        logger.warning("LED steps run in torch: %s.", step.reason)
     else:
         logger.warning(
             "LED steps fall back to torch, which sends every row of the batch through the LM head, "
             "exploring or not: %s.",
-            reason,
+            step.reason,
         )
-    return reason
-
-
-def _on_every_rank(ready: bool, device: torch.device, group: Any) -> bool:
-    if torch.distributed.get_world_size(group) == 1:
-        return ready
-    all_ready = torch.tensor([ready], dtype=torch.int32, device=device)
-    torch.distributed.all_reduce(all_ready, torch.distributed.ReduceOp.MIN, group=group)
-    return bool(all_ready)
+    return step

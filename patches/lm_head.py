@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from led_sglang.kernels import LmHeadShard
+from led_sglang.kernels import FinalNorm, LmHeadShard
 
 
 def causal_lm(model: Any) -> Any:
@@ -62,7 +61,7 @@ def _head(model: Any) -> Any:
     return model.model.embed_tokens if tied else model.lm_head
 
 
-def final_norm(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+def final_norm(model: Any) -> FinalNorm:
     """The model's final norm as a function of hidden states [rows, H] alone."""
     stack = causal_lm(model).model
     norm = getattr(stack, "norm", getattr(stack, "norm_f", None))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from led_sglang.kernels import Step
 from led_sglang.patches.batch_state import STEP_ATTRIBUTE, StepInputs, automaton_of, table_of
 from led_sglang.patches.binding import Binding, bind
 from led_sglang.patches.embedding import SoftInputs
@@ -89,6 +90,11 @@ class LedSampler(Sampler):
             LaunchRefused: the model lacks a part LED needs.
         """
         self._bound = bind(model_runner, self._settings, self.automaton, self.tp_sync_group)
+
+    @property
+    def step(self) -> Step:
+        """Who computes LED's steps in this process."""
+        return self._bound.step
 
     def install_soft_inputs(self, model_runner: Any) -> None:
         """Make the model read mixtures, where a soft method is enabled; before graphs are captured.
@@ -176,6 +182,7 @@ class LedSampler(Sampler):
             think_end=bound.think_end,
             table=table,
             model=bound.model,
+            step=bound.step,
             noise=bound.noise,
             soft=soft.state if soft is not None else None,
         )

@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from functools import singledispatch
 from typing import Any
 
-from led_sglang.kernels import projected_rows
 from led_sglang.patches.batch_state import HISTORY_ATTRIBUTE, REQUEST_ATTRIBUTE
 from led_sglang.patches.embedding import is_installed
 from led_sglang.patches.hooks import hook
-from led_sglang.patches.kernel_path import served_by
 from led_sglang.patches.metrics import publish
 from led_sglang.patches.server_args import settings_or_none
 from torch import Tensor
@@ -171,6 +169,7 @@ def _show_in_meta_info(
 def _show_in_server_info(result: Any, self: Any, recv_req: Any) -> None:
     settings = settings_or_none()
     if settings is not None:
+        step = self.scheduler.tp_worker.model_runner.sampler.step
         result.internal_state["led"] = {
             "settings": {
                 "sampler": settings.sampler,
@@ -184,7 +183,7 @@ def _show_in_server_info(result: Any, self: Any, recv_req: Any) -> None:
                 "think_start": settings.think_start,
                 "think_end": settings.think_end,
             },
-            "kernels": served_by(),
-            "totals": _totals.report(projected_rows()),
+            "kernels": step.name if step.reason is None else f"{step.name}: {step.reason}",
+            "totals": _totals.report(step.projected_rows()),
             "reads_soft_inputs": is_installed(),
         }

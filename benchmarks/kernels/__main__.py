@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 import triton
-
-from kernels import tiles
-from kernels.workspace import workspace_bytes
+from led_sglang.kernels.triton import tiles
+from led_sglang.kernels.triton.workspace import workspace_bytes
 
 from .measure import (
     Ceilings,
@@ -66,12 +65,12 @@ def measure(
     flop = 2.0 * rows * weight.numel()
     by_bandwidth, by_rate = weight_bytes / machine.copy, flop / machine.gemm
     floor = 1e6 * max(by_bandwidth, by_rate)
-    ours = times(problem.k3, device, repeats)
+    ours = times(problem.latent_lse, device, repeats)
     truth = problem.lse_float64()
     error = (problem.lse_ours()[: len(truth)] - truth).abs().max().item()
     others = (
-        *(problem.k0, problem.k_noise, problem.k1, problem.k2),
-        *(problem.k4_partials, problem.k4_combine),
+        *(problem.posterior, problem.draw, problem.gate, problem.gather),
+        *(problem.partials, problem.combine),
     )
     line = {
         "model": model.name,
@@ -117,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
         type=int,
         choices=tiles.ROW_TILES,
         default=tiles.ROW_TILES,
-        help="row tiles K3 may take; a card with little arithmetic may do better without the last",
+        help="for the logsumexp; a card with little arithmetic may do better without the last",
     )
     parser.add_argument(
         "--smoke", action="store_true", help="a toy problem that only shows the command runs"

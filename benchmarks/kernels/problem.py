@@ -1,34 +1,29 @@
-"""One benchmark problem: an LM head, a batch, and every way to compute its latent posteriors.
-
-The kernels share the device's workspaces, so one problem is measured before the next is made.
-"""
+"""One benchmark problem: an LM head, a batch, and every way to compute its latent posteriors."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-
-from kernels import (
+from led_sglang.kernels import (
+    EagerStep,
+    FinalPosterior,
     Gate,
+    LaunchLimits,
     LedLimits,
     LedResult,
     LedRows,
     LmHeadShard,
     NoiseStream,
     StepNoise,
-    draw_noise,
-    final_posterior,
-    led_step,
+    TritonStep,
 )
-from kernels.compact import gate_and_compact, gather_latents
-from kernels.explore import combine
-from kernels.latent_lse import latent_lse
-from kernels.partials import latent_partials
-from kernels.topk_gate import PosteriorWorkspace
-from kernels.triton_impl import posterior_workspace, step_workspace
-from kernels.workspace import StepWorkspace
+from led_sglang.kernels.triton.combine import combine
+from led_sglang.kernels.triton.gate import gate_rows
+from led_sglang.kernels.triton.gather import gather_latents
+from led_sglang.kernels.triton.latent_lse import latent_lse
+from led_sglang.kernels.triton.partials import latent_partials
+from torch import Tensor
 
 TEMPERATURE = 0.6
 CANDIDATES = 8
@@ -66,51 +61,48 @@ class Problem:
         self.logits = torch.randn(batch, vocab, device=device) * 2.0
         self.latents = torch.randn(batch, LAYERS, hidden, device=device).to(weight.dtype)
         self.rows = _rows(batch, device, explores)
-        self.final = final_posterior(self.logits, self.rows, self.limits, impl="triton")
+        self.kernels = TritonStep(
+            self.head,
+            LaunchLimits(batch, CANDIDATES, DEPTH, vocab, LAYERS, self.latents.dtype),
+        )
+        self._torch = EagerStep(self.head)
+        self.workspace = self.kernels.workspace
+        self.scratch = self.kernels.posterior_workspace
+        self.final = self.posterior()
         self._stream = NoiseStream.start(0, device)
         self._seeds = torch.arange(batch, device=device)
         self._has_seed = self._seeds % 2 == 0
-        self.noise: StepNoise = self.k_noise()
-        self.scratch: PosteriorWorkspace = posterior_workspace(batch, CANDIDATES, vocab, device)
-        self.workspace: StepWorkspace = step_workspace(batch, LAYERS, CANDIDATES, weight, vocab)
+        self.noise = self.draw()
         self.step()  # fills the workspace, so that each kernel can be timed alone
-        self._explored = gate_and_compact(self.final, self.rows, self.noise, LAYERS, self.workspace)
-        self._partials = self.k4_partials()
+        self._explored = self.gate()
+        self._partials = self.partials()
 
     def whole(self) -> LedResult:
-        """Steps 1 to 7 and the noise, as a server runs them."""
-        self.k0()
-        self.k_noise()
+        """All of a step, as a server runs it."""
+        self.posterior()
+        self.draw()
         return self.step()
 
     def step(self) -> LedResult:
-        """Steps 3 to 7 by K1 to K4."""
-        return led_step(
-            self.final,
-            self.latents,
-            self.rows,
-            self.limits,
-            self.head,
-            self.noise,
-            impl="triton",
-        )
+        """From the gate to the tokens."""
+        return self.kernels.led_step(self.final, self.latents, self.rows, self.limits, self.noise)
 
-    def k0(self) -> object:
-        return final_posterior(self.logits, self.rows, self.limits, impl="triton")
+    def posterior(self) -> FinalPosterior:
+        return self.kernels.final_posterior(self.logits, self.rows, self.limits)
 
-    def k_noise(self) -> StepNoise:
+    def draw(self) -> StepNoise:
         """Every other row has a seed."""
-        return draw_noise(
-            self._stream, self._seeds, self._has_seed, self._seeds, self.final.ids, impl="triton"
+        return self.kernels.draw_noise(
+            self._stream, self._seeds, self._has_seed, self._seeds, self.final.ids
         )
 
-    def k1(self) -> object:
-        return gate_and_compact(self.final, self.rows, self.noise, LAYERS, self.workspace)
+    def gate(self) -> Tensor:
+        return gate_rows(self.final, self.rows, self.noise, LAYERS, self.workspace)
 
-    def k2(self) -> None:
+    def gather(self) -> None:
         gather_latents(self.latents, self.rows, LAYERS, 0, self.workspace, None)
 
-    def k3(self) -> None:
+    def latent_lse(self) -> None:
         w = self.workspace
         latent_lse(
             w.latent_rows,
@@ -123,10 +115,10 @@ class Problem:
             at_most=self.rows_count,
         )
 
-    def k4_partials(self) -> Tensor:
+    def partials(self) -> Tensor:
         return latent_partials(self.final.ids, self.rows, LAYERS, 0, self.head, self.workspace)
 
-    def k4_combine(self) -> object:
+    def combine(self) -> object:
         return combine(
             self._partials[None],
             self.final,
@@ -138,9 +130,9 @@ class Problem:
         )
 
     def lse_ours(self) -> Tensor:
-        """logsumexp(W h / T) [M] in float64, from K3's partials as K4 folded them."""
-        self.k3()
-        partials = self.k4_partials()
+        """logsumexp(W h / T) [M] in float64, from the partials of its tiles, folded."""
+        self.latent_lse()
+        partials = self.partials()
         return partials[:, 0].double() + partials[:, 1].double().log()
 
     def lse_cublas(self) -> Tensor:
@@ -166,10 +158,8 @@ class Problem:
         return lse
 
     def eager(self) -> object:
-        """The chunked torch implementation of steps 3 to 7."""
-        return led_step(
-            self.final, self.latents, self.rows, self.limits, self.head, self.noise, impl="torch"
-        )
+        """`step` in plain torch."""
+        return self._torch.led_step(self.final, self.latents, self.rows, self.limits, self.noise)
 
     def authors(self) -> Tensor:
         """The released formulation: fp32 [B, d - 1, V] posteriors, then the candidates' entries."""

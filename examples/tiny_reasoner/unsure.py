@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from led_sglang.kernels.reference import LedReference, led_reference
+from led_sglang.kernels import LedReference, led_reference
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tiny_reasoner.task import DONE, ROOMS, STUCK, Problem

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from led_sglang.kernels.torch_lse import matmul_fp32
+from led_sglang.kernels.eager.latent_lse import matmul_fp32
 
 # Elements of the largest temporary, [tokens, columns] in float32: 64 MiB.
 _TEMPORARY_ELEMENTS = 2**24

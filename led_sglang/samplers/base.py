@@ -8,8 +8,7 @@ from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
-from led_sglang.kernels import LmHeadShard
-from led_sglang.randomness import NoiseSource
+from led_sglang.kernels import AllGather, LmHeadShard, NoiseStream, Step
 from led_sglang.samplers.rows import RowTable
 from led_sglang.samplers.soft_state import SoftState
 from led_sglang.telemetry import Record
@@ -20,10 +19,8 @@ class ModelView:
     """The parts of the loaded model that a method may call."""
 
     head: LmHeadShard
-    # [M, H] -> [M, H]
-    final_norm: Callable[[Tensor], Tensor] | None
-    # [M, n] -> [ranks, M, n] in rank order; None without tensor parallelism
-    all_gather: Callable[[Tensor], Tensor] | None
+    # None without tensor parallelism
+    all_gather: AllGather | None
     # vocabulary columns of each rank's head, in rank order
     shard_widths: tuple[int, ...]
 
@@ -54,7 +51,8 @@ class StepContext:
     think_end: Tensor  # [n] int64, the delimiter; empty without a think phase
     table: RowTable
     model: ModelView
-    noise: NoiseSource
+    step: Step  # who computes LED's step
+    noise: NoiseStream  # of the rows without a seed
     soft: SoftState | None  # where a soft method is enabled
 
 

@@ -1,4 +1,4 @@
-"""DoLa: decoding by contrasting layers (SPEC section 6)."""
+"""DoLa: decoding by contrasting layers (docs/method.md#dola)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from led_sglang.kernels.dola import DolaRows, dola_scores
+from led_sglang.kernels.eager.dola import DolaRows, dola_scores
 from led_sglang.params import DolaParams
 from led_sglang.samplers.base import LogitsContext
 from led_sglang.samplers.rows import RowTable

@@ -1,4 +1,4 @@
-"""Latent Exploration Decoding (SPEC section 2)."""
+"""Latent Exploration Decoding (docs/method.md#notation)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from led_sglang import kernels
+from led_sglang.kernels import LedLimits
 from led_sglang.samplers.base import Picks, StepContext
 from led_sglang.samplers.led_rows import led_limits, led_rows
 from led_sglang.samplers.rows import RowTable
@@ -21,24 +21,17 @@ class Led:
     samplers: tuple[str, ...] = (_NAME,)
 
     def step(self, context: StepContext) -> Picks:
-        """SPEC section 2, steps 1 to 7, for every row; see `Method.step`."""
-        table = context.table
+        """LED's step for every row of the batch; see `Method.step`."""
+        table, step = context.table, context.step
         mine, limits = table.once(_mask), table.once(_limits)
         rows = led_rows(
             table.once(_columns), mine, table.greedy, context.temperature, context.thinking
         )
-        final = kernels.final_posterior(context.logits, rows, limits)
-        noise = context.noise.draw(table, final.ids, context.positions)
-        result = kernels.led_step(
-            final,
-            context.latents,
-            rows,
-            limits,
-            context.model.head,
-            noise,
-            final_norm=context.model.final_norm,
-            all_gather=context.model.all_gather,
+        final = step.final_posterior(context.logits, rows, limits)
+        noise = step.draw_noise(
+            context.noise, table.seeds, table.has_seed, context.positions.long(), final.ids
         )
+        result = step.led_step(final, context.latents, rows, limits, noise)
         record = StepRecord.of(
             replace(result, gate_draw=noise.gate),
             mine,
@@ -58,7 +51,7 @@ def _columns(table: RowTable) -> dict[str, Tensor]:
     return table.columns(_NAME)
 
 
-def _limits(table: RowTable) -> kernels.LedLimits:
+def _limits(table: RowTable) -> LedLimits:
     return led_limits(table.params_of(_NAME), table.any_greedy(_NAME))
 
 

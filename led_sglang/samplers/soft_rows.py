@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from led_sglang.kernels.soft_thinking import SoftLimits, SoftNoise, SoftRows
+from led_sglang.kernels.eager.soft_thinking import SoftLimits, SoftNoise, SoftRows
 from led_sglang.params import SOFT_SAMPLERS, SoftThinkingParams
 from led_sglang.samplers.columns import Columns, Filters
 

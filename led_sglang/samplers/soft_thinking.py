@@ -1,4 +1,4 @@
-"""SoftThinking and its noisy variants: the next input is a mixture of embeddings (SPEC 6)."""
+"""SoftThinking and its variants: the next input is a mixture (docs/method.md#soft-thinking)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from led_sglang.kernels.soft_thinking import SoftLimits, soft_mixture
+from led_sglang.kernels import noise_origins
+from led_sglang.kernels.eager.soft_thinking import SoftLimits, soft_mixture
 from led_sglang.params import SOFT_SAMPLERS
 from led_sglang.samplers.base import Picks, StepContext
 from led_sglang.samplers.rows import RowTable
@@ -27,7 +28,9 @@ class SoftThinking:
         index, limits = table.once(_places), table.once(_limits)
         columns = table.once(_columns)
         slots = context.slots[index]
-        seeds, positions = context.noise.origins(table, context.positions)
+        seeds, positions = noise_origins(
+            context.noise, table.seeds, table.has_seed, context.positions.long()
+        )
         mixture = soft_mixture(
             context.logits[index],
             soft_rows(columns, table.filters, context.temperature, index),

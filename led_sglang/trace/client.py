@@ -56,7 +56,7 @@ def run_trace(
     ids = [entry["token_id"] for entry in entries]
     candidates = {i for entry in entries for i in entry.get("candidate_ids", ())}
     texts = _token_texts(client, candidates.union(ids))
-    settings = trace_settings(server, asked, led or {})
+    settings = trace_settings(server, led or {})
     return Trace.from_response(
         response,
         prompt=prompt,
@@ -76,26 +76,18 @@ def run_trace(
     )
 
 
-def trace_settings(
-    server: Mapping[str, Any], sampling: Mapping[str, Any], led: Mapping[str, Any]
-) -> TraceSettings:
-    """What a reader needs of a request's settings; the temperature only if the request named it.
+def trace_settings(server: Mapping[str, Any], led: Mapping[str, Any]) -> TraceSettings:
+    """What a reader needs of a request's settings.
 
     Args:
         server: `ServerClient.led_settings()`.
-        sampling: the request's `sampling_params`.
-        led: its `custom_params.led`.
+        led: the request's `custom_params.led`.
     """
-    gate = str(led.get("gate", "confidence"))
     release = led.get("preset") == "release"
     layers = led.get("layers", "release" if release else server["layers"])
     captured = server["captured_layers"]
-    temperature = sampling.get("temperature")
     return TraceSettings(
-        temperature=None if temperature is None else float(temperature),
-        gate=gate,
-        gate_value=float(led.get(f"gate_{gate}", 0.0)),
-        random_gate=release,
+        gate=str(led.get("gate", "confidence")),
         num_layers=captured[0] + 1 if captured else None,
         release_layers=layers == "release",
     )

@@ -1,4 +1,4 @@
-"""Traces as objects, from a response's `meta_info` to pandas (SPEC section 2 names the symbols)."""
+"""Traces as objects, from a response's `meta_info` to pandas (docs/method.md#notation)."""
 
 from __future__ import annotations
 
@@ -26,14 +26,10 @@ class TraceError(CommandError, ValueError):
 class TraceSettings:
     """What the request asked for, as far as a reader of the trace needs it.
 
-    num_layers and release_layers name the layers; the rest gives the explore probability.
-    A field that is None is not known.
+    num_layers and release_layers name the layers. A field that is None is not known.
     """
 
-    temperature: float | None = None
     gate: str | None = None
-    gate_value: float = 0.0  # nats for gate `entropy`, a probability for `rate`
-    random_gate: bool = False  # preset `release`: the gate is drawn at temperature 0 as well
     num_layers: int | None = None
     release_layers: bool = False
 
@@ -44,29 +40,14 @@ class TraceSettings:
         skipped = 1 if self.release_layers and depth > 1 else 0
         return self.num_layers - (depth - 1) - skipped
 
-    def explore_probability(self, p1: float, entropy: float) -> float | None:
-        """SPEC step 6; None where the gate or the temperature is not known."""
-        if self.gate is None or self.temperature is None:
-            return None
-        probability = {
-            "confidence": 1.0 - p1,
-            "always": 1.0,
-            "never": 0.0,
-            "entropy": float(entropy > self.gate_value),
-            "rate": self.gate_value,
-        }[self.gate]
-        if self.temperature == 0.0 and not self.random_gate:
-            return float(probability > 0.5)
-        return probability
-
 
 @dataclass(frozen=True)
 class Step:
     """One LED step (think phase only); d rows from the final layer downwards, k candidates.
 
     Entropies are in nats. `behaviour_probs` is q over the candidates; `gate_draw` the uniform
-    number the gate drew (None from a server that does not report it); `explore_probability` what
-    it was held against (None where the request's gate is not known).
+    number the gate drew, `explore_probability` what it was held against (None from a server that
+    does not report it).
     """
 
     explored: bool
@@ -82,14 +63,14 @@ class Step:
 
     @property
     def cumulative(self) -> Floats:
-        """a^l, [d, k]: the sums of SPEC step 4, normalised over the candidates."""
+        """a^l, [d, k]: normalised over the candidates (docs/method.md#cumulative-sums)."""
         sums: Floats = self.layer_probs.cumsum(axis=0)
         total = sums.sum(axis=1, keepdims=True)
         return sums / np.where(total == 0.0, 1.0, total)
 
     @property
     def entropies(self) -> Floats:
-        """H(a^l), [d], nats (SPEC step 5)."""
+        """H(a^l), [d], nats (docs/method.md#entropy-choice)."""
         a = self.cumulative
         return -(a * np.log(np.where(a == 0.0, 1.0, a))).sum(axis=1)
 
@@ -157,7 +138,7 @@ class Trace:
                 [token_texts.get(i) for i in ids] if texts is None else texts
             )
             tokens = tuple(
-                Token(i, token, piece, _phase(entry), _step(entry, settings))
+                Token(i, token, piece, _phase(entry), _step(entry))
                 for i, (token, piece, entry) in enumerate(zip(ids, pieces, entries, strict=True))
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -266,25 +247,24 @@ def _phase(entry: Mapping[str, Any]) -> str:
     return phase
 
 
-def _step(entry: Mapping[str, Any], settings: TraceSettings) -> Step | None:
+def _step(entry: Mapping[str, Any]) -> Step | None:
     if "layer_probs" not in entry:
         return None
     layer_probs = np.asarray(entry["layer_probs"], dtype=np.float64)
     ids, q = tuple(entry["candidate_ids"]), np.asarray(entry["behaviour_probs"], dtype=np.float64)
     if layer_probs.ndim != 2 or layer_probs.shape[1] != len(ids) or q.shape != (len(ids),):
         raise ValueError(f"layer_probs {layer_probs.shape} does not fit {len(ids)} candidates")
-    p1, entropy = float(entry["p1"]), float(entry["entropy"])
     return Step(
         explored=bool(entry["explored"]),
         depth=int(entry["depth"]),
-        p1=p1,
-        entropy=entropy,
+        p1=float(entry["p1"]),
+        entropy=float(entry["entropy"]),
         candidate_ids=ids,
         layer_probs=layer_probs,
         behaviour_probs=q,
         behaviour_logprob=entry.get("behaviour_logprob"),
         gate_draw=entry.get("gate_draw"),
-        explore_probability=settings.explore_probability(p1, entropy),
+        explore_probability=entry.get("explore_probability"),
     )
 
 

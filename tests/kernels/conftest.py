@@ -1,9 +1,8 @@
 from collections.abc import Iterator
 
+import kernel_cases
 import pytest
 import torch
-
-from led_sglang import cpu_kernels
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -12,9 +11,7 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(params=["torch", "cpu"])
-def each_path(request: pytest.FixtureRequest) -> Iterator[str]:
-    """What ``impl="auto"`` takes on a CPU: plain torch, or the step compiled for it."""
-    if request.param == "cpu":
-        assert cpu_kernels.prewarm() is None
-    yield request.param
-    cpu_kernels.withdraw()
+def each_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """What `kernel_cases.step_for` makes: plain torch, or the step compiled for a CPU."""
+    monkeypatch.setattr(kernel_cases, "path", request.param)
+    return request.param

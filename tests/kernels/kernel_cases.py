@@ -7,17 +7,19 @@ from dataclasses import dataclass, field, fields, replace
 
 import torch
 from led_sglang.kernels import (
+    EagerStep,
     FinalPosterior,
     Gate,
+    LaunchLimits,
     LedLimits,
     LedReference,
     LedResult,
     LedRows,
     LmHeadShard,
+    Step,
     StepNoise,
-    final_posterior,
+    TritonStep,
     led_reference,
-    led_step,
     seeded_noise,
 )
 from torch import Tensor
@@ -86,24 +88,32 @@ class Case:
     def head(self) -> LmHeadShard:
         return LmHeadShard(self.weight, 0, len(self.weight), self.logit_scale, self.softcap)
 
+    def launch_limits(self) -> LaunchLimits:
+        """The case itself is the largest step."""
+        limits = limits_of(self.requests)
+        return LaunchLimits(
+            batch=len(self.requests),
+            candidates=limits.candidates,
+            depth=limits.depth,
+            vocab=self.logits.shape[1],
+            captured=self.latents.shape[1],
+            latents_dtype=self.latents.dtype,
+            logits_dtypes=(torch.float32, torch.bfloat16),
+        )
+
     def final(self) -> FinalPosterior:
-        return final_posterior(self.logits, rows_of(self.requests), limits_of(self.requests))
+        limits = limits_of(self.requests)
+        return step_for(self).final_posterior(self.logits, rows_of(self.requests), limits)
 
     def noise(self, final: FinalPosterior) -> StepNoise:
         return seeded_noise(self.seeds, torch.full_like(self.seeds, 11), final.ids)
 
     def step(self, noise: StepNoise | None = None, **options) -> LedResult:  # type: ignore[no-untyped-def]
-        final = self.final()
-        return led_step(
-            final,
-            self.latents,
-            rows_of(self.requests),
-            limits_of(self.requests),
-            options.pop("head", None) or self.head(),
-            noise or self.noise(final),
-            final_norm=options.pop("final_norm", rms_norm),
-            **options,
-        )
+        """The case's step; `options` are those of `step_for`."""
+        step = step_for(self, **({"final_norm": rms_norm} | options))
+        rows, limits = rows_of(self.requests), limits_of(self.requests)
+        final = step.final_posterior(self.logits, rows, limits)
+        return step.led_step(final, self.latents, rows, limits, noise or self.noise(final))
 
     def only(self, row: int) -> Case:
         part = slice(row, row + 1)
@@ -139,6 +149,26 @@ class Case:
             logit_scale=self.logit_scale,
             softcap=self.softcap,
         )
+
+
+# What `step_for` makes where nobody says; the fixture `each_path` changes it.
+path = "torch"
+
+
+def step_for(case: Case, name: str | None = None, **options) -> Step:  # type: ignore[no-untyped-def]
+    """A step for the case's LM head, or for `head`; the other options are those of `prepare`.
+
+    name: `torch`, `cpu` or `triton`; for the last one, `limits` replaces those of the case.
+    """
+    name = name or path
+    head = options.pop("head", None) or case.head()
+    if name == "triton":
+        return TritonStep(head, options.pop("limits", None) or case.launch_limits(), **options)
+    if name == "torch":
+        return EagerStep(head, **options)
+    from led_sglang.kernels.cpu import CpuStep
+
+    return CpuStep(head, **options)
 
 
 def random_request(rng: random.Random) -> Request:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from led_sglang.kernels import readiness, support, triton_impl
+from led_sglang.kernels.triton import support
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 from triton.compiler import make_backend
@@ -47,9 +47,6 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
     """CPU tensors pass for a GPU's; kernels leave whatever their outputs held."""
     recorder = Recorder()
     monkeypatch.setattr(support, "device_reason", lambda device: None)
-    for name in ("_POSTERIOR", "_NOISE", "_STEP"):
-        monkeypatch.setattr(triton_impl, name, {})
-    monkeypatch.setattr(readiness, "_PREPARED", {})
 
     def run(kernel: Any, *args: Any, **kwargs: Any) -> None:
         recorder.run(kernel, *args, **kwargs)

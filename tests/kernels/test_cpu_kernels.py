@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from kernel_cases import Case, Request, assert_same_row, limits_of, random_case, rows_of
-from led_sglang.kernels import (
-    Gate,
-    NoiseStream,
-    draw_noise,
-    final_posterior,
-    led_step,
+from kernel_cases import (
+    Case,
+    Request,
+    assert_same_row,
+    limits_of,
+    random_case,
+    rows_of,
+    step_for,
 )
-from led_sglang.kernels.types import LedResult
-
-from led_sglang import cpu_kernels
-from led_sglang.cpu_kernels import readiness
-from led_sglang.cpu_kernels.softmax import sum_exp, sum_weighted
+from led_sglang.kernels import CannotServe, Gate, LedResult, NoiseStream, prepare
+from led_sglang.kernels.cpu import step as cpu_step
+from led_sglang.kernels.cpu.posterior import sum_exp, sum_weighted
 
 
 @pytest.fixture(autouse=True)
-def _ready() -> Iterator[None]:
-    assert cpu_kernels.prewarm() is None
-    yield
-    cpu_kernels.withdraw()
+def _compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernel_cases.path", "cpu")
 
 
 def compiled(case: Case) -> LedResult:
     """All of the step, compiled, of a case with fp32 logits."""
-    rows, limits = rows_of(case.requests), limits_of(case.requests)
-    final = final_posterior(case.logits, rows, limits, impl="cpu")
+    rows, limits, step = rows_of(case.requests), limits_of(case.requests), step_for(case)
+    final = step.final_posterior(case.logits, rows, limits)
     no_seed = torch.ones(len(case.requests), dtype=torch.bool)
-    stream = NoiseStream.start(0, "cpu")
-    noise = draw_noise(stream, case.seeds, no_seed, case.seeds, final.ids, impl="cpu")
-    return led_step(final, case.latents, rows, limits, case.head(), noise, impl="cpu")
+    noise = step.draw_noise(NoiseStream.start(0, "cpu"), case.seeds, no_seed, case.seeds, final.ids)
+    return step.led_step(final, case.latents, rows, limits, noise)
 
 
 @pytest.mark.parametrize("vocab", [257, 5003])
@@ -60,9 +58,10 @@ def test_noise_is_that_of_the_torch_path() -> None:
     positions = torch.tensor([0, 5, 2**31, 9, 11])
     ids = torch.randint(0, 2**18, (5, 9), generator=torch.Generator().manual_seed(0))
     ours, theirs = (NoiseStream.start(2**64 - 3, "cpu") for _ in range(2))
+    case = random_case(0, vocab=64, hidden=8, requests=[Request()])
     for _ in range(3):
-        one = draw_noise(ours, seeds, has_seed, positions, ids, impl="cpu")
-        other = draw_noise(theirs, seeds, has_seed, positions, ids, impl="torch")
+        one = step_for(case).draw_noise(ours, seeds, has_seed, positions, ids)
+        other = step_for(case, "torch").draw_noise(theirs, seeds, has_seed, positions, ids)
         assert torch.equal(one.gate, other.gate)
         torch.testing.assert_close(one.pick, other.pick, rtol=1e-14, atol=1e-14)
     assert torch.equal(ours.step, theirs.step)
@@ -89,44 +88,77 @@ def test_softmax_of_far_apart_and_impossible_logits() -> None:
     case.logits[0, 5] = 1000.0
     case.logits[1, :] = torch.arange(64.0) * -1e4
     rows, limits = rows_of(case.requests), limits_of(case.requests)
-    final = final_posterior(case.logits, rows, limits, impl="cpu")
+    final = step_for(case).final_posterior(case.logits, rows, limits)
     assert final.p1.tolist() == [1.0, 1.0]
     assert final.entropy.tolist() == [0.0, 0.0]
     assert final.ids[0].tolist() == [5, 0, 1, 2]
     assert final.ids[1].tolist() == [0, 1, 2, 3]
 
 
-def test_auto_is_compiled_only_while_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    module = readiness.compiled_step()
-    monkeypatch.setattr(module, "final_posterior", lambda *_: seen.append("compiled"))
+def test_logits_of_another_type_are_plain_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    kernel = cpu_step.posterior
+    monkeypatch.setattr(cpu_step, "posterior", lambda **k: (calls.append("compiled"), kernel(**k)))
     case = random_case(0, vocab=64, hidden=8, requests=[Request()])
     rows, limits = rows_of(case.requests), limits_of(case.requests)
-    final_posterior(case.logits, rows, limits)
-    # other types are the torch path's
-    final_posterior(case.logits.bfloat16(), rows, limits)
-    assert seen == ["compiled"]
-    cpu_kernels.withdraw()
-    final_posterior(case.logits, rows, limits)
-    assert seen == ["compiled"]
-    with pytest.raises(ValueError, match="no step is compiled for a CPU"):
-        final_posterior(case.logits, rows, limits, impl="cpu")
+    step, torch_step = step_for(case), step_for(case, "torch")
+    for logits, compiled_calls in ((case.logits, 1), (case.logits.bfloat16(), 1)):
+        ours = step.final_posterior(logits, rows, limits)
+        theirs = torch_step.final_posterior(logits, rows, limits)
+        assert len(calls) == compiled_calls
+        assert torch.equal(ours.ids, theirs.ids)
+        torch.testing.assert_close(ours.logprobs, theirs.logprobs, rtol=1e-5, atol=1e-5)
 
 
 def test_a_failing_compiler_leaves_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise OSError("no space left")
 
-    cpu_kernels.withdraw()
-    monkeypatch.setattr(readiness, "compiled_step", fail)
+    monkeypatch.setattr(cpu_step, "compile_all", fail)
+    case = random_case(0, vocab=64, hidden=8, requests=[Request(gate=Gate.ALWAYS)])
     with pytest.warns(RuntimeWarning, match="OSError: no space left"):
-        assert "no space left" in str(cpu_kernels.prewarm())
-    case = random_case(0, vocab=64, hidden=8, requests=[Request()])
-    assert case.step().token_ids.shape == (1,)
+        step = prepare(case.head(), case.launch_limits(), device=torch.device("cpu"))
+    assert step.name == "torch"
+    assert "no space left" in str(step.reason)
+    rows, limits = rows_of(case.requests), limits_of(case.requests)
+    final = step.final_posterior(case.logits, rows, limits)
+    ours = step.led_step(final, case.latents, rows, limits, case.noise(final))
+    theirs = case.step(name="torch")
+    assert torch.equal(ours.token_ids, theirs.token_ids)
+    assert torch.equal(ours.layer_probs, theirs.layer_probs)
+    with pytest.warns(RuntimeWarning), pytest.raises(CannotServe, match="no space left"):
+        step_for(case)
 
 
 def test_other_types_are_refused_and_never_compiled() -> None:
     case = random_case(0, vocab=64, hidden=8, requests=[Request()])
     rows = replace(rows_of(case.requests), temperature=torch.ones(1, dtype=torch.float64))
     with pytest.raises(TypeError):
-        final_posterior(case.logits, rows, limits_of(case.requests), impl="cpu")
+        step_for(case).final_posterior(case.logits, rows, limits_of(case.requests))
+
+
+def test_code_on_disk_is_not_older_than_what_it_calls(tmp_path: Path) -> None:
+    """Numba alone keeps `outer` as it was when a function in another file has changed."""
+    package = tmp_path / "jitted"
+    package.mkdir()
+    source = Path(cpu_step.__file__).parent / "jit.py"
+    (package / "jit.py").write_text(source.read_text())
+    (package / "__init__.py").touch()
+    outer = "from .jit import compiled\nfrom .inner import inner\n"
+    outer += "@compiled\ndef outer(x):\n    return inner(x)\n"
+    (package / "outer.py").write_text(outer)
+    run = "import numba, jitted.jit; from jitted.outer import outer; "
+    run += (
+        "jitted.jit.compile_for(outer, numba.int64); print(outer(1), len(outer.stats.cache_hits))"
+    )
+    answers = []
+    for number in (1, 1, 5):
+        inner = f"from .jit import compiled\n@compiled\ndef inner(x):\n    return x + {number}\n"
+        if not (package / "inner.py").exists() or (package / "inner.py").read_text() != inner:
+            (package / "inner.py").write_text(inner)
+        done = subprocess.run(
+            [sys.executable, "-c", run], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        answers.append(done.stdout.split())
+    # the second process finds the code on disk, the third one must not
+    assert answers == [["2", "0"], ["2", "1"], ["6", "0"]]

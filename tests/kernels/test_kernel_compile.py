@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import torch
 import triton
-from led_sglang.kernels import (
-    compact,
-    explore,
+from led_sglang.kernels.triton import (
+    combine,
+    gate,
+    gather,
     latent_lse,
-    noise_kernel,
+    noise,
     partials,
+    posterior,
     tiles,
-    topk_gate,
 )
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -151,7 +152,7 @@ def test_a_wrong_tile_would_be_noticed(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("keep", [8, 32, 64])
 @pytest.mark.parametrize("arch", [80, 90])
-def test_topk_gate_compiles(arch: int, keep: int, tmp_path: Path) -> None:
+def test_posterior_compiles(arch: int, keep: int, tmp_path: Path) -> None:
     shared = {
         "logits": "*bf16",
         "temperature": "*fp32",
@@ -162,18 +163,18 @@ def test_topk_gate_compiles(arch: int, keep: int, tmp_path: Path) -> None:
         "vocab": "i32",
         "logits_stride": "i32",
     }
-    constants: dict[str, Any] = {"ENTROPY": True, "GROUP": topk_gate.GROUP_COLUMNS, "KEEP": keep}
+    constants: dict[str, Any] = {"ENTROPY": True, "GROUP": posterior.GROUP_COLUMNS, "KEEP": keep}
     split = Compiled(
-        topk_gate.split_statistics_kernel,
+        posterior.split_statistics_kernel,
         arch,
         shared,
-        constants | {"SPLIT": topk_gate.SPLIT_COLUMNS},
+        constants | {"SPLIT": posterior.SPLIT_COLUMNS},
         8,
         tmp_path,
     )
     split.fits(arch)
     merge = Compiled(
-        topk_gate.merge_splits_kernel,
+        posterior.merge_splits_kernel,
         arch,
         shared
         | {
@@ -186,7 +187,7 @@ def test_topk_gate_compiles(arch: int, keep: int, tmp_path: Path) -> None:
             "candidates": "i32",
             "splits": "i32",
         },
-        constants | {"SPLITS": triton.next_power_of_2(topk_gate.splits_of(151936))},
+        constants | {"SPLITS": triton.next_power_of_2(posterior.splits_of(151936))},
         8,
         tmp_path,
     )
@@ -195,12 +196,12 @@ def test_topk_gate_compiles(arch: int, keep: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arch", [80, 90])
 def test_gate_and_noise_compile(arch: int, tmp_path: Path) -> None:
-    columns = dict.fromkeys(compact._GATE_ARGUMENTS, "*i1")
+    columns = dict.fromkeys(gate._GATE_ARGUMENTS, "*i1")
     columns |= {"p1": "*fp32", "entropy": "*fp32", "gate_noise": "*fp64", "gate": "*i64"}
     columns |= {"gate_value": "*fp32", "depth": "*i64"}
     lists = {"live_rows": "*i32", "live_count": "*i32", "live_total": "*i64"}
-    gate = Compiled(
-        compact.gate_compact_kernel,
+    compiled = Compiled(
+        gate.gate_kernel,
         arch,
         columns
         | lists
@@ -211,13 +212,13 @@ def test_gate_and_noise_compile(arch: int, tmp_path: Path) -> None:
             "batch": "i32",
             "layers": "i32",
         },
-        {"ROWS": compact._ROWS_AT_ONCE},
+        {"ROWS": gate._ROWS_AT_ONCE},
         4,
         tmp_path,
     )
-    gate.fits(arch)
-    noise = Compiled(
-        noise_kernel.noise_kernel,
+    compiled.fits(arch)
+    compiled = Compiled(
+        noise.noise_kernel,
         arch,
         {
             "stream_seed": "*i64",
@@ -230,11 +231,11 @@ def test_gate_and_noise_compile(arch: int, tmp_path: Path) -> None:
             "pick": "*fp64",
             "candidates": "i32",
         },
-        {"SLOTS": noise_kernel._SLOTS},
+        {"SLOTS": noise._SLOTS},
         4,
         tmp_path,
     )
-    noise.fits(arch)
+    compiled.fits(arch)
 
 
 @pytest.mark.parametrize(
@@ -242,8 +243,8 @@ def test_gate_and_noise_compile(arch: int, tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("arch", [80, 90])
 def test_gather_and_partials_compile(arch: int, hidden: int, name: str, tmp_path: Path) -> None:
-    gather = Compiled(
-        compact.gather_latents_kernel,
+    compiled = Compiled(
+        gather.gather_latents_kernel,
         arch,
         {
             "latents": f"*{name}",
@@ -259,11 +260,11 @@ def test_gather_and_partials_compile(arch: int, hidden: int, name: str, tmp_path
             "first": "i32",
             "captured": "i32",
         },
-        {"HIDDEN": hidden, "BLOCK": compact._HIDDEN_AT_ONCE},
+        {"HIDDEN": hidden, "BLOCK": gather._HIDDEN_AT_ONCE},
         4,
         tmp_path,
     )
-    gather.fits(arch)
+    compiled.fits(arch)
     dots = Compiled(
         partials.latent_partials_kernel,
         arch,
@@ -305,8 +306,8 @@ def test_gather_and_partials_compile(arch: int, hidden: int, name: str, tmp_path
 @pytest.mark.parametrize("layers", [16, 32, 64])
 @pytest.mark.parametrize("arch", [80, 90])
 def test_combine_compiles(arch: int, layers: int, tmp_path: Path) -> None:
-    combine = Compiled(
-        explore.combine_kernel,
+    compiled = Compiled(
+        combine.combine_kernel,
         arch,
         {
             "gathered": "*fp32",
@@ -329,8 +330,8 @@ def test_combine_compiles(arch: int, layers: int, tmp_path: Path) -> None:
             "candidates": "i32",
             "ranks": "i32",
         },
-        {"LAYERS": layers, "CANDIDATES": explore.MAX_CANDIDATES},
-        explore.combine_warps(layers),
+        {"LAYERS": layers, "CANDIDATES": combine.MAX_CANDIDATES},
+        combine.combine_warps(layers),
         tmp_path,
     )
-    combine.fits(arch)
+    compiled.fits(arch)

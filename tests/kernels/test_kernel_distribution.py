@@ -6,16 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from kernel_cases import Request, limits_of, random_case, rows_of
+from kernel_cases import Request, limits_of, random_case, rows_of, step_for
 from led_sglang.kernels import (
     Gate,
     LedResult,
-    LmHeadShard,
     NoiseStream,
     StepNoise,
-    draw_noise,
-    final_posterior,
-    led_step,
     seeded_noise,
 )
 from scipy import stats
@@ -48,7 +44,8 @@ def draw(request: Request, noise_of: str) -> tuple[LedResult, Tensor, float]:
     reference = case.reference(0)
     many = [case.requests[0]] * DRAWS
     rows, limits = rows_of(many), limits_of(many)
-    final = final_posterior(case.logits.expand(DRAWS, -1), rows, limits)
+    step = step_for(case)
+    final = step.final_posterior(case.logits.expand(DRAWS, -1), rows, limits)
     noise: StepNoise
     if noise_of == "seeds":
         seeds = torch.arange(DRAWS)
@@ -59,15 +56,8 @@ def draw(request: Request, noise_of: str) -> tuple[LedResult, Tensor, float]:
     else:
         zeros = torch.zeros(DRAWS, dtype=torch.int64)
         stream = NoiseStream.start(9, "cpu")
-        noise = draw_noise(stream, zeros, torch.zeros(DRAWS, dtype=torch.bool), zeros, final.ids)
-    result = led_step(
-        final,
-        case.latents.expand(DRAWS, -1, -1),
-        rows,
-        limits,
-        LmHeadShard(case.weight, 0, 61),
-        noise,
-    )
+        noise = step.draw_noise(stream, zeros, zeros.bool(), zeros, final.ids)
+    result = step.led_step(final, case.latents.expand(DRAWS, -1, -1), rows, limits, noise)
     if not request.thinks:
         return result, reference.exploit_probs, 0.0
     return result, reference.behaviour_probs, reference.explore_probability

@@ -9,8 +9,8 @@ import pytest
 import torch
 from kernel_ranks import Ranks
 from led_sglang.kernels import LmHeadShard
-from led_sglang.kernels.dola import DolaResult, DolaRows, dola_scores
-from led_sglang.kernels.reference_dola import dola_reference
+from led_sglang.kernels.eager.dola import DolaResult, DolaRows, dola_scores
+from led_sglang.kernels.reference.dola import dola_reference
 
 HIDDEN, LAYERS = 32, 6
 # Candidates of each row, as places among the captured layers: one, several, all.

@@ -7,24 +7,22 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_cases import Case, Request, limits_of, random_case, rows_of
+from kernel_cases import Case, Request, limits_of, random_case, rows_of, step_for
 from launch_recorder import recording
 from led_sglang.kernels import (
     Gate,
+    LaunchLimits,
     LedLimits,
     LedResult,
     NoiseStream,
-    draw_noise,
-    final_posterior,
-    led_step,
-    prewarm,
-    triton_impl,
+    Step,
+    TritonStep,
 )
-from led_sglang.kernels.workspace import StepWorkspace, workspace_bytes
+from led_sglang.kernels.triton.workspace import StepWorkspace, workspace_bytes
 from torch import Tensor
 
 from led_sglang.params import LedParams
-from led_sglang.randomness import NoiseSource
+from led_sglang.randomness import noise_stream
 from led_sglang.samplers import Row, RowTable
 from led_sglang.samplers.led_rows import led_limits, led_rows
 
@@ -32,17 +30,17 @@ STREAM = NoiseStream.start(3, "cpu")
 H = 64
 
 
-def step(case: Case, limits: LedLimits | None = None, *, impl: str = "auto") -> LedResult:
+def take(step: Step, case: Case, limits: LedLimits | None = None) -> LedResult:
+    """A step of the case."""
     limits = limits or limits_of(case.requests)
     rows = rows_of(case.requests)
-    has_seed = torch.zeros_like(rows.greedy)
-    return run(case, limits, rows, has_seed, impl)
+    return run(step, case, limits, rows, torch.zeros_like(rows.greedy))
 
 
-def run(case: Case, limits: LedLimits, rows: Any, has_seed: Tensor, impl: str) -> LedResult:
-    final = final_posterior(case.logits, rows, limits, impl=impl)
-    noise = draw_noise(STREAM, case.seeds, has_seed, case.seeds, final.ids, impl=impl)
-    return led_step(final, case.latents, rows, limits, case.head(), noise, impl=impl)
+def run(step: Step, case: Case, limits: LedLimits, rows: Any, has_seed: Tensor) -> LedResult:
+    final = step.final_posterior(case.logits, rows, limits)
+    noise = step.draw_noise(STREAM, case.seeds, has_seed, case.seeds, final.ids)
+    return step.led_step(final, case.latents, rows, limits, noise)
 
 
 def case_of(batch: int, vocab: int = 1000, **request: Any) -> Case:
@@ -51,24 +49,28 @@ def case_of(batch: int, vocab: int = 1000, **request: Any) -> Case:
     return replace(case, logits=case.logits.float())
 
 
-def ready(case: Case, batch: int, limits: LedLimits) -> str | None:
-    return prewarm(
-        case.head(),
+def ready(case: Case, batch: int, candidates: int, depth: int) -> TritonStep:
+    """A prewarmed step for so many rows, candidates and layers."""
+    limits = LaunchLimits(
         batch=batch,
-        limits=limits,
+        candidates=candidates,
+        depth=depth,
         vocab=len(case.weight),
         captured=case.latents.shape[1],
         latents_dtype=torch.bfloat16,
-        logits_dtypes=[torch.float32],
+        logits_dtypes=(torch.float32,),
     )
+    step = TritonStep(case.head(), limits)
+    step.prewarm()
+    return step
 
 
-BEFORE_K3 = ["split_statistics_kernel", "merge_splits_kernel", "noise_kernel"]
-BEFORE_K3 += ["gate_compact_kernel", "gather_latents_kernel"]
-AFTER_K3 = ["latent_partials_kernel", "combine_kernel"]
+BEFORE_LSE = ["split_statistics_kernel", "merge_splits_kernel", "noise_kernel"]
+BEFORE_LSE += ["gate_kernel", "gather_latents_kernel"]
+AFTER_LSE = ["latent_partials_kernel", "combine_kernel"]
 
 
-# 7, 56 and 448 latent rows: as many row tiles of K3 as could be the right one.
+# 7, 56 and 448 latent rows: as many row tiles of the logsumexp as could be the right one.
 @pytest.mark.parametrize(("batch", "row_tiles"), [(1, 1), (8, 3), (64, 4)])
 def test_a_step_is_a_few_launches_and_one_addition(
     batch: int, row_tiles: int, monkeypatch: pytest.MonkeyPatch
@@ -77,11 +79,12 @@ def test_a_step_is_a_few_launches_and_one_addition(
     limits, rows = limits_of(case.requests), rows_of(case.requests)
     has_seed = torch.zeros_like(rows.greedy)
     with recording(monkeypatch) as recorder:
-        first = run(case, limits, rows, has_seed, "triton")
+        step = step_for(case, "triton")
+        first = run(step, case, limits, rows, has_seed)
         recorder.launches.clear()
         recorder.operations.clear()
-        second = run(case, limits, rows, has_seed, "triton")
-    assert recorder.kernels == [*BEFORE_K3, *["latent_lse_kernel"] * row_tiles, *AFTER_K3]
+        second = run(step, case, limits, rows, has_seed)
+    assert recorder.kernels == [*BEFORE_LSE, *["latent_lse_kernel"] * row_tiles, *AFTER_LSE]
     # The stream of noise moves on. Nothing else, and so nothing is allocated.
     assert recorder.operations == ["aten::add_"]
     for field in fields(LedResult):
@@ -94,8 +97,9 @@ def test_no_row_to_explore_with_is_no_pass_over_the_weight(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with recording(monkeypatch) as recorder:
-        step(case_of(4, depth=1), impl="triton")
-    assert recorder.kernels == [*BEFORE_K3[:4], "combine_kernel"]
+        case = case_of(4, depth=1)
+        take(step_for(case, "triton"), case)
+    assert recorder.kernels == [*BEFORE_LSE[:4], "combine_kernel"]
 
 
 @pytest.mark.parametrize("captured", [0, 7])
@@ -120,23 +124,22 @@ def test_the_servers_step_adds_nothing_to_the_launches(
         torch.full((3,), 0.6),
         torch.ones(3).bool(),
     )
-    noise, positions = NoiseSource(1, 0, "cpu"), torch.arange(3)
-    limits = LedLimits(64, depth, True, True)
+    stream, positions = noise_stream(1, 0, "cpu"), torch.arange(3)
 
-    def step_of_the_server() -> None:
+    def step_of_the_server(step: Step) -> None:
         own = led_limits(table.params_of("led"), table.any_greedy("led"))
-        final = final_posterior(case.logits, rows, own)
-        drawn = noise.draw(table, final.ids, positions)
-        led_step(final, latents, rows, own, case.head(), drawn)
+        final = step.final_posterior(case.logits, rows, own)
+        drawn = step.draw_noise(stream, table.seeds, table.has_seed, positions, final.ids)
+        step.led_step(final, latents, rows, own, drawn)
 
     with recording(monkeypatch) as recorder:
-        assert ready(case, 3, limits) is None
+        step = ready(case, 3, 64, depth)
         recorder.launches.clear()
-        step_of_the_server()
+        step_of_the_server(step)
         recorder.operations.clear()
-        step_of_the_server()
-    one = [*BEFORE_K3, "latent_lse_kernel", "latent_lse_kernel", *AFTER_K3]
-    without_latents = [*BEFORE_K3[:4], AFTER_K3[-1]]
+        step_of_the_server(step)
+    one = [*BEFORE_LSE, "latent_lse_kernel", "latent_lse_kernel", *AFTER_LSE]
+    without_latents = [*BEFORE_LSE[:4], AFTER_LSE[-1]]
     assert recorder.kernels == (one if captured else without_latents) * 2
     assert recorder.operations == ["aten::add_"]
 
@@ -144,26 +147,32 @@ def test_the_servers_step_adds_nothing_to_the_launches(
 def test_updated_weights_keep_the_kernels_and_other_ones_do_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """An update writes into the model's tensor, or gives it other memory."""
     case = case_of(2)
+    weight = case.weight
     with recording(monkeypatch) as recorder:
-        assert ready(case, 2, LedLimits(8, 8, False, True)) is None
+        step = ready(case, 2, 8, 8)
         recorder.launches.clear()
-        step(replace(case, weight=case.weight.clone()))
+        weight.data = weight.clone()
+        take(step, case)
         assert "latent_lse_kernel" in recorder.kernels
-        recorder.launches.clear()
-        step(replace(case, weight=case.weight.half()))
-        step(replace(case, weight=torch.cat([case.weight] * 2, dim=1)[:, :H]))
-    assert "latent_lse_kernel" not in recorder.kernels
+        assert step.reason is None
+        for other in (weight.half(), torch.cat([weight] * 2, dim=1)[:, :H]):
+            recorder.launches.clear()
+            weight.data = other
+            take(step, case)
+            assert "latent_lse_kernel" not in recorder.kernels
+    assert "another layout: such steps run in torch" in str(step.reason)
 
 
 def test_more_rows_than_a_window_take_several_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     case = case_of(600)
     with recording(monkeypatch) as recorder:
-        step(case, impl="triton")
-        (workspace,) = triton_impl._STEP.values()
-    assert len(workspace.windows(600, 7)) == 3
-    one = [BEFORE_K3[4], *["latent_lse_kernel"] * 4, AFTER_K3[0]]
-    assert recorder.kernels == [*BEFORE_K3[:4], *one * 2, *one[:1], *one[1:], AFTER_K3[1]]
+        step = TritonStep(case.head(), case.launch_limits())
+        take(step, case)
+    assert len(step.workspace.windows(600, 7)) == 3
+    one = [BEFORE_LSE[4], *["latent_lse_kernel"] * 4, AFTER_LSE[0]]
+    assert recorder.kernels == [*BEFORE_LSE[:4], *one * 2, *one[:1], *one[1:], AFTER_LSE[1]]
 
 
 def test_memory_hardly_grows_with_the_batch() -> None:
@@ -184,9 +193,8 @@ def test_the_launch_compiles_whatever_a_step_may_ask_for(
 ) -> None:
     batch = 40
     case = case_of(batch, vocab)
-    limits = LedLimits(candidates=64, depth=8, final_norm=True, entropy=True)
     with recording(monkeypatch) as recorder:
-        assert ready(case, batch, limits) is None
+        step = ready(case, batch, 64, 8)
         compiled = set(recorder.launches)
         recorder.launches.clear()
         for used in (1, 2, 5, 9, 40):
@@ -194,16 +202,16 @@ def test_the_launch_compiles_whatever_a_step_may_ask_for(
                 for entropy in (False, True):
                     part = replace(case_of(used, vocab, candidates=candidates, depth=depth))
                     part = replace(part, latents=case.latents[:used])
-                    part = replace(part, weight=case.weight)
-                    step(part, LedLimits(candidates, depth, False, entropy))
+                    take(step, part, LedLimits(candidates, depth, False, entropy))
         padded = torch.zeros(batch, 1024)[:, :vocab]
-        step(replace(case, logits=padded))
+        take(step, replace(case, logits=padded))
         # Columns of a larger table start anywhere.
         rows = rows_of([*case.requests, case.requests[0]])
         rows = replace(rows, **{n: getattr(rows, n)[1:] for n in vars(rows)})
-        run(case, limits_of(case.requests), rows, torch.zeros(batch + 1).bool()[1:], "auto")
-    assert {name for name, _ in recorder.launches} == {*BEFORE_K3, "latent_lse_kernel", *AFTER_K3}
+        run(step, case, limits_of(case.requests), rows, torch.zeros(batch + 1).bool()[1:])
+    assert {name for name, _ in recorder.launches} == {*BEFORE_LSE, "latent_lse_kernel", *AFTER_LSE}
     assert len(recorder.launches) > 400
+    assert step.reason is None
     missing = set(recorder.launches) - compiled
     assert not missing
 
@@ -211,16 +219,18 @@ def test_the_launch_compiles_whatever_a_step_may_ask_for(
 def test_a_variant_that_was_not_compiled_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     case = case_of(4)
     with recording(monkeypatch) as recorder:
-        assert ready(case, 4, LedLimits(8, 8, False, False)) is None
+        ready(case, 4, 8, 8)
         compiled = set(recorder.launches)
         recorder.launches.clear()
-        step(case_of(4, candidates=20), impl="triton")
+        wider = case_of(4, candidates=20)
+        take(step_for(wider, "triton"), wider)
     assert set(recorder.launches) - compiled
 
 
 def test_the_torch_path_is_many_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     """The recorder sees torch's operations; the fallback costs that many launches."""
     with recording(monkeypatch) as recorder:
-        step(case_of(4), impl="torch")
+        case = case_of(4)
+        take(step_for(case, "torch"), case)
     assert not recorder.launches
     assert len(recorder.operations) > 100

@@ -16,8 +16,9 @@ from kernel_cases import (
     random_request,
     rms_norm,
     rows_of,
+    step_for,
 )
-from led_sglang.kernels import Gate, LedLimits, LedResult, final_posterior, led_step
+from led_sglang.kernels import Gate, LedLimits, LedResult
 
 from led_sglang.params import LedParams
 from led_sglang.samplers import Row, RowTable
@@ -41,9 +42,9 @@ PLAIN = {
 
 def whole_step(case: Case, limits: LedLimits) -> LedResult:
     rows = rows_of(case.requests)
-    final = final_posterior(case.logits, rows, limits)
-    noise = case.noise(final)
-    return led_step(final, case.latents, rows, limits, case.head(), noise, final_norm=rms_norm)
+    step = step_for(case, final_norm=rms_norm)
+    final = step.final_posterior(case.logits, rows, limits)
+    return step.led_step(final, case.latents, rows, limits, case.noise(final))
 
 
 def assert_equal(ours: LedResult, theirs: LedResult, *but: str) -> None:

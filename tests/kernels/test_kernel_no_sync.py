@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from kernel_cases import limits_of, random_case, rows_of
-from led_sglang.kernels import LmHeadShard, NoiseStream, draw_noise, final_posterior, led_step
+from kernel_cases import limits_of, random_case, rows_of, step_for
+from led_sglang.kernels import LmHeadShard, NoiseStream
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -52,19 +52,14 @@ def whole_step(device: str, *, project: bool) -> None:
     if project:
         head = LmHeadShard(None, 0, 257, project=lambda x: x @ weight.t())
     stream = NoiseStream(*(torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2)))
-    final = final_posterior(case.logits.to(device), rows, limits)
+    options = {"final_norm": lambda x: x * 2, "all_gather": lambda x: torch.stack([x])}
+    # What serves a CPU alone is not asked on a GPU.
+    name = "torch" if device == "cuda" else None
+    step = step_for(case, name, head=head, **options)
+    final = step.final_posterior(case.logits.to(device), rows, limits)
     seeds = case.seeds.to(device)
-    noise = draw_noise(stream, seeds, seeds > 5, seeds, final.ids)
-    result = led_step(
-        final,
-        case.latents.to(device),
-        rows,
-        limits,
-        head,
-        noise,
-        final_norm=lambda x: x * 2,
-        all_gather=lambda x: torch.stack([x]),
-    )
+    noise = step.draw_noise(stream, seeds, seeds > 5, seeds, final.ids)
+    result = step.led_step(final, case.latents.to(device), rows, limits, noise)
     assert result.token_ids.shape == (len(case.requests),)
     assert result.token_ids.device.type == device
     assert (result.projected_rows is None) == (device == "cuda")

@@ -6,21 +6,26 @@ import struct
 
 import pytest
 import torch
+from kernel_cases import Request, random_case, step_for
 from led_sglang.kernels import (
     NoiseStream,
     StepNoise,
-    draw_noise,
     gumbel_from_hash,
     hash32,
     seeded_noise,
     uniform_from_hash,
 )
-from led_sglang.kernels.noise import GATE_COLUMN
+from led_sglang.kernels.eager.noise import GATE_COLUMN
 from scipy import stats
 
 pytestmark = pytest.mark.usefixtures("each_path")
 
 U32 = 0xFFFFFFFF
+
+
+def draw_noise(*arguments) -> StepNoise:  # type: ignore[no-untyped-def]
+    case = random_case(0, vocab=8, hidden=8, requests=[Request()])
+    return step_for(case).draw_noise(*arguments)
 
 
 def murmur3_32(data: bytes, seed: int = 0) -> int:

@@ -8,7 +8,8 @@ import math
 import pytest
 import torch
 from led_sglang.kernels import LmHeadShard
-from led_sglang.kernels.torch_lse import latent_partials, merge_partials
+from led_sglang.kernels.eager.combine import merge_partials
+from led_sglang.kernels.eager.latent_lse import latent_partials
 from test_kernel_posterior import LargestOutput
 from torch import Tensor
 
@@ -153,7 +154,7 @@ def test_never_materialises_rows_by_vocabulary(dtype: torch.dtype) -> None:
 
 
 def test_projecting_head_sees_bounded_row_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("led_sglang.kernels.torch_lse._TEMPORARY_ELEMENTS", 3 * V)
+    monkeypatch.setattr("led_sglang.kernels.eager.latent_lse._TEMPORARY_ELEMENTS", 3 * V)
     weight = inputs()[3]
     seen: list[int] = []
 

@@ -7,11 +7,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from kernel_cases import Request, limits_of, random_case, rows_of
-from led_sglang.kernels import FinalPosterior, final_posterior, torch_impl
+from kernel_cases import Request, limits_of, random_case, rows_of, step_for
+from led_sglang.kernels import FinalPosterior
+from led_sglang.kernels.eager import posterior as eager_posterior
 from torch.utils._python_dispatch import TorchDispatchMode
 
 pytestmark = pytest.mark.usefixtures("each_path")
+
+
+def final_posterior(*arguments) -> FinalPosterior:  # type: ignore[no-untyped-def]
+    case = random_case(0, vocab=8, hidden=8, requests=[Request()])
+    return step_for(case).final_posterior(*arguments)
 
 
 def posterior(logits: torch.Tensor, *requests: Request) -> FinalPosterior:
@@ -123,8 +129,8 @@ class LargestOutput(TorchDispatchMode):
 def test_row_chunks_bound_memory_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     case = random_case(2, vocab=1009, hidden=8, batch=13)
     whole = case.final()
-    budget = 3 * 1009 * torch_impl._BYTES_PER_LOGIT
-    monkeypatch.setattr(torch_impl, "_TEMPORARY_BYTES", budget)
+    budget = 3 * 1009 * eager_posterior._BYTES_PER_LOGIT
+    monkeypatch.setattr(eager_posterior, "_TEMPORARY_BYTES", budget)
     with LargestOutput() as seen:
         chunked = final_posterior(case.logits, rows_of(case.requests), limits_of(case.requests))
     for name in ("ids", "logprobs", "p1", "entropy"):

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from led_sglang.kernels.noise import gumbel_from_hash, hash32
-from led_sglang.kernels.reference_soft_thinking import soft_reference
-from led_sglang.kernels.soft_thinking import (
+from led_sglang.kernels.eager.noise import gumbel_from_hash, hash32
+from led_sglang.kernels.eager.soft_thinking import (
     SoftLimits,
     SoftMixture,
     SoftNoise,
     SoftRows,
     soft_mixture,
 )
+from led_sglang.kernels.reference.soft_thinking import soft_reference
 from scipy import stats
 
 # Each a request of its own; together they mix every filter in one batch.

@@ -14,13 +14,14 @@ from kernel_cases import (
     expected_decision,
     random_case,
     rows_of,
+    step_for,
 )
-from led_sglang.kernels import Gate, LedResult, LmHeadShard, led_step, torch_impl
-from led_sglang.kernels.types import LedLimits
+from led_sglang.kernels import Gate, LedLimits, LedResult, LmHeadShard
+from led_sglang.kernels.eager import step as eager_step
 
 pytestmark = pytest.mark.usefixtures("each_path")
 
-# SPEC 2, "Numerics". Below the smallest normal fp32 the result cannot carry a relative error.
+# docs/method.md#numerics. Below the smallest normal fp32 the result cannot carry a relative error.
 BUDGET = 1e-5
 SMALLEST = 1e-37
 
@@ -205,7 +206,7 @@ def test_row_alone_equals_row_in_batch_bit_for_bit(
     """With products that are exact in fp32: a matrix product's own rounding may depend on how many
     rows it has, nothing else may."""
     if static:
-        monkeypatch.setattr(torch_impl, "_rows_to_project", lambda live: torch.arange(live.numel()))
+        monkeypatch.setattr(eager_step, "_rows_to_project", lambda live: torch.arange(live.numel()))
     case = exact_case(8)
     together = case.step()
     for row in range(len(case.requests)):
@@ -279,15 +280,15 @@ def test_static_shapes_of_cuda_give_the_same_result(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = random_case(seed, vocab=257, hidden=33)
-    compact = case.step(impl="torch")
-    monkeypatch.setattr(torch_impl, "_rows_to_project", lambda live: torch.arange(live.numel()))
+    compact = case.step(name="torch")
+    monkeypatch.setattr(eager_step, "_rows_to_project", lambda live: torch.arange(live.numel()))
     sent: list[torch.Tensor] = []
 
     def gather(x: torch.Tensor) -> torch.Tensor:
         sent.append(x)
         return x[None]
 
-    static = case.step(all_gather=gather, impl="torch")
+    static = case.step(all_gather=gather, name="torch")
     assert static.projected_rows > compact.projected_rows
     assert int((sent[0][:, 1] > 0).sum()) == compact.projected_rows
     for name in ("token_ids", "explored", "depth", "behaviour_logprob"):
@@ -297,28 +298,24 @@ def test_static_shapes_of_cuda_give_the_same_result(
 
 def test_shallow_release_row_beside_a_deep_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """With static shapes its unused layers point past the captured ones; nobody may look there."""
-    monkeypatch.setattr(torch_impl, "_rows_to_project", lambda live: torch.arange(live.numel()))
+    monkeypatch.setattr(eager_step, "_rows_to_project", lambda live: torch.arange(live.numel()))
     requests = [
         Request(depth=5, gate=Gate.ALWAYS),
         Request(depth=4, gate=Gate.ALWAYS, release_layers=True),
     ]
     case = random_case(1, vocab=257, hidden=33, requests=requests)
     case = replace(case, latents=case.latents[:, -4:])
-    assert_matches_reference(case, case.step(impl="torch"))
+    assert_matches_reference(case, case.step(name="torch"))
 
 
 def test_inputs_it_cannot_serve_are_refused() -> None:
     case = random_case(0, vocab=64, hidden=33, requests=[Request(depth=4)])
-    final, rows, head = case.final(), rows_of(case.requests), case.head()
-    noise = case.noise(final)
+    final, rows = case.final(), rows_of(case.requests)
+    noise, step = case.noise(final), step_for(case)
     with pytest.raises(ValueError, match="2 latent layers are too few for depth 4"):
-        led_step(final, case.latents[:, :2], rows, LedLimits(8, 4, False, False), head, noise)
+        step.led_step(final, case.latents[:, :2], rows, LedLimits(8, 4, False, False), noise)
     with pytest.raises(ValueError, match="final_norm"):
-        led_step(final, case.latents, rows, LedLimits(8, 4, True, False), head, noise)
-    with pytest.raises(ValueError, match=r"'tritium'.*auto, torch, triton"):
-        led_step(
-            final, case.latents, rows, LedLimits(8, 4, False, False), head, noise, impl="tritium"
-        )
+        step.led_step(final, case.latents, rows, LedLimits(8, 4, True, False), noise)
 
 
 def test_depth_one_needs_no_latents() -> None:

@@ -32,7 +32,7 @@ WATCHED = (
 )
 PACKAGE = "led_sglang."
 # Serves tensors on a CPU, and no others: it may call `.numpy()`.
-CPU_STEP = "led_sglang.cpu_kernels.step"
+CPU_STEP = "led_sglang.kernels.cpu.step"
 
 _MASKABLE = ("index", "index_put", "index_put_", "masked_select")
 _READS = ("aten._local_scalar_dense.default", "aten.is_nonzero.default")

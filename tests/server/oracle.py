@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from led_sglang.kernels.reference import LedReference, led_reference
+from led_sglang.kernels import LedReference, led_reference
 from transformers import AutoModelForCausalLM
 
 # What a request does to the final logits: (logits [V] f64, generated tokens so far) -> logits.

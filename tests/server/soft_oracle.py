@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from led_sglang.kernels.noise import gumbel_from_hash, hash32
-from led_sglang.kernels.reference_soft_thinking import SoftReference, soft_reference
+from led_sglang.kernels import gumbel_from_hash, hash32
+from led_sglang.kernels.reference.soft_thinking import SoftReference, soft_reference
 from transformers import AutoModelForCausalLM
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from harness import Server, chat_ids, held_out_problems, serve
-from led_sglang.kernels.reference import LedReference
+from led_sglang.kernels import LedReference
 from oracle import Oracle
 from scipy.stats import chisquare
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from harness import Server, serve
-from led_sglang.kernels.reference_dola import DolaReference, dola_reference
+from led_sglang.kernels.reference.dola import DolaReference, dola_reference
 from oracle import NEAR_TIE, Verdict
 from transformers import AutoModelForCausalLM
 

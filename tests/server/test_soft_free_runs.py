@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from harness import Server, serve
-from led_sglang.kernels.reference_soft_thinking import SoftReference
+from led_sglang.kernels.reference.soft_thinking import SoftReference
 from soft_oracle import SoftOracle
 
 pytestmark = pytest.mark.served_models("trained")

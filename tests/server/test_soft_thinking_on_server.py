@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from harness import Server, serve
-from led_sglang.kernels.reference_soft_thinking import soft_reference
+from led_sglang.kernels.reference.soft_thinking import soft_reference
 from oracle import NEAR_TIE
 from scipy.stats import chisquare
 from soft_oracle import SoftOracle, SoftRun

@@ -39,7 +39,7 @@ def made_trace(texts: list[str], count: int, depth: int = 8, candidates: int = 8
     """Every third token explored; token ids count through `texts`."""
     generator = np.random.default_rng(0)
     token_texts = dict(enumerate(texts))
-    settings = TraceSettings(0.6, "confidence", num_layers=36)
+    settings = TraceSettings("confidence", num_layers=36)
     tokens = []
     for i in range(count):
         ids = tuple((i + k) % len(texts) for k in range(candidates))

@@ -35,13 +35,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """torch.empty holds NaN (integers: the largest), and no workspace outlives its test."""
-    from led_sglang.kernels import readiness, triton_impl
-
-    for name in ("_POSTERIOR", "_NOISE", "_STEP"):
-        monkeypatch.setattr(triton_impl, name, {})
-    monkeypatch.setattr(readiness, "_PREPARED", {})
+def _poisoned_memory() -> Iterator[None]:
+    """torch.empty holds NaN (integers: the largest)."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
     assert torch.utils.deterministic.fill_uninitialized_memory
@@ -53,8 +48,8 @@ def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _small_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small vocabularies take several splits too, and the interpreter sorts fewer keys."""
-    from led_sglang.kernels import topk_gate
+    from led_sglang.kernels.triton import posterior
 
     if INTERPRETED:
-        monkeypatch.setattr(topk_gate, "SPLIT_COLUMNS", 512)
-        monkeypatch.setattr(topk_gate, "GROUP_COLUMNS", 8)
+        monkeypatch.setattr(posterior, "SPLIT_COLUMNS", 512)
+        monkeypatch.setattr(posterior, "GROUP_COLUMNS", 8)

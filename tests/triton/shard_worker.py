@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import torch
 import torch.distributed as dist
 from interpreter import speed_up
-from kernel_cases import Case, Request, random_case
-from led_sglang.kernels import Gate, LmHeadShard, readiness
+from kernel_cases import Case, Request, random_case, rms_norm
+from led_sglang.kernels import Gate, LmHeadShard
 from led_sglang.patches import kernel_path
 from led_sglang.patches.kernel_path import RankGather
 from torch import Tensor
@@ -92,7 +92,9 @@ def choose(rank: int, world: int, folder: str) -> None:
     strange = replace(head, weight=head.weight.double() if rank == 1 else head.weight)
     answers = []
     for each in (head, strange):
-        reason = kernel_path.choose(each, RUNNER, SETTINGS, dist.group.WORLD)
-        answers.append((reason, kernel_path.served_by(), len(readiness._PREPARED)))
+        step = kernel_path.choose(
+            each, RUNNER, SETTINGS, dist.group.WORLD, final_norm=rms_norm, all_gather=None
+        )
+        answers.append((step.name, step.reason))
     torch.save(answers, f"{folder}/{rank}.pt")
     dist.destroy_process_group()

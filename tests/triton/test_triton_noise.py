@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from led_sglang.kernels import NoiseStream, draw_noise
-from led_sglang.kernels.noise import GATE_COLUMN
-from triton_cases import DEVICE
+from kernel_cases import Request, random_case, step_for
+from led_sglang.kernels import NoiseStream
+from led_sglang.kernels.eager.noise import GATE_COLUMN
+from triton_cases import DEVICE, prepared
 
 SEEDS = [0, 1, 42, 2**31, 2**32 - 1, 2**32, 2**63 - 1, -1, -(2**63), 123456789012345]
 POSITIONS = [0, 1, 77, 65535, 2**31 - 1, 5, 6, 7, 8, 9]
@@ -18,11 +19,14 @@ def both(candidates: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     has_seed = torch.arange(len(SEEDS)) % 3 != 1
     arguments = (torch.tensor(SEEDS), has_seed, torch.tensor(POSITIONS), ids)
     results = []
-    for impl, device in (("triton", DEVICE), ("torch", "cpu")):
+    requests = [Request(candidates=candidates)] * len(SEEDS)
+    case = random_case(0, vocab=100, hidden=8, requests=requests)
+    for step, device in ((prepared(case), DEVICE), (step_for(case, "torch"), "cpu")):
         stream = NoiseStream.start(2**40 + 11, device)
         moved = [x.to(device) for x in arguments]
-        steps = [draw_noise(stream, *moved, impl=impl) for _ in range(3)]
+        steps = [step.draw_noise(stream, *moved) for _ in range(3)]
         assert stream.step.tolist() == [3]
+        assert step.reason is None
         results.append(steps)
     ours, theirs = results
     # The kernel's steps share their memory: the third is what is left.

@@ -1,12 +1,12 @@
-"""K3 alone: partials against float64, with and without descriptors, and what it leaves be."""
+"""The logsumexp alone against float64, with and without descriptors, and what it leaves be."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from led_sglang.kernels import LmHeadShard
-from led_sglang.kernels.latent_lse import column_tiles, latent_lse
-from led_sglang.kernels.tiles import BLOCK_COLUMNS
+from led_sglang.kernels.triton.latent_lse import latent_lse
+from led_sglang.kernels.triton.tiles import BLOCK_COLUMNS, column_tiles
 from triton_cases import DEVICE
 
 LOG2E = 1.4426950408889634
@@ -18,7 +18,7 @@ DESCRIPTORS = [False, True] if HAS_DESCRIPTORS else [False]
 def partials(
     count: int, capacity: int, vocab: int, hidden: int, descriptors: bool, first: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(tile_max, tile_sum) of K3 and the float64 z / T [capacity, vocab]; T = 0.6."""
+    """(tile_max, tile_sum) and the float64 z / T [capacity, vocab]; T = 0.6."""
     generator = torch.Generator().manual_seed(count % 1000)
     rows = torch.randn(capacity, hidden, generator=generator).bfloat16()
     weight = torch.randn(vocab + 3, hidden, generator=generator).bfloat16() / 8

@@ -5,22 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 import torch
-from kernel_cases import Request, random_case, rms_norm, rows_of
+from kernel_cases import Request, random_case, rows_of
 from led_sglang.kernels import (
     Gate,
     LedLimits,
     LedResult,
     LedRows,
-    LmHeadShard,
     NoiseStream,
     StepNoise,
-    draw_noise,
-    final_posterior,
-    led_step,
+    TritonStep,
 )
 from replay import capture
 from torch import Tensor
-from triton_cases import DEVICE, moved
+from triton_cases import DEVICE, moved, prepared
 
 V, H = 257, 40
 BUCKET = 4
@@ -71,19 +68,16 @@ WEIGHT = random_case(1, vocab=V, hidden=H, dtype=torch.bfloat16, requests=REQUES
 )
 
 
-def step(x: Inputs, stream: NoiseStream) -> tuple[LedResult, StepNoise]:
-    final = final_posterior(x.logits, x.rows, LIMITS, impl="triton")
-    noise = draw_noise(stream, x.seeds, x.has_seed, x.positions, final.ids, impl="triton")
-    result = led_step(
-        final,
-        x.latents,
-        x.rows,
-        LIMITS,
-        LmHeadShard(WEIGHT, 0, V),
-        noise,
-        final_norm=rms_norm,
-        impl="triton",
-    )
+def prepared_step() -> TritonStep:
+    case = random_case(1, vocab=V, hidden=H, dtype=torch.bfloat16, requests=REQUESTS[:1] * BUCKET)
+    return prepared(replace(case, weight=WEIGHT), limits=case.launch_limits())
+
+
+def take(step: TritonStep, x: Inputs, stream: NoiseStream) -> tuple[LedResult, StepNoise]:
+    final = step.final_posterior(x.logits, x.rows, LIMITS)
+    noise = step.draw_noise(stream, x.seeds, x.has_seed, x.positions, final.ids)
+    result = step.led_step(final, x.latents, x.rows, LIMITS, noise)
+    assert step.reason is None
     return result, noise
 
 
@@ -101,37 +95,37 @@ def assert_equal_rows(ours: LedResult, theirs: LedResult, rows: int) -> None:
 
 
 def test_a_replay_equals_an_eager_step_on_the_same_inputs() -> None:
-    stream = stream_at(0)
+    stream, step = stream_at(0), prepared_step()
     static = inputs(1, [PADDING] * BUCKET, [False] * BUCKET)
-    (result, _), replay = capture(lambda: step(static, stream))
+    (result, _), replay = capture(lambda: take(step, static, stream))
     for seed in (2, 3):
         stream.step.fill_(10 * seed)
         now = inputs(seed, [*REQUESTS, REQUESTS[0]], [True, False, False, True])
         static.take(now)
         replay()
         replayed = moved(result, DEVICE)
-        assert_equal_rows(replayed, step(now, stream_at(10 * seed))[0], BUCKET)
+        assert_equal_rows(replayed, take(step, now, stream_at(10 * seed))[0], BUCKET)
         assert replayed.explored[0]
 
 
 def test_a_bucket_with_empty_rows_serves_its_requests_bit_for_bit() -> None:
-    stream = stream_at(0)
+    stream, step = stream_at(0), prepared_step()
     static = inputs(1, [PADDING] * BUCKET, [False] * BUCKET)
-    (result, _), replay = capture(lambda: step(static, stream))
+    (result, _), replay = capture(lambda: take(step, static, stream))
     stream.step.fill_(7)
     static.take(inputs(4, [*REQUESTS, PADDING], [True, False, False, False]))
     replay()
     replayed = moved(result, DEVICE)
     assert not replayed.explored[3]
-    alone = step(inputs(4, REQUESTS, [True, False, False]), stream_at(7))[0]
+    alone = take(step, inputs(4, REQUESTS, [True, False, False]), stream_at(7))[0]
     assert_equal_rows(replayed, alone, len(REQUESTS))
 
 
 def test_replays_draw_fresh_noise_but_for_seeded_rows() -> None:
-    stream = stream_at(0)
+    stream, step = stream_at(0), prepared_step()
     requests = [replace(REQUESTS[0], temperature=2.0)] * BUCKET
     static = inputs(1, requests, [True, False, False, False])
-    (result, noise), replay = capture(lambda: step(static, stream))
+    (result, noise), replay = capture(lambda: take(step, static, stream))
     drawn, tokens = [], []
     for _ in range(6):
         replay()

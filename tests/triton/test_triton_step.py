@@ -1,4 +1,4 @@
-"""K0 to K4 against the float64 oracle: probabilities, decisions, tokens."""
+"""The kernels against the float64 oracle: probabilities, decisions, tokens."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernel_cases import Case, Request, assert_same_row, exact_case, limits_of, random_case
-from led_sglang.kernels import Gate, LedLimits, projected_rows, triton_impl
+from kernel_cases import Case, Request, assert_same_row, exact_case, random_case
+from led_sglang.kernels import CannotServe, Gate, LedLimits, LmHeadShard
 from test_kernel_step import SMALLEST, assert_matches_reference
 from torch import Tensor
-from triton_cases import DEVICE, triton_step
+from triton_cases import prepared, triton_step
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -143,13 +143,14 @@ def test_row_alone_equals_row_in_batch_bit_for_bit() -> None:
 
 def test_rows_sent_through_the_head_are_counted_on_the_device() -> None:
     case = exact_case(8)
-    assert projected_rows() == 0
+    step = prepared(case)
+    assert step.projected_rows() == 0
     # The same rows as the torch path's, which the host counts.
     expected = 0
     for part in (case, case.only(0), case):
-        triton_step(part)
-        expected += part.step(impl="torch").projected_rows or 0
-        assert projected_rows() == expected
+        triton_step(part, step)
+        expected += part.step(name="torch").projected_rows or 0
+        assert step.projected_rows() == expected
     assert expected > 0
 
 
@@ -157,22 +158,21 @@ def test_several_windows_give_the_bits_of_one(monkeypatch: pytest.MonkeyPatch) -
     """Windows end within a request, and within and between the row tiles of one pass."""
     case = exact_case(4)
     case = replace(case, requests=[replace(r, gate=Gate.ALWAYS) for r in case.requests])
-    one = triton_step(case)
-    (workspace,) = triton_impl._STEP.values()
+    step = prepared(case)
+    one, window = triton_step(case, step), step.workspace.window
     live = sum(r.depth - 1 for r in case.requests if r.owns and r.thinks)
-    assert live > 20 > workspace.window / 5
-    monkeypatch.setattr("led_sglang.kernels.workspace.WINDOW_ROWS", 20)
-    monkeypatch.setattr(triton_impl, "_STEP", {})
-    several = triton_step(case)
-    (workspace,) = triton_impl._STEP.values()
-    assert workspace.window == 20
+    assert live > 20 > window / 5
+    monkeypatch.setattr("led_sglang.kernels.triton.workspace.WINDOW_ROWS", 20)
+    step = prepared(case)
+    several = triton_step(case, step)
+    assert step.workspace.window == 20
     for row in range(len(case.requests)):
         assert_same_row(case, row, several, one, alone=row)
 
 
-def test_every_row_tile_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_row_tile_gives_the_same_bits() -> None:
     """One row, then many: each live count runs another row tile."""
-    from led_sglang.kernels import latent_lse
+    from led_sglang.kernels.triton import latent_lse
 
     request = Request(gate=Gate.ALWAYS, depth=8)
     results = []
@@ -199,8 +199,10 @@ def test_every_row_tile_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_small_batch_after_a_large_one_sees_nothing_of_it() -> None:
     large = random_case(7, vocab=257, hidden=40, batch=4, dtype=torch.bfloat16)
     small = random_case(9, vocab=257, hidden=40, batch=2, dtype=torch.bfloat16)
-    triton_step(large)
-    assert_matches_reference(small, triton_step(small))
+    most = replace(large.launch_limits(), candidates=64, depth=16)
+    step = prepared(replace(large, weight=small.weight), limits=most)
+    triton_step(replace(large, weight=small.weight), step)
+    assert_matches_reference(small, triton_step(small, step))
 
 
 @settings(
@@ -230,25 +232,18 @@ def test_fewer_columns_than_candidates() -> None:
 
 def test_what_the_kernels_cannot_hold_is_refused() -> None:
     case = random_case(0, vocab=257, hidden=40, requests=[Request(depth=4)])
-    limits = limits_of(case.requests)
-    with pytest.raises(ValueError, match="candidates is 65; the kernels hold 1 to 64"):
-        triton_step(case, limits=replace(limits, candidates=65))
+    for part, refusal in (
+        (replace(case, weight=case.weight.double()), "the LM head is torch.float64; the kernels"),
+        (replace(case, weight=case.weight.bfloat16()), "latents are torch.float32 and would be"),
+    ):
+        with pytest.raises(CannotServe, match=refusal):
+            prepared(part)
+    with pytest.raises(CannotServe, match="candidates is 65; the kernels hold 1 to 64"):
+        prepared(case, limits=replace(case.launch_limits(), candidates=65))
+    with pytest.raises(CannotServe, match="no plain weight"):
+        prepared(case, head=LmHeadShard(None, 0, 257, project=lambda x: x))
     with pytest.raises(ValueError, match="2 latent layers are too few for depth 4"):
         triton_step(replace(case, latents=case.latents[:, :2]))
-    with pytest.raises(ValueError, match=r"the LM head is torch.float64; the kernels read"):
-        triton_step(replace(case, weight=case.weight.double()))
-    with pytest.raises(ValueError, match=r"latents are torch.float32 and would be rounded"):
-        triton_step(replace(case, weight=case.weight.bfloat16()))
-
-
-def test_a_head_without_weight_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    from led_sglang.kernels import LmHeadShard
-
-    case = random_case(5, vocab=257, hidden=40, batch=4)
-    weight = case.weight.to(DEVICE)
-    head = LmHeadShard(None, 0, 257, project=lambda x: x @ weight.t())
-    assert_matches_reference(case, triton_step(case, head=head))
-    assert not triton_impl._STEP
 
 
 def test_one_gather_of_a_fixed_shape_whatever_the_gates_say() -> None:

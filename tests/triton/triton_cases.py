@@ -10,11 +10,11 @@ from typing import Any
 from kernel_cases import Case, limits_of, rms_norm, rows_of
 from led_sglang.kernels import (
     FinalPosterior,
+    LaunchLimits,
     LedLimits,
     LedResult,
     LmHeadShard,
-    final_posterior,
-    led_step,
+    TritonStep,
 )
 from torch import Tensor
 
@@ -29,35 +29,47 @@ def moved(record: Any, device: str) -> Any:
     )
 
 
-def triton_posterior(case: Case, limits: LedLimits | None = None) -> FinalPosterior:
-    return final_posterior(
-        case.logits.to(DEVICE),
-        moved(rows_of(case.requests), DEVICE),
-        limits or limits_of(case.requests),
-        impl="triton",
+def prepared(
+    case: Case,
+    *,
+    head: LmHeadShard | None = None,
+    all_gather: Callable[[Tensor], Tensor] | None = None,
+    limits: LaunchLimits | None = None,
+) -> TritonStep:
+    """The kernels' step, its memory that of the case unless `limits` say otherwise."""
+    return TritonStep(
+        moved(head or case.head(), DEVICE),
+        limits or case.launch_limits(),
+        final_norm=rms_norm,
+        all_gather=all_gather,
     )
+
+
+def triton_posterior(case: Case, step: TritonStep | None = None) -> FinalPosterior:
+    """On the device."""
+    step = step or prepared(case)
+    final = step.final_posterior(
+        case.logits.to(DEVICE), moved(rows_of(case.requests), DEVICE), limits_of(case.requests)
+    )
+    assert step.reason is None
+    return final
 
 
 def triton_step(
     case: Case,
+    step: TritonStep | None = None,
     *,
     head: LmHeadShard | None = None,
     all_gather: Callable[[Tensor], Tensor] | None = None,
     limits: LedLimits | None = None,
 ) -> LedResult:
-    """K0 to K4 on the case; the result's tensors are on the CPU."""
+    """The whole step in kernels, none of it in torch; the result's tensors are on the CPU."""
+    step = step or prepared(case, head=head, all_gather=all_gather)
     limits = limits or limits_of(case.requests)
-    final = triton_posterior(case, limits)
+    rows = moved(rows_of(case.requests), DEVICE)
+    final = step.final_posterior(case.logits.to(DEVICE), rows, limits)
     noise = case.noise(moved(final, "cpu"))
-    result = led_step(
-        final,
-        case.latents.to(DEVICE),
-        moved(rows_of(case.requests), DEVICE),
-        limits,
-        moved(head or case.head(), DEVICE),
-        moved(noise, DEVICE),
-        final_norm=rms_norm,
-        all_gather=all_gather,
-        impl="triton",
-    )
+    latents = case.latents.to(DEVICE)
+    result = step.led_step(final, latents, rows, limits, moved(noise, DEVICE))
+    assert step.reason is None
     return moved(result, "cpu")

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from led_sglang.kernels import LmHeadShard, support
+from led_sglang.kernels import LmHeadShard, Step
+from led_sglang.kernels import step as choice
+from led_sglang.kernels.cpu import step as cpu_step
+from led_sglang.kernels.triton import support
 from led_sglang.patches import kernel_path
-
-from led_sglang import cpu_kernels
 
 SETTINGS: Any = SimpleNamespace(depth=8, captured=tuple(range(8)))
 
 
-def choose(device: str, hidden: int = 64, dtype: torch.dtype = torch.bfloat16) -> str | None:
+def choose(device: str, hidden: int = 64, dtype: torch.dtype = torch.bfloat16) -> Step:
     runner = SimpleNamespace(
         device=device,
         dtype=torch.bfloat16,
@@ -24,21 +25,25 @@ def choose(device: str, hidden: int = 64, dtype: torch.dtype = torch.bfloat16) -
         model_config=SimpleNamespace(vocab_size=100),
     )
     head = LmHeadShard(torch.zeros(100, hidden, dtype=dtype), 0, 100)
-    return kernel_path.choose(head, runner, SETTINGS, None)
+    return kernel_path.choose(head, runner, SETTINGS, None, final_norm=lambda x: x, all_gather=None)
 
 
 @pytest.fixture(autouse=True)
 def _one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda group: 1)
-    monkeypatch.setattr(kernel_path, "_served_by", "")
+
+
+@pytest.fixture
+def _any_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (support, choice):
+        monkeypatch.setattr(module, "device_reason", lambda device: None)
 
 
 def test_on_a_cpu_the_compiled_step_serves(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "led_sglang"):
-        assert choose("cpu") is None
-    cpu_kernels.withdraw()
+        step = choose("cpu")
+    assert (step.name, step.reason) == ("cpu", None)
     assert [r.levelname for r in caplog.records if r.name.startswith("led_sglang")] == ["INFO"]
-    assert kernel_path.served_by() == "cpu"
 
 
 def test_where_it_does_not_compile_torch_serves_a_cpu(
@@ -47,12 +52,13 @@ def test_where_it_does_not_compile_torch_serves_a_cpu(
     def fail() -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(cpu_kernels.readiness, "compiled_step", fail)
+    monkeypatch.setattr(cpu_step, "compile_all", fail)
     with pytest.warns(RuntimeWarning, match="no space left"):
-        reason = choose("cpu")
-    assert "no space left" in str(reason)
+        step = choose("cpu")
+    assert step.name == "torch"
+    assert "no space left" in str(step.reason)
     assert caplog.records[-1].levelname == "WARNING"
-    assert kernel_path.served_by() == f"torch: {reason}"
+    assert str(step.reason) in caplog.records[-1].getMessage()
 
 
 @pytest.mark.parametrize(
@@ -62,30 +68,24 @@ def test_where_it_does_not_compile_torch_serves_a_cpu(
         (40_000, torch.bfloat16, "the hidden size is 40000; the kernels hold 1 to 32768"),
     ],
 )
+@pytest.mark.usefixtures("_any_device")
 def test_what_the_kernels_cannot_hold_is_named_with_the_fallback(
-    hidden: int,
-    dtype: torch.dtype,
-    reason: str,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    hidden: int, dtype: torch.dtype, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for module in (support, kernel_path):
-        monkeypatch.setattr(module, "device_reason", lambda device: None)
-    assert reason in str(choose("cuda:0", hidden, dtype))
+    step = choose("cuda:0", hidden, dtype)
+    assert step.name == "torch"
+    assert reason in str(step.reason)
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert "fall back to torch, which sends every row of the batch" in record.getMessage()
     assert reason in record.getMessage()
 
 
-def test_a_failing_compiler_is_named_with_the_fallback(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.usefixtures("_any_device")
+def test_a_failing_compiler_is_named_with_the_fallback(caplog: pytest.LogCaptureFixture) -> None:
     """Triton without a GPU cannot launch, just as where ptxas fails."""
-    for module in (support, kernel_path):
-        monkeypatch.setattr(module, "device_reason", lambda device: None)
-    with pytest.warns(RuntimeWarning, match="kernel topk_gate failed on cpu"):
-        reason = choose("cuda:0")
-    assert "kernel topk_gate failed" in str(reason)
-    assert "kernel topk_gate failed" in caplog.records[-1].getMessage()
-    assert kernel_path.served_by().startswith("torch: kernel topk_gate failed")
+    with pytest.warns(RuntimeWarning, match="kernel posterior failed on cpu"):
+        step = choose("cuda:0")
+    assert step.name == "torch"
+    assert "kernel posterior failed" in str(step.reason)
+    assert "kernel posterior failed" in caplog.records[-1].getMessage()

@@ -84,3 +84,29 @@ def dependency_folders() -> str:
     """Where this interpreter finds third-party packages; `.pth` files there are not followed."""
     own = {sysconfig.get_paths()["purelib"], sysconfig.get_paths()["platlib"]}
     return "\n".join(sorted(own | {path for path in sys.path if path.endswith("site-packages")}))
+
+
+def test_the_kernels_import_in_a_plain_checkout(tmp_path: Path) -> None:
+    """Without an install, and with nothing but torch and triton to import."""
+    left_out = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info")
+    for folder in PACKAGES:
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=left_out)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    code = (
+        "import sys\n"
+        f"sys.path += {dependency_folders().split()!r}\n"
+        "sys.modules |= dict.fromkeys(('sglang', 'numba', 'transformers'))\n"
+        "import led_sglang.kernels as kernels, torch, triton\n"
+        "step = kernels.EagerStep(kernels.LmHeadShard(torch.zeros(9, 4), 0, 9))\n"
+        "print(kernels.__file__, triton.language.__name__, step.name)\n"
+    )
+    # -S: not even the editable install of this checkout is found
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [
+        str(tmp_path / "kernels/__init__.py"),
+        "triton.language",
+        "torch",
+    ]

@@ -1,4 +1,4 @@
-"""Traces as objects: SPEC's numbers from an entry, tables, and what is refused."""
+"""Traces as objects: the method's numbers from an entry, tables, and what is refused."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ ENTRY: dict[str, Any] = {
     "layer_probs": [[0.5, 0.25], [0.25, 0.5], [0.75, 0.0]],
     "behaviour_probs": [0.58, 0.42],
     "behaviour_logprob": math.log(0.42),
+    "explore_probability": 0.5,
     "gate_draw": 0.125,
 }
 META: dict[str, Any] = {"led_trace": [ENTRY, {"token_id": 9, "phase": "response"}]}
 RESPONSE: dict[str, Any] = {"output_ids": [3, 9], "meta_info": META}
-SETTINGS = TraceSettings(temperature=0.6, gate="confidence", num_layers=12)
+SETTINGS = TraceSettings(gate="confidence", num_layers=12)
 
 
 def read(response: dict[str, Any] = RESPONSE, **options: Any) -> Trace:
@@ -57,24 +58,15 @@ def test_a_candidate_without_mass_adds_no_entropy() -> None:
     np.testing.assert_array_equal(step.entropies, [0.0, 0.0, 0.0])
 
 
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        (TraceSettings(0.6, "confidence"), 0.75),
-        (TraceSettings(0.6, "always"), 1.0),
-        (TraceSettings(0.6, "never"), 0.0),
-        (TraceSettings(0.6, "rate", 0.3), 0.3),
-        (TraceSettings(0.6, "entropy", 1.0), 1.0),
-        (TraceSettings(0.6, "entropy", 3.0), 0.0),
-        (TraceSettings(0.0, "confidence"), 1.0),
-        (TraceSettings(0.0, "rate", 0.3), 0.0),
-        (TraceSettings(0.0, "rate", 0.3, random_gate=True), 0.3),
-        (TraceSettings(None, "confidence"), None),
-        (TraceSettings(0.6, None), None),
-    ],
-)
-def test_explore_probability(settings: TraceSettings, expected: float | None) -> None:
-    assert settings.explore_probability(p1=0.25, entropy=2.0) == expected
+def test_explore_probability_is_the_servers_own() -> None:
+    step = read().tokens[0].step
+    assert step is not None
+    assert step.explore_probability == 0.5
+    older = copy.deepcopy(RESPONSE)
+    del older["meta_info"]["led_trace"][0]["explore_probability"]
+    step = read(older).tokens[0].step
+    assert step is not None
+    assert step.explore_probability is None
 
 
 def test_rows_name_their_layers() -> None:

@@ -1,0 +1,311 @@
+"""LED step on a CPU in a handful of compiled calls, where plain torch takes hundreds.
+
+On a small model the calls are what a step costs. The tensors' memory is read as it lies.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from typing import Any
+
+import numba
+import torch
+from torch import Tensor
+
+from ..eager import EagerStep
+from ..eager.latent_lse import latent_partials
+from ..eager.step import refuse_what_is_missing
+from ..types import (
+    AllGather,
+    CannotServe,
+    FinalNorm,
+    FinalPosterior,
+    LedLimits,
+    LedResult,
+    LedRows,
+    LmHeadShard,
+    NoiseStream,
+    StepNoise,
+)
+from .combine import combine
+from .gate import gate_rows
+from .jit import compile_for
+from .latent_lse import LARGEST_HEAD, fold, head_partials
+from .noise import draw
+from .posterior import posterior
+
+_BF16 = torch.bfloat16
+_F32, _F64, _I64, _BOOL = numba.float32, numba.float64, numba.int64, numba.boolean
+_BITS = numba.uint16
+
+
+@cache
+def compile_all() -> None:
+    """Compile every function for the types it is called with, once; Numba keeps them on disk."""
+    inputs: tuple[Any, ...] = (_F32[:, ::1], _F32[::1], _I64[::1], _F32[::1], _BOOL)
+    outputs: tuple[Any, ...] = (_I64[:, ::1], _F32[:, ::1], _F32[::1], _F32[::1])
+    compile_for(posterior, *inputs, *outputs)
+    inputs = (_I64[::1], _I64[::1], _I64[::1], _BOOL[::1], _I64[::1], _I64[:, ::1])
+    compile_for(draw, *inputs, _F64[::1], _F64[:, ::1])
+    inputs = (_F32[::1], _F32[::1], _F64[::1], _I64[::1], _F32[::1], *(_BOOL[::1],) * 5)
+    inputs += (_I64[::1], _BOOL[::1])
+    outputs = (_BOOL[::1], _F64[::1], _BOOL[::1], _I64[::1], _I64[::1], _I64[::1])
+    compile_for(gate_rows, *inputs, *outputs, _I64)
+    inputs = (_BITS[:, ::1], _F32[::1], _BITS[:, ::1], _I64[::1], _I64[::1], _I64[:, ::1], _I64)
+    compile_for(head_partials, *inputs, _F32[:, ::1])
+    compile_for(fold, _F32[:, ::1], _F32[::1], _F32[::1], _F64[::1])
+    inputs = (_F32[:, :, ::1], _I64[:, ::1], _F32[:, ::1], _F64[:, ::1], _BOOL[::1], _F64[::1])
+    inputs += (_BOOL[::1], _I64[::1], _F32[::1], _BOOL[::1], _BOOL[::1], _BOOL)
+    outputs = (_I64[::1], _I64[::1], _F32[:, :, ::1], _F32[:, ::1], _F32[::1])
+    compile_for(combine, *inputs, *outputs)
+
+
+def _memory(tensor: Tensor) -> Any:
+    """The tensor as a C-contiguous array: a view, unless its rows lie apart."""
+    return tensor.contiguous().numpy()
+
+
+class CpuStep:
+    """`Step` compiled by Numba, which takes seconds the first time on a machine.
+
+    Final logits that are not fp32 go to plain torch.
+
+    Args:
+        head: this rank's shard of the LM head.
+        final_norm, all_gather: see `prepare`.
+
+    Raises:
+        CannotServe: it did not compile, which a RuntimeWarning says too.
+    """
+
+    name = "cpu"
+    reason: str | None = None
+
+    def __init__(
+        self,
+        head: LmHeadShard,
+        *,
+        final_norm: FinalNorm | None = None,
+        all_gather: AllGather | None = None,
+    ) -> None:
+        try:
+            compile_all()
+        except Exception as error:  # Numba, LLVM and the file system of its cache raise their own
+            summary = (str(error).splitlines() or [""])[0]
+            reason = f"the CPU step did not compile: {type(error).__name__}: {summary}"
+            warnings.warn(reason, RuntimeWarning, stacklevel=2)
+            raise CannotServe(reason) from error
+        self._head = head
+        self._final_norm = final_norm
+        self._all_gather = all_gather
+        self._eager = EagerStep(head, final_norm=final_norm, all_gather=all_gather)
+
+    def final_posterior(self, logits: Tensor, rows: LedRows, limits: LedLimits) -> FinalPosterior:
+        """See `Step.final_posterior`."""
+        if logits.dtype != torch.float32:
+            return self._eager.final_posterior(logits, rows, limits)
+        batch, vocab = logits.shape
+        k = min(limits.candidates, vocab)
+        final = FinalPosterior(
+            ids=torch.empty(batch, k, dtype=torch.int64),
+            logprobs=torch.empty(batch, k),
+            p1=torch.empty(batch),
+            entropy=torch.empty(batch),
+        )
+        posterior(
+            logits=_memory(logits),
+            temperature=_memory(rows.temperature),
+            candidates=_memory(rows.candidates),
+            top_p=_memory(rows.candidate_top_p),
+            want_entropy=limits.entropy,
+            ids=final.ids.numpy(),
+            logprobs=final.logprobs.numpy(),
+            p1=final.p1.numpy(),
+            entropy=final.entropy.numpy(),
+        )
+        return final
+
+    def draw_noise(
+        self,
+        stream: NoiseStream,
+        seeds: Tensor,
+        has_seed: Tensor,
+        positions: Tensor,
+        candidate_ids: Tensor,
+    ) -> StepNoise:
+        """See `Step.draw_noise`."""
+        noise = StepNoise(
+            gate=torch.empty(len(candidate_ids), dtype=torch.float64),
+            pick=torch.empty(candidate_ids.shape, dtype=torch.float64),
+        )
+        draw(
+            stream_seed=stream.seed.numpy(),
+            stream_step=stream.step.numpy(),
+            seeds=_memory(seeds),
+            has_seed=_memory(has_seed),
+            positions=_memory(positions),
+            ids=_memory(candidate_ids),
+            gate=noise.gate.numpy(),
+            pick=noise.pick.numpy(),
+        )
+        return noise
+
+    def led_step(
+        self,
+        final: FinalPosterior,
+        latents: Tensor,
+        rows: LedRows,
+        limits: LedLimits,
+        noise: StepNoise,
+    ) -> LedResult:
+        """See `Step.led_step`."""
+        refuse_what_is_missing(latents, limits, self._final_norm)
+        batch, k = final.ids.shape
+        layers = limits.depth - 1
+        all_gather = self._all_gather
+        explored = torch.empty(batch, dtype=torch.bool)
+        probability = torch.empty(batch, dtype=torch.float64)
+        projected = torch.empty(batch, dtype=torch.bool).numpy()
+        live_rows = torch.empty(3, batch * layers, dtype=torch.int64)
+        request, below_final, place = live_rows.numpy()
+        depth, greedy = _memory(rows.depth), _memory(rows.greedy)
+        live = gate_rows(
+            p1=_memory(final.p1),
+            entropy=_memory(final.entropy),
+            draw=_memory(noise.gate),
+            gate=_memory(rows.gate),
+            gate_value=_memory(rows.gate_value),
+            greedy=greedy,
+            random_gate=_memory(rows.random_gate),
+            owns=_memory(rows.owns),
+            thinks=_memory(rows.thinks),
+            projects=_memory(rows.projects),
+            depth=depth,
+            release_layers=_memory(rows.release_layers),
+            explored=explored.numpy(),
+            probability=probability.numpy(),
+            projected=projected,
+            request=request,
+            below_final=below_final,
+            place=place,
+            layers=layers,
+        )
+        gathered = final.logprobs.new_empty(1, batch * layers if live else 0, k + 2)
+        if layers and all_gather is not None:
+            gathered = final.logprobs.new_zeros(1, batch * layers, k + 2)
+            gathered[:, :, 0].fill_(-torch.inf)
+        if live:
+            self._project(final, latents, rows, limits, live_rows[:, :live], gathered[0])
+        if layers and all_gather is not None:
+            gathered = all_gather(gathered[0])
+        result = LedResult(
+            token_ids=torch.empty(batch, dtype=torch.int64),
+            explored=explored,
+            explore_probability=probability,
+            depth=torch.empty(batch, dtype=torch.int64),
+            p1=final.p1,
+            entropy=final.entropy,
+            candidate_ids=final.ids,
+            layer_probs=torch.empty(batch, layers + 1, k),
+            behaviour_probs=torch.empty(batch, k),
+            behaviour_logprob=torch.empty(batch),
+            projected_rows=live,
+        )
+        combine(
+            gathered=_memory(gathered),
+            ids=_memory(final.ids),
+            logprobs=_memory(final.logprobs),
+            noise=_memory(noise.pick),
+            explored=explored.numpy(),
+            probability=probability.numpy(),
+            projected=projected,
+            depth=depth,
+            floor=_memory(rows.floor),
+            normalize_layers=_memory(rows.normalize_layers),
+            greedy=greedy,
+            want_behaviour=limits.behaviour,
+            token_ids=result.token_ids.numpy(),
+            depth_out=result.depth.numpy(),
+            layer_probs=result.layer_probs.numpy(),
+            behaviour_probs=result.behaviour_probs.numpy(),
+            behaviour_logprob=result.behaviour_logprob.numpy(),
+        )
+        return result
+
+    def projected_rows(self) -> int:
+        """See `Step.projected_rows`: the results say it."""
+        return 0
+
+    def _project(
+        self,
+        final: FinalPosterior,
+        latents: Tensor,
+        rows: LedRows,
+        limits: LedLimits,
+        live_rows: Tensor,
+        partials: Tensor,
+    ) -> None:
+        """Fill the live rows' places of partials [B * (D - 1), K + 2] with this rank's columns.
+
+        Args:
+            live_rows: [3, M] int64, as `gate_rows` leaves them: request, layer below the final,
+                place.
+        """
+        head = self._head
+        request, below_final, place = live_rows
+        hidden = latents[request, latents.shape[1] - 1 - below_final]
+        if limits.final_norm and self._final_norm is not None:
+            wants_norm = rows.final_norm.index_select(0, request)[:, None]
+            hidden = torch.where(wants_norm, self._final_norm(hidden), hidden)
+        if _is_small(head, hidden):
+            assert head.weight is not None
+            head_partials(
+                latents=_memory(hidden.view(torch.uint16)),
+                temperature=_memory(rows.temperature),
+                weight=_memory(head.weight[: head.valid].view(torch.uint16)),
+                request=request.numpy(),
+                place=place.numpy(),
+                ids=_memory(final.ids),
+                vocab_start=head.vocab_start,
+                partials=partials.numpy(),
+            )
+            return
+        temperature = rows.temperature.index_select(0, request)
+        peak, total, logits = latent_partials(
+            hidden,
+            temperature,
+            final.ids.index_select(0, request),
+            head,
+            sums=_CompiledSums(temperature),
+        )
+        partials.index_copy_(0, place, torch.cat([peak[:, None], total[:, None], logits], dim=1))
+
+
+class _CompiledSums:
+    """`eager.latent_lse.Sums`, one call a block."""
+
+    def __init__(self, temperature: Tensor) -> None:
+        self._temperature = temperature
+        self._peak = torch.full_like(temperature, -torch.inf)
+        self._total = torch.zeros_like(temperature, dtype=torch.float64)
+
+    def add(self, at: slice, z: Tensor) -> None:
+        part = self._temperature[at], self._peak[at], self._total[at]
+        fold(_memory(z), *(rows.numpy() for rows in part))
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        return self._peak / self._temperature, self._total.float()
+
+
+def _is_small(head: LmHeadShard, hidden: Tensor) -> bool:
+    """Whether `head_partials` multiplies this head: bf16 factors, nothing between z and logits."""
+    weight = head.weight
+    return (
+        weight is not None
+        and head.logit_scale is None
+        and head.softcap is None
+        and weight.numel() <= LARGEST_HEAD
+        and weight.dtype == hidden.dtype == _BF16
+        and weight.is_contiguous()
+    )
