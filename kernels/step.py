@@ -76,7 +76,8 @@ class Step(Protocol):
         limits: LedLimits,
         noise: StepNoise,
     ) -> LedResult:
-        """From latent posteriors to a token (docs/method.md#latent-posteriors to #token).
+        """From latent posteriors to a token: docs/method.md#latent-posteriors to
+        docs/method.md#token.
 
         Args:
             final: from `final_posterior` with the same rows and limits, over the whole vocabulary.

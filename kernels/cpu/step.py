@@ -94,7 +94,7 @@ class CpuStep:
         except Exception as error:  # Numba, LLVM and the file system of its cache raise their own
             summary = (str(error).splitlines() or [""])[0]
             reason = f"the CPU step did not compile: {type(error).__name__}: {summary}"
-            warnings.warn(reason, RuntimeWarning, stacklevel=2)
+            warnings.warn(f"{reason}; LED steps run in torch", RuntimeWarning, stacklevel=2)
             raise CannotServe(reason) from error
         self._head = head
         self._final_norm = final_norm

@@ -110,7 +110,7 @@ class TritonStep:
                 summary = (str(error).splitlines() or [""])[0]
                 problem = f"{type(error).__name__}: {summary}"
                 reason = f"kernel {kernel} failed on {weight.device}: {problem}"
-                warnings.warn(reason, RuntimeWarning, stacklevel=2)
+                warnings.warn(f"{reason}; LED steps run in torch", RuntimeWarning, stacklevel=2)
                 raise CannotServe(reason) from error
         # What was launched here served no request.
         self.workspace.live_total.zero_()
