@@ -44,6 +44,11 @@ def assert_matches_reference(case: Case, result: LedResult) -> None:
         )
 
         may_explore = request.owns and request.thinks
+        probability = reference.explore_probability if may_explore else 0.0
+        if request.greedy and not request.random_gate:
+            probability = float(probability > 0.5)
+        # p1 is fp32: 1 - p1 errs by its last bit
+        assert abs(result.explore_probability[row].item() - probability) <= 1e-6
         projected = explored or (may_explore and request.projects)
         known = result.layer_probs[row].double()
         live = d if projected else 1

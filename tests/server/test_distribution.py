@@ -1,4 +1,4 @@
-"""First tokens drawn from a server follow q of SPEC section 2: chi-square against the oracle."""
+"""First tokens from a server follow q of docs/method.md#token: chi-square against the oracle."""
 
 from __future__ import annotations
 
