@@ -104,7 +104,6 @@ def check_address(host: str, port: str) -> int:
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
                 probe.bind(address)
-                probe.listen()
             except OSError as error:
                 raise LaunchRefused(_why_not(error, host, number)) from None
     return number

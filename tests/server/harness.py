@@ -37,6 +37,14 @@ class Server:
         self.process, self.port, self.log = process, port, log
         self.url = f"http://127.0.0.1:{port}"
 
+    def ready_log(self) -> str:
+        """All it has printed, its last words on being ready included."""
+        deadline = time.monotonic() + REQUEST_TIMEOUT_S
+        while "Try it:" not in (text := self.log.read_text(errors="replace")):
+            assert time.monotonic() < deadline, text
+            time.sleep(0.1)
+        return text
+
     def post(self, path: str, body: dict[str, Any], **kwargs: Any) -> requests.Response:
         return requests.post(self.url + path, json=body, timeout=REQUEST_TIMEOUT_S, **kwargs)
 
@@ -85,6 +93,7 @@ def serve(
     *flags: str,
     command: Sequence[str] = ("-m", "led_sglang.cli", "serve"),
     env: dict[str, str] | None = None,
+    device: str | None = "cpu",
 ) -> Iterator[Server]:
     """Start a server on the CPU platform and stop it afterwards.
 
@@ -93,12 +102,14 @@ def serve(
         flags: further flags.
         command: arguments of the Python interpreter that start it.
         env: further environment variables.
+        device: of `--device`; None leaves the flag out.
     """
     port = free_port()
     log = Path(tempfile.mkdtemp(prefix="led-server-")) / "log.txt"
     named = [] if model is None else ["--model-path", str(model)]
     arguments = [*command, *named, "--port", str(port)]
-    arguments += ["--device", "cpu", "--random-seed", "1234", *flags]
+    arguments += [] if device is None else ["--device", device]
+    arguments += ["--random-seed", "1234", *flags]
     environment = os.environ | {"SGLANG_PLATFORM": "led_cpu", "OMP_NUM_THREADS": "1"} | (env or {})
     process = _start(arguments, environment, log)
     try:

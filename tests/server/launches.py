@@ -12,6 +12,8 @@ from typing import Any
 
 from preloaded import Forked, redirect
 
+from led_sglang.server_process import free_port
+
 
 def refused_launch(
     *flags: str,
@@ -29,6 +31,7 @@ def refused_launch(
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.txt"
+        flags = (*flags, "--port", str(free_port()))
         environment = dict(os.environ) | {"SGLANG_PLATFORM": "led_cpu"} | (env or {})
         process = Forked(_launch, flags, rename, command, environment, str(log))
         if process.wait(120) is None:

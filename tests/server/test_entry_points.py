@@ -40,7 +40,7 @@ def expected(model_path: Path, prompts: list[Sequence[int]]) -> list[int]:
 
 def test_sglang_serve(model_path: Path, prompts: list[Sequence[int]], expected: list[int]) -> None:
     flags = ("--sampling-backend", "led", "--led-depth", "5")
-    with serve(model_path, *flags, command=(SGLANG, "serve")) as server:
+    with serve(model_path, *flags, command=(SGLANG, "serve"), device=None) as server:
         assert led_answer(server, prompts[0]) == expected
 
 
@@ -62,7 +62,7 @@ import json, sys
 import sglang
 
 if __name__ == "__main__":
-    engine = sglang.Engine(model_path=sys.argv[1], sampling_backend="led", device="cpu")
+    engine = sglang.Engine(model_path=sys.argv[1], sampling_backend="led")
     params = json.loads(sys.argv[3]) | {"custom_params": {"led": {"gate": "always"}}}
     answer = engine.generate(input_ids=json.loads(sys.argv[2]), sampling_params=params)
     print("ANSWER", json.dumps([answer["output_ids"], answer["meta_info"]["led"]]))

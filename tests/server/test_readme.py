@@ -31,6 +31,30 @@ def server() -> Iterator[Server]:
         yield running
 
 
+def test_the_start_ends_with_a_request_to_try(server: Server) -> None:
+    """And says nothing else but what stands here: no hooks, no settings, no false warnings."""
+    start, _, command = server.ready_log().partition("Try it:\n")
+    ours = re.compile(
+        r"led-sglang: (no --model-path given|starting on|ready after)|led-sglang [0-9.]+, |-+$|"
+        r"(hooks|sampler|think phase|preset|led|captured|  url|  model|  sampler|  kernels) "
+    )
+    # What the machine may lack, and the progress of loading weights.
+    real = re.compile(r"\[[-0-9: ]+\] Fail to set RLIMIT|.*Multi-thread loading shards")
+    lines = [line for line in start.splitlines() if line.strip()]
+    assert not [line for line in lines if not ours.match(line) and not real.match(line)]
+    assert f"  url      {server.url} " in start
+    assert "  sampler  led by default" in start
+    assert "  kernels  cpu" in start
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=120, check=True
+    )
+    thought, _, answer = json.loads(done.stdout)["choices"][0]["message"]["content"].partition(
+        "</think>"
+    )
+    assert "done" in thought
+    assert answer.strip()
+
+
 def here(text: str, server: Server) -> str:
     assert "30000" in text
     return text.replace("30000", str(server.port))

@@ -200,10 +200,10 @@ def totals(server: Server) -> dict[str, Any]:
     return result
 
 
-def test_server_info_and_the_log_say_who_computes_the_steps(server: Server) -> None:
+def test_server_info_and_the_ready_block_say_who_computes_the_steps(server: Server) -> None:
     led = server.get("/server_info").json()["internal_states"][0]["led"]
     assert led["kernels"] == "cpu"
-    assert "LED steps run in the cpu kernels." in server.log.read_text()
+    assert "  kernels  cpu\n" in server.ready_log()
 
 
 def test_server_info_and_metrics(

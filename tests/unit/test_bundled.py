@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from led_sglang import bundled, cli
 from led_sglang.bundled import CHECKSUMS, bundled_model, check_files, write_checksums
+from led_sglang.server_process import free_port
 from led_sglang.settings import LaunchRefused
 
 NAMES = ("tiny-reasoner", "tiny-reasoner-sft")
@@ -77,7 +78,7 @@ def test_a_launch_without_a_model_ends_with_the_damaged_file(
     copy.rename(models / bundled.DEFAULT)
     (models / bundled.DEFAULT / "model.safetensors").write_bytes(b"cut off")
     monkeypatch.setattr(bundled.resources, "files", lambda package: copy.parent)
-    assert cli.main(["serve"]) == 2
+    assert cli.main(["serve", "--port", str(free_port())]) == 2
     error = capsys.readouterr().err
     assert "model.safetensors" in error
     assert hashlib.sha256(b"cut off").hexdigest() in error

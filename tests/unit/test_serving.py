@@ -1,0 +1,348 @@
+"""What `led-sglang serve` finds out before it imports SGLang, and how it says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from led_sglang.bundled import bundled_model
+from led_sglang.cli import main
+from led_sglang.common.ports import listens
+from led_sglang.launch_options import LaunchOptions
+from led_sglang.server_process import free_port
+from led_sglang.serving.arguments import DEFAULT_HOST, DEFAULT_PORT, normalised, read
+from led_sglang.serving.ready import Address, ready_block
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> object:
+    """A launch that must end with one sentence before SGLang or torch is asked for anything."""
+
+    def too_late(*_: object) -> None:
+        raise AssertionError("not refused before a platform is chosen")
+
+    monkeypatch.setattr("led_sglang.serving.command._with_platform", too_late)
+    monkeypatch.delenv("LED_SGLANG", raising=False)
+
+    def run(*flags: str, port: bool = True) -> str:
+        given = ["--port", str(free_port())] if port and "--port" not in flags else []
+        assert main(["serve", *flags, *given]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        lines = [line for line in printed.err.splitlines() if "no --model-path" not in line]
+        assert len(lines) == 1, printed.err
+        assert lines[0].startswith("led-sglang: ")
+        return lines[0]
+
+    return run
+
+
+# Flags, and what the sentence must say.
+FLAGS = [
+    ("--led-depth abc", "--led-depth must be a whole number, got 'abc'"),
+    ("--led-depth=4.5", "--led-depth must be a whole number, got '4.5'"),
+    ("--led-dep x", "--led-depth must be a whole number"),
+    ("--led-depth 0", "--led-depth 0"),
+    ("--led-depth -1", "--led-depth -1"),
+    ("--led-depth 11", "--led-depth 11 is outside 1..10"),  # the bundled model's ten layers
+    ("--led-depth 4 --led-depth 11", "--led-depth 11"),
+    ("--led-depth", "--led-depth: expected one argument"),
+    ("--led-deph 4", "did you mean --led-depth?"),
+    ("--led_depth 4", "did you mean --led-depth?"),
+    ("--led-xyz 4", "--led-xyz is no flag of led-sglang"),
+    ("--dola-layer low,12", "--dola-layers"),
+    ("--dola-layers middle", "--dola-layers"),
+    ("--dola-layers 10", "0..9"),
+    ("--led-candidates 65", "1..64"),
+    ("--led-candidates=many", "--led-candidates must be a whole number"),
+    ("--led-layers papers", "paper, release"),
+    ("--led-think-only maybe", "true or false"),
+    ("--led-think-start <a> --led-think-end <a>", "think delimiters differ"),
+    ("--led-think-end=", "--led-think-end is an empty text"),
+    ("--sampler beam", "soft-thinking-gumbel"),
+    ("--sampler=", "--sampler '' is not one of"),
+    ("--enable-samplers led,beam", "'beam'"),
+    ("--port 70000", "1..65535"),
+    ("--port http", "1..65535"),
+    ("--host 192.0.2.1", "--host 192.0.2.1 is no address of this machine"),
+    ("--host no.such.host.invalid", "--host no.such.host.invalid"),
+    ("--tokenizer-path /no/such/folder", "--tokenizer-path /no/such/folder does not exist"),
+]
+
+
+@pytest.mark.parametrize(("flags", "sentence"), FLAGS, ids=[flags for flags, _ in FLAGS])
+def test_flags(refused, flags: str, sentence: str) -> None:  # type: ignore[no-untyped-def]
+    assert sentence in refused(*flags.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("led-depth: abc", "--led-depth must be a whole number, got 'abc'"),
+        ("led-depth: [4]", "is a list"),
+        ("enable-samplers: [led, dola]", "enable-samplers: led,dola"),
+        ("led-dept: 4", None),  # an abbreviation, as on the command line
+        ("led-detph: 4", "did you mean --led-depth?"),
+        ("sampler: 3", "--sampler '3'"),
+        ("port: 0", "1..65535"),
+        ("model-path: ./nowhere", "./nowhere does not exist"),
+        ("- port", "`flag: value` lines"),
+        ("port: [", "is not YAML (line 2"),
+        ("a: 'b", "is not YAML"),
+    ],
+)
+def test_config_files(  # type: ignore[no-untyped-def]
+    refused, tmp_path: Path, text: str, sentence: str | None
+) -> None:
+    file = tmp_path / "server.yaml"
+    file.write_text(text + "\n")
+    for argv in (["--config", str(file)], [f"--config={file}"]):
+        if sentence is None:
+            assert read(normalised(argv)).led_depth == "4"
+        else:
+            assert sentence in refused(*argv, port="port" not in text)
+
+
+def test_config_files_that_cannot_be_read(refused, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    text = tmp_path / "server.txt"
+    text.write_text("port: 1\n")
+    folder = tmp_path / "folder.yaml"
+    folder.mkdir()
+    (tmp_path / "binary.yml").write_bytes(b"\xff\xfe\x00")
+    for name, sentence in [
+        (tmp_path / "none.yaml", "does not exist"),
+        (text, ".yaml or .yml"),
+        (folder, "cannot be read"),
+        (tmp_path / "binary.yml", "is not YAML"),
+    ]:
+        assert sentence in refused("--config", str(name))
+    assert "twice" in refused("--config", "a.yaml", "--config", "b.yaml")
+    assert "--config needs a YAML file" in refused("--config", "--port", "1")
+
+
+def test_a_flag_wins_over_the_config_file(tmp_path: Path) -> None:
+    file = tmp_path / "server.yaml"
+    file.write_text("port: 1234\nled-depth: 3\nled-think-only: false\n")
+    given = read(["--led-depth", "5", "--config", str(file), "--unknown-flag", "x"])
+    assert LaunchOptions.from_flags(given) == LaunchOptions(led_depth=5, led_think_only="false")
+    assert given.port == "1234"
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ({"led_depth": "abc"}, "led_depth must be a whole number"),
+        ({"led_depth": 4.5}, "led_depth must be a whole number"),
+        ({"led_depth": True}, "led_depth must be a whole number"),
+        ({"led_depth": [4]}, "led_depth must be one value"),
+        ({"enable_samplers": ["led"]}, "enable_samplers must be one value"),
+        ({"depth": 4}, "keys out of sampler"),
+        ([1], "JSON object"),
+    ],
+)
+def test_the_environment(  # type: ignore[no-untyped-def]
+    refused, monkeypatch: pytest.MonkeyPatch, value: object, sentence: str
+) -> None:
+    monkeypatch.setenv("LED_SGLANG", json.dumps(value))
+    line = refused()
+    assert "LED_SGLANG" in line
+    assert sentence in line
+
+
+def test_the_environment_takes_what_json_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "LED_SGLANG", '{"led_depth": 4, "led_candidates": "8", "led_think_only": false}'
+    )
+    options = LaunchOptions.from_environment()
+    assert (options.led_depth, options.led_candidates) == (4, 8)
+    assert options.parse_think_only() is False
+
+
+def test_models_that_are_none(refused, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    (cut / "config.json").write_text('{"architectures": ["Qwen3')
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"12345678")
+    for name, sentence in [
+        (str(tmp_path / "none"), "does not exist"),
+        ("./none", "does not exist"),
+        ("~/none/such", "does not exist"),
+        ("a/b/c", "does not exist"),
+        (str(empty), "holds no config.json"),
+        (str(cut), "is no model's configuration"),
+        (str(file), "is a file"),
+        ("no name", "neither a folder here nor a name of the hub"),
+        ("", "--model-path is empty"),
+    ]:
+        assert sentence in refused(f"--model-path={name}"), name
+        assert sentence in refused("--model", name), name
+    assert "holds no config.json" in refused(str(empty))
+
+
+class _Hub(BaseHTTPRequestHandler):
+    def do_HEAD(self) -> None:
+        known = self.path == "/owner/model/resolve/main/config.json"
+        self.send_response(200 if known else 404)
+        if not known:
+            code = "EntryNotFound" if "no-config" in self.path else "RepoNotFound"
+            self.send_header("X-Error-Code", code)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    server = HTTPServer(("127.0.0.1", 0), _Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    yield
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_hub_that_does_not_have_the_model(refused, hub: None) -> None:  # type: ignore[no-untyped-def]
+    assert "gives out no such model (HTTP 404)" in refused("owner/other")
+    assert "gives out no such model" in refused("owner/model", "--revision", "v9")
+
+
+@pytest.mark.parametrize("name", ["owner/model", "owner/no-config"])
+def test_a_hub_that_has_the_model(
+    hub: None, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launched: list[list[str]] = []
+    monkeypatch.setattr("led_sglang.serving.command._has_accelerator", lambda: True)
+    monkeypatch.setattr("led_sglang.serving.command._launch", launched.append)
+    monkeypatch.setattr("led_sglang.serving.quiet.ask_for_quiet", lambda without_gpu: None)
+    monkeypatch.setattr("led_sglang.serving.ready.announce_when_ready", lambda *_: None)
+    port = str(free_port())
+    assert main(["serve", name, "--port", port, "--led-depth", "4"]) == 0
+    assert launched == [
+        ["--model-path", name, "--port", port, "--led-depth", "4", "--log-level", "warning"]
+    ]
+    assert main(["serve", name, "--port", port, "--log-level", "info"]) == 0
+    assert launched[1][-2:] == ["--log-level", "info"]
+
+
+def test_a_hub_that_cannot_be_reached(  # type: ignore[no-untyped-def]
+    refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    line = refused("owner/model")
+    assert "cannot be reached" in line
+    assert "owner/model" in line
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE" in refused("owner/model")
+
+
+def test_a_port_in_use_names_its_holder(refused) -> None:  # type: ignore[no-untyped-def]
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        for host in ("127.0.0.1", "localhost", "0.0.0.0"):
+            line = refused("--host", host, "--port", str(port))
+            assert f"port {port} is in use by process {os.getpid()} (" in line
+            assert "--port" in line
+        assert listens(os.getpid(), port)
+    assert not listens(os.getpid(), port)
+
+
+def test_another_process_s_listener_is_not_ours() -> None:
+    code = "import socket; s = socket.create_server(('127.0.0.1', 0)); "
+    code += "print(s.getsockname()[1], flush=True); input()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert child.stdout is not None
+        port = int(child.stdout.readline())
+        assert listens(child.pid, port)
+        assert listens(os.getpid(), port)  # a child of this process
+        assert not listens(os.getppid(), free_port())
+        other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        assert not listens(other.pid, port)
+        other.communicate(b"\n")
+    finally:
+        child.communicate("\n")
+
+
+def test_refusals_and_help_import_neither_torch_nor_sglang() -> None:
+    code = (
+        "import sys; from led_sglang.cli import main\n"
+        "for argv in sys.argv[1:]:\n"
+        "    try: main(argv.split())\n"
+        "    except SystemExit: pass\n"
+        "heavy = {'torch', 'sglang', 'transformers', 'numba', 'triton'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    commands = ["--help", "serve --help", "doctor --help", "serve --led-depth abc"]
+    commands += ["serve --port 70000", "serve ./none", f"serve {bundled_model()} --led-depth 99"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *commands], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for flag in ("--sampler", "--led-depth", "--dola-layers", "--log-level", "--help-sglang"):
+        assert flag in done.stdout
+
+
+def test_defaults_are_sglangs_own() -> None:
+    import msgspec
+    from sglang.srt.server_args import ServerArgs
+
+    defaults = {field.name: field.default for field in msgspec.structs.fields(ServerArgs)}
+    assert (defaults["host"], defaults["port"]) == (DEFAULT_HOST, DEFAULT_PORT)
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        (Address("127.0.0.1", 1), "http://127.0.0.1:1"),
+        (Address("0.0.0.0", 1), "http://127.0.0.1:1"),
+        (Address("", 1), "http://127.0.0.1:1"),
+        (Address("::", 1), "http://[::1]:1"),
+        (Address("::1", 1, tls=True), "https://[::1]:1"),
+        (Address("my.host", 1), "http://my.host:1"),
+    ],
+)
+def test_the_url_of_an_address(address: Address, url: str) -> None:
+    assert address.url == url
+
+
+def test_the_request_to_try_fits_the_server() -> None:
+    info = {
+        "served_model_name": "mine",
+        "internal_states": [
+            {"led": {"settings": {"sampler": "dola"}, "kernels": "torch: no CUDA device"}}
+        ],
+    }
+    question = "What's 2 + 3?"
+    block = ready_block(Address("h", 1, True, "secret"), info, question, chats=False, seconds=3.2)
+    assert "ready after 3 s" in block
+    assert "model    mine" in block
+    assert "sampler  dola by default" in block
+    assert "kernels  torch: no CUDA device" in block
+    command = block.splitlines()[-1]
+    shown = subprocess.run(
+        ["bash", "-c", command.replace("curl", "printf '%s\\n'", 1)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    assert shown[0] == "--insecure"
+    assert shown[1] == "https://h:1/v1/completions"
+    assert json.loads(shown[-1])["prompt"] == question
+    assert "secret" not in block
