@@ -72,10 +72,13 @@ def _captured(settings: ServerSettings) -> str:
 def _think_phase(settings: ServerSettings) -> str:
     if not settings.has_delimiters:
         return "off: every token may explore (--led-think-only false)"
-    return (
+    span = (
         f"from {settings.think_start!r} {list(settings.think_start_ids)} "
         f"to {settings.think_end!r} {list(settings.think_end_ids)}"
     )
+    if settings.tool_start_ids:
+        span += f" or a tool call, {settings.tool_start!r} {list(settings.tool_start_ids)}"
+    return span
 
 
 def print_banner(

@@ -64,6 +64,11 @@ class LaunchOptions:
     led_think_end: str | None = _flag(
         "TEXT", "delimiter that closes the think phase (default: the preset's)"
     )
+    led_tool_start: str | None = _flag(
+        "TEXT",
+        "start of a tool call, which ends an open thought as well; empty: it does not (default: "
+        "the preset's, if any)",
+    )
     dola_layers: str | None = _flag(
         "LIST",
         "layers DoLa may contrast with: low, high, numbers, or all (default: low,high)",

@@ -74,21 +74,24 @@ class ThinkAutomaton:
     """DFA over (phase, how much of a delimiter has been seen); SPEC step 5.
 
     A completed start delimiter leads to THINK and a completed end delimiter to RESPONSE, from any
-    phase. Progress is the longest suffix of the stream that begins a delimiter (Aho-Corasick), so
-    overlapping partial matches are followed: [1, 1, 2] is found in 1, 1, 1, 2.
+    phase. A completed tool start leads from THINK to RESPONSE and changes no other phase: SGLang's
+    reasoning parsers read a stream so, whatever follows it. Progress is the longest suffix of the
+    stream that begins a delimiter (Aho-Corasick), so overlapping partial matches are followed:
+    [1, 1, 2] is found in 1, 1, 1, 2.
 
     Args:
         think_start: token ids of the start delimiter, one or more.
         think_end: token ids of the end delimiter, one or more.
         boundaries: ids that separate the turns of a prompt; those that a delimiter uses are
             dropped, as gpt-oss's `<|end|>`. Only `scan_prompt` looks at them.
+        tool_start: token ids that begin a tool call; none: tool calls do not end a thought.
 
     Attributes:
         num_states: number of reachable states; states are 0 .. num_states - 1.
         initial: the state of each phase with no partial delimiter seen.
 
     Raises:
-        ValueError: a delimiter is empty, both are the same, or one contains the other.
+        ValueError: a think delimiter is empty, or of two delimiters one contains the other.
     """
 
     def __init__(
@@ -96,12 +99,13 @@ class ThinkAutomaton:
         think_start: Sequence[int],
         think_end: Sequence[int],
         boundaries: Collection[int] = (),
+        tool_start: Sequence[int] = (),
     ) -> None:
-        start, end = tuple(think_start), tuple(think_end)
-        _check_delimiters(start, end)
-        self._delimiters = ((start, Phase.THINK), (end, Phase.RESPONSE))
-        self._longest = max(len(start), len(end))
-        tokens = sorted({*start, *end})
+        start, end, tool = tuple(think_start), tuple(think_end), tuple(tool_start)
+        _check_delimiters(start, end, tool)
+        self._start, self._end, self._tool = start, end, tool
+        self._longest = max(len(start), len(end), len(tool))
+        tokens = sorted({*start, *end, *tool})
         # Class 0 is every token that no delimiter uses.
         self._class_of = {token: index for index, token in enumerate(tokens, start=1)}
         self._boundaries = np.array(sorted(set(boundaries) - set(tokens)), dtype=np.int64)
@@ -111,7 +115,8 @@ class ThinkAutomaton:
 
     def _build(self, tokens: list[int]) -> tuple[list[Phase], list[list[int]]]:
         """Breadth-first search from the three initial states; rows are indexed by token class."""
-        proper_prefixes = {d[:n] for d, _ in self._delimiters for n in range(len(d))}
+        delimiters = (self._start, self._end, self._tool)
+        proper_prefixes = {d[:n] for d in delimiters for n in range(len(d))}
         nodes: list[tuple[Phase, tuple[int, ...]]] = [(phase, ()) for phase in Phase]
         index = {node: state for state, node in enumerate(nodes)}
         rows: list[list[int]] = []
@@ -119,10 +124,7 @@ class ThinkAutomaton:
             row = [int(phase)]
             for token in tokens:
                 text = (*seen, token)
-                reached = phase
-                for delimiter, leads_to in self._delimiters:
-                    if text[-len(delimiter) :] == delimiter:
-                        reached = leads_to
+                reached = self._reached(phase, text)
                 suffix = next(text[i:] for i in range(len(text) + 1) if text[i:] in proper_prefixes)
                 node = (reached, suffix)
                 if node not in index:
@@ -131,6 +133,16 @@ class ThinkAutomaton:
                 row.append(index[node])
             rows.append(row)
         return [phase for phase, _ in nodes], rows
+
+    def _reached(self, phase: Phase, seen: tuple[int, ...]) -> Phase:
+        """The phase after the last token of `seen`, which ends with at most one delimiter."""
+        if _ends_with(seen, self._start):
+            return Phase.THINK
+        if _ends_with(seen, self._end):
+            return Phase.RESPONSE
+        if phase == Phase.THINK and self._tool and _ends_with(seen, self._tool):
+            return Phase.RESPONSE
+        return phase
 
     def phase(self, state: int) -> Phase:
         """The phase in which the next token is sampled."""
@@ -146,7 +158,8 @@ class ThinkAutomaton:
         """The state after a prompt: the last delimiter in its tail wins.
 
         The tail is what follows the last boundary token (the whole prompt without one), so a tag
-        in the user's text or a think block of an earlier turn does not count. A delimiter that
+        in the user's text, or a think block or a tool call of an earlier turn, does not count. A
+        tool start counts where it interrupts a thought of the tail. A delimiter that
         the prompt only begins is carried into decoding. Generated tokens are no prompt: after a
         retraction, `advance` over them from the prompt's state.
 
@@ -157,10 +170,10 @@ class ThinkAutomaton:
             The state in which the first token is sampled.
         """
         tail = self._tail(token_ids)
-        last_start, last_end = (_last_match(tail, delimiter) for delimiter, _ in self._delimiters)
+        start, end, tool = (_last_match(tail, d) for d in (self._start, self._end, self._tool))
         phase = Phase.BEFORE
-        if last_start != last_end:
-            phase = Phase.THINK if last_start > last_end else Phase.RESPONSE
+        if start != end:
+            phase = Phase.THINK if start > max(end, tool) else Phase.RESPONSE
         # Partial progress lies within the last `longest - 1` tokens.
         rest = tail[max(0, len(tail) - self._longest + 1) :]
         return self.advance(self.initial[phase], rest.tolist())
@@ -202,20 +215,34 @@ class ThinkAutomaton:
         )
 
 
-def _check_delimiters(start: tuple[int, ...], end: tuple[int, ...]) -> None:
+def _ends_with(tokens: tuple[int, ...], delimiter: tuple[int, ...]) -> bool:
+    return tokens[-len(delimiter) :] == delimiter
+
+
+def _check_delimiters(start: tuple[int, ...], end: tuple[int, ...], tool: tuple[int, ...]) -> None:
     if not start or not end:
         raise ValueError("a think delimiter must have at least one token")
     if start == end:
         raise ValueError(f"the think delimiters must differ, both are {list(start)}")
     short, long = sorted((start, end), key=len)
-    if any(long[i : i + len(short)] == short for i in range(len(long) - len(short) + 1)):
+    if _contains(long, short):
         raise ValueError(f"think delimiter {list(long)} contains the other one, {list(short)}")
+    for delimiter in (start, end) if tool else ():
+        if _contains(tool, delimiter) or _contains(delimiter, tool):
+            raise ValueError(
+                f"of the tool start {list(tool)} and the think delimiter {list(delimiter)} one "
+                "contains the other"
+            )
+
+
+def _contains(long: tuple[int, ...], short: tuple[int, ...]) -> bool:
+    return any(long[i : i + len(short)] == short for i in range(len(long) - len(short) + 1))
 
 
 def _last_match(tokens: np.ndarray, delimiter: tuple[int, ...]) -> int:
-    """Index of the last token of the last occurrence of `delimiter`, or -1."""
+    """Index of the last token of the last occurrence of `delimiter`; -1 without one."""
     width = len(delimiter)
-    if len(tokens) < width:
+    if not width or len(tokens) < width:
         return -1
     positions = len(tokens) - width + 1
     hit = np.ones(positions, dtype=bool)
@@ -251,6 +278,28 @@ def resolve_delimiters(
         for text in (think_start, think_end)
     )
     return start, end
+
+
+def resolve_tool_start(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """Token ids that begin a tool call.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        text: with which a tool call begins; empty: tool calls do not end a thought.
+
+    Returns:
+        The tokens it encodes to, none for an empty text.
+
+    Raises:
+        ValueError: the tokenizer cannot express it; the sentence names the flag to set.
+    """
+    ids = _encode(tokenizer, text) if text else ()
+    if text and not ids:
+        raise ValueError(
+            f"the tokenizer cannot express the tool start {text!r} (it has an unknown token or "
+            "does not decode back); set --led-tool-start to text that it can, or to an empty one"
+        )
+    return ids
 
 
 def _encode_delimiter(tokenizer: Any, text: str, *, named_by_user: bool) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ _FALLBACK = "default"
 # A grid of `led-sglang eval` beside the families.
 _NO_FAMILY = "ablations.yaml"
 _KEYS = ("name", "match", "think_start", "think_end", "depth", "candidates", "sampling", "notes")
+_OPTIONAL_KEYS = ("tool_start",)
 _MATCH_KEYS = ("model_type", "name")
 _SAMPLING_KEYS = ("temperature", "top_p", "top_k")
 
@@ -38,6 +39,8 @@ class Preset:
         sampling: the `temperature`, `top_p` and `top_k` that the family recommends; a key is
             missing where it publishes none.
         notes: where the values come from.
+        tool_start: text that begins a tool call and ends an open thought, as in SGLang's reasoning
+            parser of the family; empty where it has none.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Preset:
     candidates: int
     sampling: Mapping[str, float]
     notes: str
+    tool_start: str = ""
 
     def matches(self, model_type: str, model_name: str) -> bool:
         """Whether a model belongs to the family; the fallback matches every model."""
@@ -105,7 +109,7 @@ def parse_preset(file_name: str, text: str) -> Preset:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{file_name} is not YAML: {error}") from None
-    data = _Section(file_name, "", document, required=_KEYS)
+    data = _Section(file_name, "", document, required=_KEYS, optional=_OPTIONAL_KEYS)
     match = _Section(file_name, "match.", data.values["match"], required=_MATCH_KEYS)
     sampling = _Section(file_name, "sampling.", data.values["sampling"], optional=_SAMPLING_KEYS)
     preset = Preset(
@@ -121,11 +125,14 @@ def parse_preset(file_name: str, text: str) -> Preset:
             for key in sampling.values
         },
         notes=data.text("notes"),
+        tool_start=data.text("tool_start") if "tool_start" in data.values else "",
     )
     if f"{preset.name}.yaml" != file_name:
         data.refuse("name", "the file's name without .yaml")
     if preset.think_start == preset.think_end:
         data.refuse("think_end", "different from think_start")
+    if preset.tool_start in (preset.think_start, preset.think_end):
+        data.refuse("tool_start", "different from the think delimiters")
     if (preset.name == _FALLBACK) != (not preset.model_types and not preset.name_patterns):
         data.refuse("match", f"empty in {_FALLBACK}.yaml and only there")
     for pattern in preset.name_patterns:

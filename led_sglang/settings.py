@@ -37,6 +37,9 @@ class ServerSettings:
     think_start_ids: tuple[int, ...]
     think_end_ids: tuple[int, ...]
     boundary_ids: tuple[int, ...]
+    # Empty where tool calls do not end a thought.
+    tool_start: str = ""
+    tool_start_ids: tuple[int, ...] = ()
 
     @property
     def has_delimiters(self) -> bool:

@@ -69,7 +69,12 @@ def automaton_of(settings: ServerSettings) -> ThinkAutomaton | None:
     """The automaton of the server's delimiters; None where the think phase is off."""
     if not settings.has_delimiters:
         return None
-    return ThinkAutomaton(settings.think_start_ids, settings.think_end_ids, settings.boundary_ids)
+    return ThinkAutomaton(
+        settings.think_start_ids,
+        settings.think_end_ids,
+        settings.boundary_ids,
+        settings.tool_start_ids,
+    )
 
 
 def seed_of(sampling_params: Any) -> int | None:

@@ -200,7 +200,12 @@ def resolve_settings(
         if CAPTURES[architecture].note:
             notices.append(f"{architecture} is not proven: {CAPTURES[architecture].note}")
     needs_delimiters = (uses_led and think_only) or uses_soft
-    start, end, boundaries = _delimiters(cfg, options, preset) if needs_delimiters else ((), (), ())
+    tool_text = options.led_tool_start
+    if tool_text is None:
+        tool_text = preset.tool_start
+    start, end, tool, boundaries = (), (), (), ()
+    if needs_delimiters:
+        start, end, tool, boundaries = _delimiters(cfg, options, preset, tool_text, notices)
     settings = ServerSettings(
         sampler=sampler,
         enabled=enabled,
@@ -221,16 +226,28 @@ def resolve_settings(
         think_start_ids=start,
         think_end_ids=end,
         boundary_ids=boundaries,
+        tool_start=tool_text if tool else "",
+        tool_start_ids=tool,
     )
     return settings, preset, notices
 
 
 def _delimiters(
-    cfg: Any, options: LaunchOptions, preset: Preset
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    cfg: Any, options: LaunchOptions, preset: Preset, tool_text: str, notices: list[str]
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Token ids of both think delimiters and of the tool start, and those that part turns.
+
+    A preset's tool start that the tokenizer or the user's delimiters do not allow is left out, with
+    a notice: a model without it calls no tools so.
+    """
     from sglang.srt.utils.hf_transformers import get_tokenizer
 
-    from led_sglang.phase import ThinkAutomaton, boundary_ids, resolve_delimiters
+    from led_sglang.phase import (
+        ThinkAutomaton,
+        boundary_ids,
+        resolve_delimiters,
+        resolve_tool_start,
+    )
 
     tokenizer = get_tokenizer(
         cfg.tokenizer_path or cfg.model_path,
@@ -245,11 +262,18 @@ def _delimiters(
             options.led_think_end or preset.think_end,
             named_by_user=bool(options.led_think_start or options.led_think_end),
         )
-        boundaries = boundary_ids(tokenizer)
-        ThinkAutomaton(start, end, boundaries)
+        ThinkAutomaton(start, end)
     except ValueError as error:
         raise LaunchRefused(str(error)) from None
-    return start, end, tuple(sorted(boundaries))
+    try:
+        tool = resolve_tool_start(tokenizer, tool_text)
+        ThinkAutomaton(start, end, tool_start=tool)
+    except ValueError as error:
+        if options.led_tool_start is not None:
+            raise LaunchRefused(f"--led-tool-start {tool_text!r} does not do: {error}") from None
+        tool = ()
+        notices.append(f"a tool call does not end an open thought: {error}")
+    return start, end, tool, tuple(sorted(boundary_ids(tokenizer)))
 
 
 def _declare_capture(server_args: Any, settings: ServerSettings) -> None:

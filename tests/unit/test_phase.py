@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from array import array
 from typing import Any
@@ -13,7 +14,13 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from led_sglang.phase import Phase, ThinkAutomaton, boundary_ids, resolve_delimiters
+from led_sglang.phase import (
+    Phase,
+    ThinkAutomaton,
+    boundary_ids,
+    resolve_delimiters,
+    resolve_tool_start,
+)
 
 BEFORE, THINK, RESPONSE = Phase.BEFORE, Phase.THINK, Phase.RESPONSE
 
@@ -97,6 +104,123 @@ def test_random_streams_agree_with_a_naive_rescan(
     assert phases == set(Phase)
 
 
+# Think start, think end, tool start: single tokens, several tokens, a tool start that overlaps with
+# itself, that begins as the think end does, that begins or ends inside one of the delimiters.
+WITH_TOOL_START = [
+    ((1,), (2,), (3,)),
+    ((1,), (2,), (3, 3, 4)),
+    ((1, 2), (2, 1, 4), (2, 1, 3)),
+    ((1, 2, 3), (4,), (3, 3, 1, 1)),
+    ((1, 2, 1, 3), (1, 2, 2), (2, 1, 1)),
+    ((4, 1), (4, 2), (1, 4, 3)),
+]
+
+
+def phases_by_position(
+    stream: list[int], start: tuple[int, ...], end: tuple[int, ...], tool: tuple[int, ...]
+) -> list[Phase]:
+    """The phase after each token; occurrences are found in the whole stream beforehand."""
+    marks: dict[int, str] = {}
+    for name, delimiter in (("start", start), ("end", end), ("tool", tool)):
+        for stop in range(len(delimiter), len(stream) + 1):
+            if stream[stop - len(delimiter) : stop] == list(delimiter):
+                assert stop - 1 not in marks
+                marks[stop - 1] = name
+    phases, thinking, seen = [], False, False
+    for position in range(len(stream)):
+        mark = marks.get(position)
+        seen |= mark in ("start", "end")
+        thinking = mark == "start" or (thinking and mark is None)
+        phases.append(THINK if thinking else RESPONSE if seen else BEFORE)
+    return phases
+
+
+@pytest.mark.parametrize(("start", "end", "tool"), WITH_TOOL_START)
+def test_a_tool_start_ends_an_open_thought_and_nothing_else(
+    start: tuple[int, ...], end: tuple[int, ...], tool: tuple[int, ...]
+) -> None:
+    rng = random.Random(2)
+    automaton = ThinkAutomaton(start, end, tool_start=tool)
+    vocab_size = 10
+    tables = automaton.device_tables(vocab_size, "cpu")
+    interrupted = ignored = 0
+    for _ in range(300):
+        stream: list[int] = []
+        for _ in range(rng.randrange(14)):
+            delimiter = rng.choice([start, end, tool])
+            stream += delimiter[: rng.choice([len(delimiter), rng.randrange(len(delimiter) + 1)])]
+            stream += rng.choices([1, 2, 3, 4, 9], k=rng.randrange(2))
+        expected = phases_by_position(stream, start, end, tool)
+        state, on_device = automaton.initial[BEFORE], torch.tensor([automaton.initial[BEFORE]])
+        for i, token in enumerate(stream):
+            before = automaton.phase(state)
+            state = automaton.advance(state, [token])
+            on_device = tables.advance(on_device, torch.tensor([token]))
+            assert automaton.phase(state) == expected[i], (stream, i)
+            assert on_device.tolist() == [state]
+            if tuple(stream[i + 1 - len(tool) : i + 1]) == tool:
+                interrupted += before == THINK
+                ignored += before != THINK
+        assert automaton.scan_prompt(stream) == state
+    assert interrupted > 50
+    assert ignored > 50
+
+
+@pytest.mark.parametrize(
+    ("tool", "stream", "phases"),
+    [
+        pytest.param([3], [1, 9, 3, 9], "BTTRR", id="tool-start-is-sampled-in-think"),
+        pytest.param([3], [3, 9, 1, 3], "BBBTR", id="no-thought-to-end"),
+        pytest.param([3], [1, 3, 3, 9, 2, 9], "BTRRRRR", id="end-behind-it-changes-nothing"),
+        pytest.param([3], [1, 3, 9, 1, 9], "BTRRTT", id="a-new-thought-opens"),
+        pytest.param([3, 4, 5], [1, 3, 4, 5, 9], "BTTTRR", id="several-tokens"),
+        pytest.param([3, 4, 5], [1, 3, 4, 9, 5], "BTTTTT", id="broken-off"),
+        pytest.param([3, 3, 4], [1, 3, 3, 3, 4, 9], "BTTTTRR", id="self-overlap"),
+        pytest.param([3, 4], [3, 1, 4, 3, 4], "BBTTTR", id="begun-before-the-thought"),
+        pytest.param([], [1, 3, 9], "BTTT", id="off"),
+    ],
+)
+def test_phases_around_a_tool_start(tool: list[int], stream: list[int], phases: str) -> None:
+    automaton = ThinkAutomaton([1], [2], tool_start=tool)
+    states = [automaton.advance(automaton.initial[BEFORE], stream[:i]) for i in range(7)]
+    seen = "".join(automaton.phase(state).name[0] for state in states[: len(stream) + 1])
+    assert seen == phases
+
+
+@pytest.mark.parametrize(
+    ("parser", "tool_text"),
+    [
+        ("qwen3", "<tool_call>"),
+        ("glm45", "<tool_call>"),
+        ("kimi_k2", "<|tool_calls_section_begin|>"),
+        ("nemotron_3", "<tool_call>"),
+        ("hunyuan", "<tool_calls>"),
+    ],
+)
+def test_a_thought_ends_where_sglangs_streaming_parser_ends_the_reasoning(
+    parser: str, tool_text: str
+) -> None:
+    """SGLang reads texts, LED ids: here one token is one of these texts."""
+    from sglang.srt.parser.reasoning_parser import ReasoningParser
+
+    half = len(tool_text) // 2
+    texts = ["hm ", "\n", "<", "</think>", tool_text, tool_text[:half], '{"a": 1}']
+    automaton = ThinkAutomaton([100], [3], tool_start=[4])
+    rng = random.Random(3)
+    ended = {3: 0, 4: 0}
+    for _ in range(200):
+        detector = ReasoningParser(parser, force_reasoning=True).detector
+        state = automaton.initial[THINK]
+        for token in rng.choices(range(len(texts)), [6, 2, 1, 1, 1, 1, 3], k=12):
+            thought = automaton.phase(state) == THINK
+            detector.parse_streaming_increment(texts[token])
+            state = automaton.advance(state, [token])
+            assert detector._in_reasoning == (automaton.phase(state) == THINK)
+            if thought and not detector._in_reasoning:
+                ended[token] += 1
+    assert min(ended.values()) > 30
+
+
 @pytest.mark.parametrize(("start", "end"), DELIMITERS)
 def test_device_tables_follow_the_host_automaton(
     start: tuple[int, ...], end: tuple[int, ...]
@@ -150,8 +274,21 @@ def test_ambiguous_delimiters_are_refused(start: list[int], end: list[int], mess
         ThinkAutomaton(start, end)
 
 
-# Names for prompts: turn start/end, text, <think>, </think>.
-S, E, X, OPEN, CLOSE = 100, 101, 9, 1, 2
+@pytest.mark.parametrize(
+    ("tool", "other"),
+    [([1], [1]), ([2], [2]), ([9, 1], [1]), ([4, 5], [3, 4, 5])],
+)
+def test_a_tool_start_that_is_no_text_of_its_own_is_refused(
+    tool: list[int], other: list[int]
+) -> None:
+    end = other if other != [1] else [2]
+    message = f"tool start {tool} and the think delimiter {other} one contains the other"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ThinkAutomaton([1], end, tool_start=tool)
+
+
+# Names for prompts: turn start/end, text, <think>, </think>, <tool_call>.
+S, E, X, OPEN, CLOSE, CALL = 100, 101, 9, 1, 2, 3
 
 
 @pytest.mark.parametrize("make", [list, lambda ids: array("q", ids), np.array])
@@ -168,12 +305,23 @@ S, E, X, OPEN, CLOSE = 100, 101, 9, 1, 2
         pytest.param([S, OPEN, X, CLOSE, X, OPEN, X], THINK, id="reopened"),
         pytest.param([S, OPEN, X, E], BEFORE, id="ends-with-a-boundary"),
         pytest.param([X, CLOSE, X, OPEN, X], THINK, id="no-boundary-at-all"),
+        pytest.param([S, X, OPEN, X, CALL, X], RESPONSE, id="ends-in-a-call-out-of-a-thought"),
+        pytest.param([S, X, OPEN, X, CALL], RESPONSE, id="ends-with-a-tool-start"),
+        pytest.param([S, X, OPEN, X, CLOSE, CALL, X], RESPONSE, id="call-after-the-thought"),
+        pytest.param([S, X, CALL, X], BEFORE, id="call-without-a-thought"),
+        pytest.param([S, X, CALL, X, OPEN, X], THINK, id="call-then-opened"),
+        pytest.param([S, OPEN, X, CALL, X, E, S, X, OPEN], THINK, id="call-of-an-earlier-turn"),
+        pytest.param([S, OPEN, X, CALL, X, E, S, X], BEFORE, id="call-of-an-earlier-turn-closed"),
+        pytest.param([S, X, CALL, E, S, OPEN, X], THINK, id="literal-tool-start-in-user-text"),
+        pytest.param([X, OPEN, CALL, X, OPEN, X, CALL], RESPONSE, id="no-boundary-two-calls"),
     ],
 )
 def test_the_last_delimiter_of_the_prompts_tail_wins(
     make: Any, prompt: list[int], phase: Phase
 ) -> None:
-    automaton = ThinkAutomaton([OPEN], [CLOSE], boundaries=[S, E, OPEN, CLOSE])
+    # Kimi-K2's tool start is a special token, as turn markers are.
+    special = [S, E, OPEN, CLOSE, CALL]
+    automaton = ThinkAutomaton([OPEN], [CLOSE], boundaries=special, tool_start=[CALL])
     assert automaton.phase(automaton.scan_prompt(make(prompt))) == phase
 
 
@@ -184,6 +332,16 @@ def test_a_delimiter_that_the_prompt_begins_is_completed_in_decoding() -> None:
     assert automaton.phase(automaton.advance(state, [2])) == THINK
     # The boundary cuts the sequence: these are not neighbours in one turn.
     assert automaton.phase(automaton.advance(automaton.scan_prompt([1, 1, S]), [2])) == BEFORE
+
+
+def test_a_tool_start_that_the_prompt_begins_is_completed_in_decoding() -> None:
+    automaton = ThinkAutomaton([1], [2], boundaries=[S], tool_start=[3, 3, 4])
+    state = automaton.scan_prompt([S, 1, X, 3, 3])
+    assert automaton.phase(state) == THINK
+    assert automaton.phase(automaton.advance(state, [3])) == THINK
+    assert automaton.phase(automaton.advance(state, [3, 4])) == RESPONSE
+    # A retracted request: the prompt's state, then the tokens so far.
+    assert automaton.phase(automaton.advance(state, [4, X, X])) == RESPONSE
 
 
 def test_gpt_oss_end_token_is_a_delimiter_and_no_boundary() -> None:
@@ -288,6 +446,33 @@ def test_delimiters_named_by_the_user_must_be_expressible() -> None:
     for bad in ("stop", "begin  begin", ""):
         with pytest.raises(ValueError, match=r"cannot express .*--led-think-start"):
             resolve_delimiters(tokenizer, "begin", bad, named_by_user=True)
+
+
+@pytest.mark.parametrize(
+    ("plain", "text", "length"),
+    [
+        (("<tool_call>",), "<tool_call>", 1),
+        ((), "<tool_call>", 11),
+        ((), "Action é:", 10),
+        ((), "", 0),
+    ],
+)
+def test_a_tool_start_is_the_tokens_it_encodes_to(
+    plain: tuple[str, ...], text: str, length: int
+) -> None:
+    tokenizer = make_tokenizer(plain=plain)
+    ids = resolve_tool_start(tokenizer, text)
+    assert tokenizer.decode(list(ids)) == text
+    assert len(ids) == length
+
+
+def test_a_tool_start_must_be_expressible() -> None:
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "begin": 1}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]")
+    for bad in ("stop", "begin  begin"):
+        with pytest.raises(ValueError, match=r"cannot express .*--led-tool-start"):
+            resolve_tool_start(tokenizer, bad)
 
 
 def test_boundaries_are_the_control_tokens() -> None:

@@ -76,6 +76,64 @@ def test_delimiters_of_the_families() -> None:
     assert len(delimiters) == 23
 
 
+# SGLang's reasoning parser of each family; it has none for the families left out.
+PARSERS = {
+    "deepseek_r1": "deepseek-r1",
+    "deepseek_r1_distill": "deepseek-r1",
+    "deepseek_v32": "deepseek-v3",
+    "default": "granite_thinking_parser",
+    "glm": "glm45",
+    "gpt_oss": "gpt-oss",
+    "hunyuan": "hunyuan",
+    "kimi_k2": "kimi_k2",
+    "magistral": "mistral",
+    "mimo": "mimo",
+    "mimo_v2": "mimo",
+    "minimax_m2": "minimax",
+    "nemotron": "nemotron_3",
+    "qwen3": "qwen3",
+    "qwen3_moe": "qwen3",
+    "qwen3_next": "qwen3",
+    "qwq": "qwen3",
+}
+
+
+def test_tool_starts_are_those_of_sglangs_parsers() -> None:
+    from sglang.srt.parser.reasoning_parser import ReasoningParser
+
+    starts = {preset.name: preset.tool_start for preset in load_presets()}
+    expected = {
+        name: ReasoningParser(parser).detector.tool_start_token or ""
+        for name, parser in PARSERS.items()
+    }
+    assert starts == dict.fromkeys(starts, "") | expected
+    assert expected["qwen3"] == expected["glm"] == expected["nemotron"] == "<tool_call>"
+    assert expected["kimi_k2"] == "<|tool_calls_section_begin|>"
+    assert expected["hunyuan"] == "<tool_calls>"
+
+
+def test_parsers_with_a_tool_start_belong_to_a_preset_or_to_no_model_that_led_serves() -> None:
+    """A parser that a new version of SGLang brings shows here."""
+    from sglang.srt.parser.reasoning_parser import ReasoningParser
+
+    found = {
+        name
+        for name, detector in ReasoningParser.DetectorMap.items()
+        if name not in ("beam", "response_template")
+        and getattr(detector(), "tool_start_token", None)
+    }
+    # Qwen3's detector under other names.
+    same = {"dots", "interns1", "nanbeige", "poolside_v1", "qwen3-thinking"}
+    # Models that patches/families.py does not hold or refuses.
+    not_served = {"k2_horizon", "kimi_k3", "ling3"}
+    with_preset = {parser for name, parser in PARSERS.items() if pick(name).tool_start}
+    assert found == with_preset | same | not_served
+
+
+def pick(name: str) -> Preset:
+    return next(preset for preset in load_presets() if preset.name == name)
+
+
 def test_presets_use_the_papers_depth_and_candidates() -> None:
     assert {(preset.depth, preset.candidates) for preset in load_presets()} == {(8, 8)}
 
@@ -107,6 +165,11 @@ def test_a_good_file_is_read_in_full() -> None:
     )
 
 
+def test_a_tool_start_is_read() -> None:
+    text = GOOD.replace("depth: 8", 'tool_start: "<call>"\ndepth: 8')
+    assert parse_preset("family.yaml", text).tool_start == "<call>"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -131,6 +194,9 @@ def test_a_good_file_is_read_in_full() -> None:
         ),
         ('think_start: "<a>"', "think_start: ''", "think_start must be a text"),
         ('think_end: "</a>"', 'think_end: "<a>"', "think_end must be different from think_start"),
+        ("depth: 8", "tool_start: ''\ndepth: 8", "tool_start must be a text"),
+        ("depth: 8", "tool_start: [a]\ndepth: 8", "tool_start must be a text"),
+        ("depth: 8", 'tool_start: "</a>"\ndepth: 8', "tool_start must be different from the think"),
         ("name: family", "name: other", "name must be the file's name"),
     ],
 )
