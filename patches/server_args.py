@@ -203,9 +203,11 @@ def resolve_settings(
     tool_text = options.led_tool_start
     if tool_text is None:
         tool_text = preset.tool_start
-    start, end, tool, boundaries = (), (), (), ()
-    if needs_delimiters:
-        start, end, tool, boundaries = _delimiters(cfg, options, preset, tool_text, notices)
+    start, end, tool, boundaries = (
+        _delimiters(cfg, options, preset, tool_text, notices)
+        if needs_delimiters
+        else ((), (), (), ())
+    )
     settings = ServerSettings(
         sampler=sampler,
         enabled=enabled,

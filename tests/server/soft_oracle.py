@@ -48,6 +48,7 @@ class SoftOracle:
         top_k: int,
         noisy: bool = False,
         cold_stop: tuple[float, int] = (0.01, 256),
+        tool_start: Sequence[int] = (),
         bias: Mapping[int, float] = {},
         fed: Sequence[tuple[int, dict[str, Any]]] | None = None,
         **soft: Any,
@@ -57,13 +58,14 @@ class SoftOracle:
         Args:
             noisy: the Gumbel variant.
             cold_stop: entropy and length thresholds.
+            tool_start: tokens that end the thought as `think_end` does.
             bias: added to the logits of these ids.
             fed: the server's own tokens and trace entries, to feed in place of the loop's. Rounding
                 errors of a mixture grow some fourfold a step in a random model, so that even
                 float32 and float64 part within ten steps; fed alike, every step is comparable.
             soft: further arguments of `soft_reference`.
         """
-        run, streak, thinking = SoftRun(), 0, True
+        run, streak, thinking, so_far = SoftRun(), 0, True, list[int]()
         out = self.model(torch.tensor([list(prompt)]), use_cache=True)
         for step in range(new_tokens):
             logits = out.logits[0, -1].clone()
@@ -103,8 +105,10 @@ class SoftOracle:
                     mixture = torch.tensor(entry["weights"], dtype=torch.float64)
                     rows = self.embeddings[entry["ids"]].double()
                     soft_input = (mixture[:, None] * rows).sum(0).to(self.embeddings.dtype)
-            # The closing delimiter is fed as itself; a new opening one starts another thought.
-            is_soft = thinking and token != think_end
+            so_far.append(token)
+            calls = bool(tool_start) and so_far[-len(tool_start) :] == list(tool_start)
+            # What closes the thought is fed as itself; a new opening delimiter starts another one.
+            is_soft = thinking and token != think_end and not calls
             next_input = soft_input if is_soft else self.embeddings[token]
             thinking = is_soft or token == think_start
             out = self.model(

@@ -73,6 +73,7 @@ FLAGS = [
         "--disaggregation-mode",
     ),
     (("--led-think-start", "<a>", "--led-think-end", "<a>"), "think delimiters"),
+    (("--led-tool-start", "<think>"), "--led-tool-start"),
 ]
 
 

@@ -35,6 +35,18 @@ PROMPTS = {
     "the user writes the opening tag": (TURN.format("What does <think> mean?"), "before"),
     "the user writes the closing tag": (TURN.format("Use </think>!") + "<think>\n", "think"),
     "the user writes both": (TURN.format("<think>x</think>") + "<think>\n", "think"),
+    "a tool call interrupts the thought": (
+        TURN.format("Hi") + '<think>\nhm <tool_call>\n{"name": "',
+        "response",
+    ),
+    "an earlier turn's tool call, now thinking": (
+        TURN.format("Hi")
+        + "<think>\nhm <tool_call>\n{}<|im_end|>\n"
+        + TURN.format("x")
+        + "<think>\n",
+        "think",
+    ),
+    "the user writes the start of a tool call": (TURN.format("<tool_call>") + "<think>\n", "think"),
     "no turns at all": ("once upon <think> a </think> time <think> there", "think"),
 }
 
@@ -106,9 +118,13 @@ def test_mixed_batch_of_phases(
 def test_chunked_prefill(
     model_path: Path, tokenizer: Any, think_ids: tuple[int, int], tagged: dict[str, Any]
 ) -> None:
-    """The opening tag and the prompt's end lie in different chunks."""
-    with serve(model_path, "--chunked-prefill-size", "64", "--enable-mixed-chunk") as server:
-        texts = [TURN.format("long " * (10 + 17 * i)) + "<think>\n" + "hm " * 40 for i in range(6)]
+    """The opening tag and the prompt's end lie in different chunks; tool calls do not count."""
+    flags = ("--chunked-prefill-size", "64", "--enable-mixed-chunk", "--led-tool-start", "")
+    with serve(model_path, *flags) as server:
+        texts = [
+            TURN.format("long " * (10 + 17 * i)) + "<think>\n<tool_call>" + "hm " * 40
+            for i in range(6)
+        ]
         answers = server.generate_all(
             [(tokenizer.encode(text, add_special_tokens=False), ALWAYS, tagged) for text in texts]
         )
@@ -187,27 +203,65 @@ def test_a_prompt_of_embeddings_is_refused_where_its_phase_must_be_read(
     assert all(words in message for words in ("input_embeds", "input_ids", *named)), message
 
 
-def test_delimiters_of_many_tokens(model_path: Path, tokenizer: Any) -> None:
-    """`<r>` and `</r>` are three and four tokens; a grammar makes the model write them."""
-    flags = ("--led-think-start", "<r>", "--led-think-end", "</r>")
-    with serve(model_path, *flags, "--grammar-backend", "xgrammar") as server:
-        for opened, pattern in [
-            ("<r>", "[a-z]{5}</r>[a-z]{5}<r>[a-z]{4}</r>[a-z]{3}"),
-            ("<r>a</", "r>[a-z]{4}<<r>[a-z]{4}</</r>[a-z]{3}"),
-            ("", "[a-z]{3}<r</r<r>[a-z]{4}<</r[a-z]{2}</r>[a-z]{3}"),
-        ]:
-            prompt = tokenizer.encode(TURN.format("</r>") + opened, add_special_tokens=False)
-            answer = server.generate(
-                prompt, ALWAYS, temperature=1.0, max_new_tokens=64, regex=pattern
+@pytest.fixture(scope="module")
+def many(model_path: Path) -> Iterator[Server]:
+    """`<r>`, `</r>` and `[T]` are three and four tokens; a grammar makes the model write them."""
+    flags = ("--led-think-start", "<r>", "--led-think-end", "</r>", "--led-tool-start", "[T]")
+    flags += ("--grammar-backend", "xgrammar", "--enable-samplers", "soft-thinking")
+    with serve(model_path, *flags) as running:
+        yield running
+
+
+# What the template opens the answer with, and what the model must write.
+WRITTEN = {
+    "delimiters": ("<r>", "[a-z]{5}</r>[a-z]{5}<r>[a-z]{4}</r>[a-z]{3}"),
+    "one begun by the prompt": ("<r>a</", "r>[a-z]{4}<<r>[a-z]{4}</</r>[a-z]{3}"),
+    "broken off": ("", "[a-z]{3}<r</r<r>[a-z]{4}<</r[a-z]{2}</r>[a-z]{3}"),
+    "tool call in a thought": (
+        "<r>",
+        r"[a-z]{3}\[T\][a-z]{5}</r>[a-z]{3}<r>[a-z]{4}\[\[T\][a-z]{3}",
+    ),
+    "tool start begun by the prompt": ("<r>a[", r"T\][a-z]{4}\[T\][a-z]{2}<r>[a-z]{4}"),
+    "tool start broken off": ("<r>", r"[a-z]{2}\[T[a-z]{2}\][a-z]{2}\[T\][a-z]{4}"),
+    "no thought to end": ("", r"[a-z]{3}\[T\][a-z]{2}<r>[a-z]{3}</r>\[T\][a-z]{3}"),
+}
+
+
+def written_phases(opened: str, pieces: Sequence[str]) -> list[str]:
+    """Phase in which each piece was written, from the text alone."""
+    phases, text = [], opened
+    for piece in pieces:
+        start, end, tool = (text.rfind(delimiter) for delimiter in ("<r>", "</r>", "[T]"))
+        thinks = start > max(end, tool)
+        phases.append("think" if thinks else "before" if start == end else "response")
+        text += piece
+    return phases
+
+
+@pytest.mark.parametrize("sampler", ["led", "soft-thinking"])
+def test_delimiters_of_many_tokens(many: Server, tokenizer: Any, sampler: str) -> None:
+    """All of them in one batch; an earlier turn and the user's text hold delimiters as well."""
+    custom = {
+        "sampler": sampler,
+        sampler: {"trace": True} | (ALWAYS["led"] if sampler == "led" else {}),
+    }
+    turns = TURN.format("</r>[T]") + "<r>[T]{}<|im_end|>\n" + TURN.format("Go on")
+    answers = many.generate_batch(
+        [
+            (
+                tokenizer.encode(turns + opened, add_special_tokens=False),
+                custom,
+                {"temperature": 1.0, "max_new_tokens": 64, "regex": pattern},
             )
-            phases = []
-            for position in range(len(answer["output_ids"])):
-                sofar = opened + tokenizer.decode(answer["output_ids"][:position])
-                last_start, last_end = sofar.rfind("<r>"), sofar.rfind("</r>")
-                phases.append(
-                    "before"
-                    if last_start == last_end
-                    else ("think" if last_start > last_end else "response")
-                )
+            for opened, pattern in WRITTEN.values()
+        ]
+    )
+    for (opened, _), answer in zip(WRITTEN.values(), answers, strict=True):
+        pieces = [tokenizer.decode([token]) for token in answer["output_ids"]]
+        phases = written_phases(opened, pieces)
+        assert {"think", "response"} <= set(phases)
+        if sampler == "led":
             check(answer, phases)
-            assert {"think", "response"} <= set(phases)
+        else:
+            trace = answer["meta_info"]["soft_thinking_trace"]
+            assert [entry["phase"] for entry in trace] == phases

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,15 @@ SAMPLING = {
 }
 # Where two runs may round differently: rounding then grows so slowly that tokens stay the same.
 STEADY = SAMPLING | {"temperature": 0.15, "top_p": 1.0, "max_new_tokens": 12}
+# Two bytes, two tokens; no prompt holds them.
+TOOL_START = "~^"
 METHODS = ("soft-thinking", "soft-thinking-gumbel", "soft-thinking-dirichlet")
 
 
 @pytest.fixture(scope="module")
 def server(model_path: Path) -> Iterator[Server]:
     flags = ("--sampler", "soft-thinking", "--enable-samplers", ",".join(METHODS[1:]))
+    flags += ("--led-tool-start", TOOL_START)
     with serve(
         model_path, "--dtype", "float32", "--max-running-requests", "256", *flags
     ) as running:
@@ -144,6 +148,42 @@ def test_cold_stop_after_exactly_its_length(
             fed=fed_by(answer),
         )
         assert agreement(answer, run) == (0, [])
+
+
+def test_a_tool_call_ends_the_thought(
+    server: Server, oracle: SoftOracle, tokenizer: Any, prompts: list[Sequence[int]]
+) -> None:
+    """Its last token is fed as itself, and the engine samples what follows."""
+    call = tokenizer.encode(TOOL_START, add_special_tokens=False)
+    bias = {THINK_START: -50.0, THINK_END: -50.0} | dict.fromkeys(call, 6.0)
+    method = "soft-thinking-gumbel"
+    sampling = SAMPLING | {"top_p": 1.0, "max_new_tokens": 48}
+    sampling["logit_bias"] = {str(token): value for token, value in bias.items()}
+    interrupted = 0
+    for i, prompt in enumerate(prompts[:6]):
+        custom = {"sampler": method, method: {"trace": True}}
+        answer = server.generate(prompt, custom, **sampling, sampling_seed=i)
+        tokens = answer["output_ids"]
+        pairs = list(pairwise(tokens))
+        length = pairs.index((call[0], call[1])) + 2 if tuple(call) in pairs else len(tokens)
+        phases = [entry["phase"] for entry in answer["meta_info"]["soft_thinking_trace"]]
+        assert phases == ["think"] * length + ["response"] * (len(tokens) - length)
+        interrupted += length < len(tokens)
+        run = oracle.run(
+            prompt,
+            len(tokens),
+            think_start=THINK_START,
+            think_end=THINK_END,
+            tool_start=call,
+            seed=i,
+            temperature=0.7,
+            top_k=TOP_K,
+            noisy=True,
+            bias=bias,
+            fed=fed_by(answer),
+        )
+        assert agreement(answer, run) == (0, [])
+    assert interrupted >= 3
 
 
 def test_no_cold_stop_with_threshold_zero(server: Server, prompts: list[Sequence[int]]) -> None:
