@@ -29,13 +29,23 @@ def _check_prompt_and_logprobs(result: Any, self: Any, obj: Any, input_ids: Any)
         for token in (min(obj.input_ids), max(obj.input_ids)):
             if not 0 <= token < vocabulary:
                 raise ParameterError(f"input_ids must lie in 0..{vocabulary - 1}, got {token}")
-    if obj.return_logprob and (obj.top_logprobs_num or 0) > vocabulary:
+    if obj.return_logprob:
+        _check_logprobs(obj, vocabulary)
+    if obj.custom_logit_processor:
+        _check_processor(obj.custom_logit_processor)
+
+
+def _check_logprobs(obj: Any, vocabulary: int) -> None:
+    if (obj.top_logprobs_num or 0) > vocabulary:
         raise ParameterError(
             f"the number of top log-probabilities must be at most {vocabulary}, the size of the "
             f"vocabulary, got {obj.top_logprobs_num}"
         )
-    if obj.custom_logit_processor:
-        _check_processor(obj.custom_logit_processor)
+    if (obj.logprob_start_len or 0) < -1:
+        raise ParameterError(
+            "logprob_start_len must be a position in the prompt or -1 for none of it, "
+            f"got {obj.logprob_start_len}"
+        )
 
 
 def _check_processor(serialized: str) -> None:

@@ -132,3 +132,19 @@ async def _refuse_in_a_form(original: Any, self: Any, *args: Any, **kwargs: Any)
                     "with the server's default sampler; leave it out"
                 )
     return await original(self, *args, **kwargs)
+
+
+@hook("entrypoints.ollama.serving.OllamaServing.handle_chat", "AROUND")
+@hook("entrypoints.ollama.serving.OllamaServing.handle_generate", "AROUND")
+async def _check_options(original: Any, self: Any, request: Any, raw_request: Any) -> Any:
+    """Ollama's endpoints know no refusal: it would be HTTP 500, or a stream that breaks off."""
+    sampling = self._convert_options_to_sampling_params(request.options)
+    sampling[KEY] = getattr(raw_request, _CARRIED_ATTRIBUTE)
+    manager = self.tokenizer_manager
+    try:
+        params = manager.sampling_params_class(**sampling)
+        params.normalize(manager.tokenizer)
+        params.verify(manager.model_config.vocab_size)
+    except (TypeError, ValueError) as error:
+        raise _bad_request(str(error)) from None
+    return await original(self, request, raw_request)

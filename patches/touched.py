@@ -236,6 +236,22 @@ SERVING = (
         "refuses what a transcription would drop",
     ),
     _symbol(
+        "entrypoints.ollama.serving.OllamaServing.handle_chat",
+        "self request raw_request",
+        "refuses before a stream is opened",
+    ),
+    _symbol(
+        "entrypoints.ollama.serving.OllamaServing.handle_generate",
+        "self request raw_request",
+        "the same",
+    ),
+    _symbol(
+        "entrypoints.ollama.serving.OllamaServing._convert_options_to_sampling_params",
+        "self options",
+        "what is to be checked there",
+    ),
+    _symbol("sampling.sampling_params.SamplingParams.normalize", "self tokenizer", "the same"),
+    _symbol(
         "managers.tokenizer_manager.TokenizerManager.generate_request",
         "self obj request",
         "hands custom_params on where SGLang drops them",

@@ -1,0 +1,103 @@
+"""Single requests that would end SGLang's scheduler are HTTP 400, and the server goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from harness import Server
+
+from .test_endpoints import assert_refused
+
+VOCABULARY = 261
+SAMPLING = {"max_new_tokens": 2}
+Body = dict[str, Any]
+
+
+def generate(sampling: Body | None = None, **body: Any) -> tuple[str, Body, Body]:
+    prompt = {} if "input_ids" in body else {"text": "What"}
+    return "/generate", prompt | {"sampling_params": SAMPLING | (sampling or {})}, body
+
+
+def completion(**body: Any) -> tuple[str, Body, Body]:
+    return "/v1/completions", {"model": "m", "prompt": "What", "max_tokens": 2}, body
+
+
+def chat(**body: Any) -> tuple[str, Body, Body]:
+    messages = [{"role": "user", "content": "What"}]
+    return "/v1/chat/completions", {"model": "m", "messages": messages, "max_tokens": 2}, body
+
+
+EMPTY = "the prompt is empty"
+TOO_MANY = "top log-probabilities must be at most 261"
+OUTSIDE = "input_ids must lie in 0..260"
+UNLOADABLE = "custom_logit_processor cannot be loaded"
+ENDING: list[tuple[tuple[str, Body, Body], str]] = [
+    (generate(text=""), EMPTY),
+    (generate(text="", sampling_params={"max_new_tokens": 0}), EMPTY),
+    (generate(text=["What", ""]), EMPTY),
+    (generate(input_ids=[[]]), EMPTY),
+    (generate(input_ids=[[5], []]), EMPTY),
+    (completion(prompt=""), EMPTY),
+    (completion(prompt=["What", ""]), EMPTY),
+    (completion(prompt="", echo=True), EMPTY),
+    (generate(return_logprob=True, top_logprobs_num=VOCABULARY + 1), TOO_MANY),
+    (generate(return_logprob=True, top_logprobs_num=2**40, logprob_start_len=0), TOO_MANY),
+    (
+        generate(text=["a", "b"], return_logprob=True, top_logprobs_num=[2, VOCABULARY + 1]),
+        TOO_MANY,
+    ),
+    (completion(logprobs=VOCABULARY + 1), TOO_MANY),
+    (completion(logprobs=10**6, echo=True), TOO_MANY),
+    (chat(logprobs=True, top_logprobs=VOCABULARY + 1), TOO_MANY),
+    (generate(return_logprob=True, logprob_start_len=-5), "logprob_start_len"),
+    (generate(input_ids=[VOCABULARY]), OUTSIDE),
+    (generate(input_ids=[5, -1]), OUTSIDE),
+    (generate(input_ids=[[5], [2**40]]), OUTSIDE),
+    (completion(prompt=[5, VOCABULARY]), OUTSIDE),
+    (generate({"top_k": 2**31}), "top_k must be at most"),
+    (completion(top_k=2**40), "top_k must be at most"),
+    (chat(top_k=2**40), "top_k must be at most"),
+    (generate({"min_new_tokens": 1, "stop_token_ids": [5, VOCABULARY]}), "stop_token_ids must"),
+    (generate({"min_new_tokens": 1, "stop_token_ids": [-1]}), "stop_token_ids must"),
+    (chat(min_tokens=1, stop_token_ids=[VOCABULARY]), "stop_token_ids must"),
+    (generate(custom_logit_processor="no JSON"), UNLOADABLE),
+    (generate(custom_logit_processor='{"callable": "80"}'), UNLOADABLE),
+    (generate(custom_logit_processor="{}"), UNLOADABLE),
+    (generate(text=["a", "b"], custom_logit_processor=[None, "x"]), UNLOADABLE),
+    (chat(custom_logit_processor='{"callable": "zz"}'), UNLOADABLE),
+]
+
+
+def lives(server: Server) -> bool:
+    return len(server.generate([5, 6], max_new_tokens=2, ignore_eos=True)["output_ids"]) == 2
+
+
+@pytest.mark.parametrize(("request_", "sentence"), ENDING)
+def test_what_would_end_the_scheduler(
+    server: Server, request_: tuple[str, Body, Body], sentence: str
+) -> None:
+    path, base, extra = request_
+    assert_refused(server.post(path, base | extra), sentence)
+    # Many of SGLang's streams are opened first; the refusal is inside, and ends them.
+    response = server.post(path, base | extra | {"stream": True})
+    assert sentence in response.text
+    assert response.status_code == 400 or '"code":400' in response.text.replace(" ", "")
+    assert lives(server)
+
+
+def test_what_sglang_can_do_goes_on(server: Server) -> None:
+    """The edge of each guard."""
+    for path, base, extra in (
+        generate(return_logprob=True, top_logprobs_num=VOCABULARY, logprob_start_len=0),
+        generate(top_logprobs_num=VOCABULARY + 1),
+        generate(input_ids=[0, VOCABULARY - 1]),
+        generate({"top_k": 2**30}),
+        generate({"stop_token_ids": [VOCABULARY]}),
+        generate({"min_new_tokens": 1, "stop_token_ids": [VOCABULARY - 1]}),
+        completion(prompt=[5, 6], logprobs=2, echo=True),
+        chat(logprobs=True, top_logprobs=5),
+    ):
+        response = server.post(path, base | extra)
+        assert response.status_code == 200, (path, extra, response.text)
+    assert lives(server)
