@@ -14,6 +14,9 @@ from led_sglang.patches.server_args import settings_or_none
 from led_sglang.params import ParameterError
 from led_sglang.params.values import show
 
+# Added to a logit it stays finite in float32.
+_LARGEST_LOGIT = 3e38
+
 
 @hook("managers.tokenizer_manager.TokenizerManager._validate_one_request", "AFTER")
 def _check_prompt_and_logprobs(result: Any, self: Any, obj: Any, input_ids: Any) -> None:
@@ -21,18 +24,33 @@ def _check_prompt_and_logprobs(result: Any, self: Any, obj: Any, input_ids: Any)
     if settings_or_none() is None:
         return
     vocabulary = self.model_config.vocab_size
-    in_session = obj.session_params or obj.session_id
-    if not input_ids and obj.input_embeds is None and not in_session:
+    if not input_ids and obj.input_embeds is None and not _in_a_session(obj):
         raise ParameterError("the prompt is empty: it has no token to begin with")
     # Placeholders of images and tokens that an adapter adds may lie outside the vocabulary.
     if obj.input_ids and not obj.contains_mm_input() and obj.lora_path is None:
         for token in (min(obj.input_ids), max(obj.input_ids)):
             if not 0 <= token < vocabulary:
                 raise ParameterError(f"input_ids must lie in 0..{vocabulary - 1}, got {token}")
+    if obj.positional_embed_overrides is not None:
+        _check_overrides(obj.positional_embed_overrides)
     if obj.return_logprob:
         _check_logprobs(obj, vocabulary)
     if obj.custom_logit_processor:
         _check_processor(obj.custom_logit_processor)
+
+
+def _in_a_session(obj: Any) -> bool:
+    """Whether earlier turns may be the whole prompt; the scheduler refuses it if there are none."""
+    return isinstance(obj.session_params, dict) and obj.session_params.get("id") is not None
+
+
+def _check_overrides(overrides: Any) -> None:
+    from sglang.srt.managers.io_struct import PositionalEmbeds
+
+    if not isinstance(overrides, PositionalEmbeds):
+        raise ParameterError(
+            "positional_embed_overrides holds tensors, which a request body cannot; leave it out"
+        )
 
 
 def _check_logprobs(obj: Any, vocabulary: int) -> None:
@@ -69,6 +87,14 @@ def _check_sampling(result: Any, self: Any, vocab_size: int) -> None:
 
     if self.top_k > TOP_K_ALL:
         raise ParameterError(f"top_k must be at most {TOP_K_ALL}, got {self.top_k}")
+    # Where a logit overflows, or all do, the probabilities are no numbers.
+    largest = _LARGEST_LOGIT * min(self.temperature, 1.0)
+    for token, bias in (self.logit_bias or {}).items():
+        if isinstance(bias, (int, float)) and abs(bias) > largest:
+            raise ParameterError(
+                f"logit_bias must lie in -{largest:g}..{largest:g} at this temperature, "
+                f"got {show(bias)} for token {show(token)}"
+            )
     # SGLang masks them in the logits until then.
     if self.min_new_tokens > 0:
         for token in self.stop_token_ids or ():

@@ -261,6 +261,7 @@ SERVING = (
         "self obj input_ids",
         "refuses what would end the scheduler",
     ),
+    _symbol("managers.io_struct.PositionalEmbeds", None, "told from what a body can hold"),
     _symbol(
         "sampling.custom_logit_processor.CustomLogitProcessor.from_str",
         "json_str",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import deterministic_plugin
 import pytest
@@ -60,3 +61,14 @@ def test_mixed_batch(server: Server, prompts: list[Sequence[int]]) -> None:
     together = [answer["output_ids"] for answer in server.generate_batch(bodies)]
     alone = [server.generate_batch([body])[0]["output_ids"] for body in bodies]
     assert together == alone
+
+
+@pytest.mark.parametrize("custom", [{"led": ALWAYS}, {"sampler": "regular"}])
+def test_min_p_is_refused(server: Server, prompts: list[Sequence[int]], custom: Any) -> None:
+    """SGLang's seeded sampler asserts that no row of a batch has it, and ends the scheduler."""
+    sampling = SAMPLING | {"min_p": 0.1, "custom_params": custom}
+    body = {"input_ids": [list(p) for p in prompts[:2]], "sampling_params": [SAMPLING, sampling]}
+    response = server.post("/generate", body)
+    assert response.status_code == 400
+    assert "min_p does not go with deterministic inference" in response.text
+    assert len(server.generate(prompts[0], custom, **SAMPLING)["output_ids"]) == 24
