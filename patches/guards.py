@@ -14,8 +14,9 @@ from led_sglang.patches.server_args import settings_or_none
 from led_sglang.params import ParameterError
 from led_sglang.params.values import show
 
-# Added to a logit it stays finite in float32.
+# In float32 a logit stays finite that is added to the one and divided by the other.
 _LARGEST_LOGIT = 3e38
+_SMALLEST_DIVISOR = 1e-34
 
 
 @hook("managers.tokenizer_manager.TokenizerManager._validate_one_request", "AFTER")
@@ -95,6 +96,11 @@ def _check_sampling(result: Any, self: Any, vocab_size: int) -> None:
                 f"logit_bias must lie in -{largest:g}..{largest:g} at this temperature, "
                 f"got {show(bias)} for token {show(token)}"
             )
+    if self.repetition_penalty * min(self.temperature, 1.0) < _SMALLEST_DIVISOR:
+        raise ParameterError(
+            f"repetition_penalty {self.repetition_penalty:g} is too small at this temperature: the "
+            "logits would overflow"
+        )
     # SGLang masks them in the logits until then.
     if self.min_new_tokens > 0:
         for token in self.stop_token_ids or ():

@@ -37,10 +37,12 @@ class _Form:
 
     places: where it may stand; the first is recommended.
     carried: whether SGLang itself hands it on to the sampling parameters.
+    unchecked: key of an object like a body of /generate, of which SGLang checks no types.
     """
 
     places: tuple[Path, ...] = ((),)
     carried: bool = True
+    unchecked: str | None = None
 
 
 # Ollama's own client sends no keys but those in `options`.
@@ -52,7 +54,7 @@ _FORMS = {
     "openai_v1_completions": _Form(),
     "openai_v1_chat_completions": _Form(),
     "sagemaker_chat_completions": _Form(),
-    "vertex_generate": _Form(places=(("parameters", "sampling_params"),)),
+    "vertex_generate": _Form(places=(("parameters", "sampling_params"),), unchecked="parameters"),
     "v1_responses_request": _Form(carried=False),
     "anthropic_v1_messages": _Form(carried=False),
     "ollama_chat": _OLLAMA,
@@ -95,12 +97,36 @@ def _check(
     from sglang.srt.runtime_context import get_exec
 
     refuse_misplaced(body, form.places, url)
+    if form.unchecked is not None:
+        _check_types(body.get(form.unchecked))
     given = given_custom_params(body, form.places)
     # Endpoints that drop `custom_params` take no custom logit processor either.
     foreign_keys = form.carried and get_exec().features.enable_custom_logit_processor
     for custom_params in given:
         parse_request(custom_params, settings, foreign_keys=foreign_keys)
     return None if form.carried or not given else given[0]
+
+
+def _check_types(generate: Any) -> None:
+    """Hold keys of a /generate body to SGLang's own schema: a wrong type may end the scheduler.
+
+    Raises:
+        ParameterError: names the key and the type it should have.
+    """
+    from sglang.srt.entrypoints.api_contract import generate_contract_error
+
+    if not isinstance(generate, dict) or generate_contract_error({"text": "", **generate}) is None:
+        return
+    # SGLang's sentence names no key.
+    sampling = generate.get("sampling_params")
+    parts = {key: {key: value} for key, value in generate.items()}
+    if isinstance(sampling, dict):
+        del parts["sampling_params"]
+        parts |= {key: {"sampling_params": {key: value}} for key, value in sampling.items()}
+    for key, part in parts.items():
+        error = generate_contract_error({"text": "", **part})
+        if error is not None:
+            raise ParameterError(f"{key}: {error}")
 
 
 def _bad_request(sentence: str) -> Exception:
@@ -142,6 +168,7 @@ async def _check_options(original: Any, self: Any, request: Any, raw_request: An
     sampling[KEY] = getattr(raw_request, _CARRIED_ATTRIBUTE)
     manager = self.tokenizer_manager
     try:
+        _check_types({"sampling_params": sampling})
         params = manager.sampling_params_class(**sampling)
         params.normalize(manager.tokenizer)
         params.verify(manager.model_config.vocab_size)

@@ -250,6 +250,7 @@ SERVING = (
         "self options",
         "what is to be checked there",
     ),
+    _symbol("entrypoints.api_contract.generate_contract_error", "body", "types of a body"),
     _symbol("sampling.sampling_params.SamplingParams.normalize", "self tokenizer", "the same"),
     _symbol(
         "managers.tokenizer_manager.TokenizerManager.generate_request",

@@ -28,6 +28,16 @@ def chat(**body: Any) -> tuple[str, Body, Body]:
     return "/v1/chat/completions", {"model": "m", "messages": messages, "max_tokens": 2}, body
 
 
+def vertex(**sampling: Any) -> tuple[str, Body, Body]:
+    body = {"instances": [{"text": "What"}]}
+    return "/vertex_generate", body, {"parameters": {"sampling_params": SAMPLING | sampling}}
+
+
+def ollama(**options: Any) -> tuple[str, Body, Body]:
+    body = {"model": "m", "prompt": "What", "stream": False}
+    return "/api/generate", body, {"options": {"num_predict": 2} | options}
+
+
 EMPTY = "the prompt is empty"
 TOO_MANY = "top log-probabilities must be at most 261"
 OUTSIDE = "input_ids must lie in 0..260"
@@ -63,6 +73,15 @@ ENDING: list[tuple[tuple[str, Body, Body], str]] = [
     (generate({"logit_bias": {"5": 1e39}}), "logit_bias must lie in"),
     (chat(logit_bias={"5": -1e39}), "logit_bias must lie in"),
     (chat(logit_bias={"5": 3e38}, temperature=0.5), "logit_bias must lie in"),
+    (chat(repetition_penalty=1e-38, temperature=0.1, top_p=0.9), "repetition_penalty"),
+    (vertex(top_k=2.5), "top_k"),
+    (vertex(skip_special_tokens="x"), "skip_special_tokens"),
+    (vertex(json_schema={"type": "object"}), "json_schema"),
+    (vertex(logit_bias={"5": None}), "logit_bias"),
+    (ollama(top_k=2.5), "top_k"),
+    (ollama(num_predict=2.5), "max_new_tokens"),
+    (ollama(top_k=2**40), "top_k must be at most"),
+    (ollama(temperature=-1), "temperature"),
     (generate(positional_embed_overrides={"a": 1}), "positional_embed_overrides"),
     (generate(text=["a", "b"], positional_embed_overrides=[1, 2]), "positional_embed_overrides"),
     (generate(custom_logit_processor="no JSON"), UNLOADABLE),
