@@ -14,6 +14,11 @@ from hypothesis import strategies as st
 from led_sglang.params import GATES, GROUPS, LAYERS, PRESETS, SAMPLERS
 
 ENDPOINTS = ("/generate", "/v1/completions", "/v1/chat/completions")
+# The forms of the others are like one of these, or drop `custom_params` where LED carries it.
+MORE_ENDPOINTS = (
+    *("/v1/messages", "/v1/responses", "/api/chat", "/api/generate", "/invocations"),
+    "/vertex_generate",
+)
 
 # Keys that mean something to SGLang, to LED, or to Python objects.
 RESERVED = (
@@ -87,6 +92,53 @@ custom_params = st.one_of(
     near_valid(), near_valid(), st.dictionaries(keys, trees, max_size=3), trees
 )
 
+# Keys where nothing reads them.
+misplaced = st.one_of(
+    st.sampled_from(["sampler", "led", "dola", "soft_thinking", "led_depth"]).flatmap(
+        lambda key: st.fixed_dictionaries({key: trees})
+    ),
+    st.fixed_dictionaries({"extra_body": st.dictionaries(keys, trees, max_size=2)}),
+    st.fixed_dictionaries({"extra_body": st.fixed_dictionaries({"custom_params": near_valid()})}),
+    st.fixed_dictionaries({"options": st.fixed_dictionaries({"custom_params": trees})}),
+)
+
+# What ended SGLang's scheduler, and its like: out of the vocabulary, of float32, of a prompt.
+tokens = st.sampled_from([0, 5, 260, 261, 2**31, 2**63 - 1, -1])
+lists_of_tokens = st.lists(tokens, max_size=3)
+sampling_risks: dict[str, st.SearchStrategy[Any]] = {
+    "top_k": st.sampled_from([-1, 1, 5, 2**30, 2**31, 2**62]),
+    "top_p": st.sampled_from([1e-40, 0.9, 1.0]),
+    "stop_token_ids": lists_of_tokens,
+    "logit_bias": st.dictionaries(
+        tokens.map(str), st.sampled_from([1.0, -1e38, 1e38, 1e39, -1e300]), max_size=2
+    ),
+    "repetition_penalty": st.sampled_from([1.0, 2.0, 1e-3, 1e-30, 1e-38]),
+}
+counts = st.sampled_from([0, 1, 5, 261, 262, 10**6])
+processors = st.sampled_from(["", "x", "{}", '{"callable": "80"}'])
+endpoint_risks: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "/generate": {
+        "text": st.sampled_from(["", "What", ["What", ""]]),
+        "return_logprob": st.booleans(),
+        "top_logprobs_num": counts,
+        "logprob_start_len": st.integers(-5, 6),
+        "token_ids_logprob": lists_of_tokens,
+        "custom_logit_processor": processors,
+        "positional_embed_overrides": trees,
+    },
+    "/v1/completions": {
+        "prompt": st.one_of(st.sampled_from(["", "What", ["What", ""]]), lists_of_tokens),
+        "logprobs": counts,
+        "echo": st.booleans(),
+        "custom_logit_processor": processors,
+    },
+    "/v1/chat/completions": {
+        "logprobs": st.booleans(),
+        "top_logprobs": counts,
+        "custom_logit_processor": processors,
+    },
+}
+
 
 def _megabyte(unit: str, around: str) -> str:
     return around % (unit * (2**20 // len(unit)))
@@ -114,35 +166,65 @@ MONSTERS: tuple[Callable[[], str], ...] = (
 )
 
 
-def body_text(endpoint: str, custom: str, stream: bool, temperature: float) -> str:
-    """A body of `endpoint` around the JSON text of its `custom_params`."""
-    message = [{"role": "user", "content": "What"}]
-    if endpoint == "/generate":
-        sampling = json.dumps({"max_new_tokens": 2, "temperature": temperature})
-        return (
-            f'{{"text": "What", "stream": {json.dumps(stream)}, '
-            f'"sampling_params": {sampling[:-1]}, "custom_params": {custom}}}}}'
-        )
-    rest = json.dumps(
-        {
-            "model": "m",
-            "prompt": "What",
-            "messages": message,
-            "max_tokens": 2,
-            "stream": stream,
-            "temperature": temperature,
-        }
-    )
-    return f'{rest[:-1]}, "custom_params": {custom}}}'
+def body_text(
+    endpoint: str,
+    custom: str,
+    stream: bool,
+    temperature: float,
+    sampling: dict[str, Any] | None = None,
+    top: dict[str, Any] | None = None,
+) -> str:
+    """A body of `endpoint` around the JSON text of its `custom_params`.
+
+    Args:
+        endpoint: one of the lists above.
+        custom: JSON text, or none.
+        stream: whether the answer is to be streamed.
+        temperature: of the sampling.
+        sampling: further sampling parameters.
+        top: further keys at the top level.
+    """
+    sampling, top = sampling or {}, {"stream": stream} | (top or {})
+    if endpoint in ("/generate", "/vertex_generate"):
+        text = json.dumps({"max_new_tokens": 2, "temperature": temperature} | sampling)
+        inside = f'"sampling_params": {text[:-1]}, "custom_params": {custom}}}'
+        if endpoint == "/generate":
+            return f"{json.dumps({'text': 'What'} | top)[:-1]}, {inside}}}"
+        head = json.dumps({"instances": [{"text": "What"}]} | top)
+        return f'{head[:-1]}, "parameters": {{{inside}}}}}'
+    rest = {
+        "model": "m",
+        "prompt": "What",
+        "input": "What",
+        "messages": [{"role": "user", "content": "What"}],
+        "max_tokens": 2,
+        "max_output_tokens": 4,
+        "temperature": temperature,
+    }
+    if endpoint.startswith("/api"):
+        rest["options"] = {"num_predict": 2, "temperature": temperature} | sampling
+    else:
+        rest |= sampling
+    return f'{json.dumps(rest | top)[:-1]}, "custom_params": {custom}}}'
 
 
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[str, str]:
-    """An endpoint and a body, as text."""
-    endpoint = draw(st.sampled_from(ENDPOINTS))
+    """An endpoint and a body, as text; every third holds what ends a scheduler, or is misplaced."""
+    endpoint = draw(st.sampled_from(ENDPOINTS + MORE_ENDPOINTS))
     custom = json.dumps(draw(custom_params), ensure_ascii=draw(st.booleans()))
     temperature = draw(st.sampled_from([0.0, 0.6, 1.0]))
-    return endpoint, body_text(endpoint, custom, draw(st.booleans()), temperature)
+    sampling: dict[str, Any] = {}
+    top: dict[str, Any] = {}
+    kind = draw(st.sampled_from(["custom", "custom", "custom", "custom", "risk", "misplaced"]))
+    if kind == "risk":
+        custom = "null"
+        sampling = draw(st.fixed_dictionaries({}, optional=sampling_risks))
+        top = draw(st.fixed_dictionaries({}, optional=endpoint_risks.get(endpoint, {})))
+    elif kind == "misplaced":
+        top = draw(misplaced)
+    stream = draw(st.booleans())
+    return endpoint, body_text(endpoint, custom, stream, temperature, sampling, top)
 
 
 def monsters() -> Iterator[tuple[str, str]]:

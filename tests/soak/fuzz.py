@@ -1,4 +1,4 @@
-"""Fuzz `custom_params` on every endpoint: each body is answered, served or refused with HTTP 400.
+"""Fuzz every endpoint: each body is answered, served or refused with HTTP 400.
 
 python tests/soak/fuzz.py --bodies 10000
 """
@@ -33,6 +33,8 @@ PROGRESS_EVERY = 500
 # Custom logit processors let foreign keys through the front end: the wider door.
 FLAGS = (
     *("--dtype", "float32", "--enable-custom-logit-processor", "--grammar-backend", "xgrammar"),
+    # /v1/responses knows the served name alone
+    *("--served-model-name", "m"),
     *("--enable-samplers", ",".join(SAMPLERS)),
 )
 
