@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from led_sglang.common.endpoint import server_url
+from led_sglang.common.flags import Parser, above_zero, whole_number
+from led_sglang.common.terminal import finish
 from led_sglang.evaluation import EvaluationError
+from led_sglang.evaluation.grid import SCOPES, SHIPPED, Grid, make_grid, read_grid
+from led_sglang.extras import missing_extra
 
 _EXAMPLES = """\
 examples:
@@ -26,29 +30,20 @@ def evaluate(argv: Sequence[str]) -> int:
     """Run the command.
 
     Returns:
-        The exit status: 0; 1 when generation failed or something is wrong with what was given;
-        130 after Ctrl-C and 143 after SIGTERM, with a report on what is there.
+        The exit status: 0; 2 when generation failed or something is wrong with what was given; 130
+        after Ctrl-C and 143 after SIGTERM, with a report on what is there.
     """
-    arguments = _parser().parse_args(argv)
-    try:
-        _check_extra()
-        return _evaluate(arguments)
-    except EvaluationError as error:
-        print(f"led-sglang eval: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:
-        return 1
+    return finish(lambda: _evaluate(_parser().parse_args(argv)))
 
 
 def _check_extra() -> None:
     missing = [name for name in _MODULES if importlib.util.find_spec(name) is None]
     if missing:
-        raise EvaluationError(
-            f"needs {', '.join(missing)}: install them with `pip install 'led-sglang[eval]'`"
-        )
+        raise missing_extra(missing, "eval")
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    _check_extra()
     if arguments.compare:
         from led_sglang.evaluation.compare import compare
         from led_sglang.evaluation.tables import markdown
@@ -57,7 +52,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         print(markdown(compare(first, second)))
         return 0
     if arguments.run_dir is None:
-        raise EvaluationError("--run-dir is missing")
+        raise EvaluationError("--run-dir is missing: name the folder of the run")
     if arguments.report:
         from led_sglang.evaluation.report import write_report
         from led_sglang.evaluation.store import RunStore
@@ -65,14 +60,17 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         write_report(RunStore(arguments.run_dir))
         print(arguments.run_dir / "report.html")
         return 0
-    from led_sglang.evaluation.grid import make_grid, read_grid
     from led_sglang.evaluation.session import Options, run
 
     if (arguments.base_url is None) == (arguments.launch is None):
-        raise EvaluationError("give one of --base-url and --launch")
+        raise EvaluationError(
+            "give one of --base-url (a running server) and --launch (flags of one to start)"
+        )
+    base_url = None if arguments.base_url is None else server_url(arguments.base_url)
     keys = read_grid(arguments.config) if arguments.config else {}
-    keys = {**keys, **_given(arguments)}
-    grid = make_grid(keys, arguments.config or "the command line")
+    given = _given(arguments)
+    grid = make_grid({**keys, **given}, arguments.config or "the command line")
+    own_grid = arguments.config is not None and arguments.config not in SHIPPED
     options = Options(
         run_dir=arguments.run_dir,
         resume=arguments.resume,
@@ -83,14 +81,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         data=dict(arguments.data or ()),
         execute_code=arguments.execute_code,
         grade_workers=arguments.grade_workers,
+        adapt="max_tokens" not in given and not (own_grid and "max_tokens" in keys),
     )
-    return run(grid, options, base_url=arguments.base_url, launch=arguments.launch)
+    return run(grid, options, base_url=base_url, launch=arguments.launch)
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     """Keys of the grid that were given as flags."""
     keys = ["tasks", "samplers", "temperatures", "n", "max_tokens", "top_p", "top_k", "seed"]
-    keys += ["limit", "scope", "grade_timeout"]
+    keys += ["seed_per_sample", "limit", "scope", "grade_timeout"]
     values = {key: getattr(arguments, key) for key in keys}
     return {key: value for key, value in values.items() if value is not None}
 
@@ -113,49 +112,78 @@ def _data(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 up, not {text!r}")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="led-sglang eval",
         description="Measure samplers on benchmarks: generate, grade, and report with error bars.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     server = parser.add_argument_group("server")
     server.add_argument("--base-url", metavar="URL", help="of a running SGLang server")
     server.add_argument("--launch", metavar="ARGS", help="start `led-sglang serve ARGS` instead")
     server.add_argument("--model", help="model name at the endpoint (default: its first)")
-    server.add_argument("--concurrency", type=_positive, default=32, metavar="C")
-    server.add_argument("--attempts", type=_positive, default=8, help="tries of a request")
-    server.add_argument("--request-timeout", type=float, default=7200.0, metavar="SECONDS")
-    grid = parser.add_argument_group("what is measured (flags override the grid file)")
-    grid.add_argument("--config", metavar="GRID", help="paper, quick, ablations, or a YAML file")
+    server.add_argument(
+        "--concurrency", type=whole_number, default=32, metavar="C", help="requests at a time"
+    )
+    server.add_argument("--attempts", type=whole_number, default=8, help="tries of a request")
+    server.add_argument(
+        "--request-timeout",
+        type=above_zero,
+        default=7200.0,
+        metavar="SECONDS",
+        help="of one try, generation included",
+    )
+    grid = parser.add_argument_group(
+        "what is measured", "Flags override the grid file; the defaults are for keys it lacks."
+    )
+    shipped = ", ".join(SHIPPED)
+    grid.add_argument("--config", metavar="GRID", help=f"{shipped}, or a YAML file")
     grid.add_argument("--tasks", type=_names, metavar="A,B", help="names or YAML files")
-    grid.add_argument("--data", type=_data, action="append", metavar="TASK=FILE.jsonl")
+    grid.add_argument(
+        "--data", type=_data, action="append", metavar="TASK=FILE.jsonl", help="a task's items"
+    )
     grid.add_argument("--samplers", type=_names, metavar="A,B", help="the first is the baseline")
-    grid.add_argument("--temperatures", type=_numbers, metavar="T,T")
-    grid.add_argument("--n", type=int, help="samples of each problem")
-    grid.add_argument("--max-tokens", type=int)
-    grid.add_argument("--top-p", type=float)
-    grid.add_argument("--top-k", type=int)
-    grid.add_argument("--seed", type=int, help="of sample 0; sample i has seed + i")
-    grid.add_argument("--limit", type=int, metavar="N", help="first N problems of each task")
-    grid.add_argument("--scope", choices=("answer", "completion"), help="text that is graded")
-    grid.add_argument("--grade-timeout", type=float, metavar="SECONDS")
+    keys: list[tuple[str, str, dict[str, Any]]] = [
+        ("temperatures", "of the samples", {"type": _numbers, "metavar": "T,T"}),
+        ("n", "samples of each problem", {"type": int}),
+        ("max_tokens", "of a completion, at most", {"type": int}),
+        ("top_p", "of the samples", {"type": float}),
+        ("top_k", "of the samples, -1 for none", {"type": int}),
+        ("seed", "of the run", {"type": int}),
+        ("limit", "first N problems of each task", {"type": int, "metavar": "N"}),
+        ("scope", "text that is graded", {"choices": SCOPES}),
+        ("grade_timeout", "for one answer", {"type": float, "metavar": "SECONDS"}),
+    ]
+    for key, text, kind in keys:
+        flag = f"--{key.replace('_', '-')}"
+        grid.add_argument(flag, help=f"{text} (default: {_default(key)})", **kind)
+    grid.add_argument(
+        "--seed-per-sample",
+        action="store_const",
+        const=True,
+        help="sample i of every problem has the seed SEED + i, as in the authors' release",
+    )
     output = parser.add_argument_group("output")
-    output.add_argument("--run-dir", type=Path, metavar="DIR")
+    output.add_argument("--run-dir", type=Path, metavar="DIR", help="folder of the run")
     output.add_argument("--resume", action="store_true", help="continue the run in --run-dir")
     output.add_argument("--report", action="store_true", help="only write the report again")
-    output.add_argument("--compare", nargs=2, type=Path, metavar=("DIR_A", "DIR_B"))
+    output.add_argument(
+        "--compare", nargs=2, type=Path, metavar=("DIR_A", "DIR_B"), help="two finished runs"
+    )
     output.add_argument(
         "--execute-code",
         action="store_true",
         help="run generated programs here, confined, one at a time",
     )
-    output.add_argument("--grade-workers", type=_positive, default=2, metavar="W")
+    output.add_argument(
+        "--grade-workers", type=whole_number, default=2, metavar="W", help="grading processes"
+    )
     return parser
+
+
+def _default(key: str) -> str:
+    """Of a grid's key, as its flag takes it."""
+    value = getattr(Grid, key)
+    if value is None:
+        return "all"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -17,11 +17,14 @@ from typing import Any
 
 import aiohttp
 
+from led_sglang.common.endpoint import server_info, unreachable
 from led_sglang.evaluation import EvaluationError
-from led_sglang.evaluation.thinking import Delimiters
 
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 _LONGEST_WAIT_S = 60.0
+_NO_ANSWER = (aiohttp.ClientError, TimeoutError, ConnectionError)
+# A busy scheduler may take its time.
+_FIRST_CONTACT = aiohttp.ClientTimeout(total=60, sock_connect=10)
 # What of /server_info decides the numbers.
 _SERVER_KEYS = (
     "version",
@@ -62,6 +65,19 @@ class Completion:
     led: Mapping[str, Any] | None
 
 
+@dataclass(frozen=True)
+class ServedModel:
+    """A model of the endpoint.
+
+    Attributes:
+        name: at the endpoint.
+        context: tokens that prompt and completion may have together; None where it is not told.
+    """
+
+    name: str
+    context: int | None
+
+
 class RequestRefused(EvaluationError):
     """The server understood the request and will not serve it (HTTP 4xx)."""
 
@@ -78,7 +94,7 @@ class Endpoint:
     """Client of one server.
 
     Args:
-        url: of the server, with or without `/v1`.
+        url: of the server, as `common.endpoint.server_url` writes it.
         attempts: how often a request is tried.
         timeout: seconds that one try may take, generation included.
         first_wait: seconds before the second try; each further wait is about twice as long.
@@ -87,11 +103,10 @@ class Endpoint:
     def __init__(
         self, url: str, *, attempts: int = 8, timeout: float = 7200.0, first_wait: float = 1.0
     ) -> None:
-        self.url = url.rstrip("/").removesuffix("/v1")
+        self.url = url
         self._attempts, self._first_wait = attempts, first_wait
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=20)
         self._session: aiohttp.ClientSession | None = None
-        self._tokenizes = False
         self.retries = 0
 
     async def __aenter__(self) -> Endpoint:
@@ -112,57 +127,45 @@ class Endpoint:
         assert self._session is not None
         await self._session.close()
 
-    async def model(self, wanted: str | None) -> str:
-        """The model's name at the endpoint.
+    async def model(self, wanted: str | None) -> ServedModel:
+        """The model that is asked.
 
         Raises:
-            EvaluationError: the endpoint is down or does not serve `wanted`.
+            EvaluationError: the endpoint does not serve `wanted`.
         """
-        answer = await self._request("GET", "/v1/models")
-        names = [str(entry["id"]) for entry in answer.get("data", []) if "id" in entry]
+        answer = await self.request("GET", "/v1/models")
+        entries = [entry for entry in answer.get("data", []) if "id" in entry]
+        names = [str(entry["id"]) for entry in entries]
         if not names:
             raise EvaluationError(f"{self.url} lists no model")
         if wanted is not None and wanted not in names:
             raise EvaluationError(
                 f"{self.url} does not serve the model {wanted!r}; it serves {', '.join(names)}"
             )
-        return wanted or names[0]
+        contexts = [entry.get("max_model_len") for entry in entries]  # none for an adapter
+        return ServedModel(wanted or names[0], next((c for c in contexts if c is not None), None))
 
     async def server_info(self) -> dict[str, Any]:
-        """What identifies the server; `led` holds LED's settings, None where it has none."""
-        answer = await self._request("GET", "/server_info")
+        """What identifies the server; `led` holds LED's settings, None where it has none.
+
+        The first request of a run: an address where nobody answers is not asked again.
+
+        Raises:
+            ServerError: nobody answers, or it is no SGLang server.
+            EvaluationError: it is one, and out of order.
+        """
+        try:
+            status, text, _ = await self._exchange("GET", "/server_info", timeout=_FIRST_CONTACT)
+        except _NO_ANSWER as error:
+            raise unreachable(self.url, error) from None
+        if status in _RETRIED:
+            answer = await self.request("GET", "/server_info")
+        else:
+            answer = server_info(self.url, status, text)
         states = answer.get("internal_states") or [{}]
         led = states[0].get("led") if isinstance(states[0], dict) else None
         info = {key: answer.get(key) for key in _SERVER_KEYS}
         return {**info, "led": led["settings"] if led else None}
-
-    async def think_delimiters(self, model: str, led: Mapping[str, Any] | None) -> Delimiters:
-        """The model's delimiters, and whether its chat template opens thinking itself."""
-        known = Delimiters()
-        if led and led.get("think_start") and led.get("think_end"):
-            known = Delimiters(led["think_start"], led["think_end"])
-        messages = [{"role": "user", "content": "?"}]
-        try:
-            body: dict[str, Any] = {"model": model, "messages": messages}
-            tokens = (await self._request("POST", "/tokenize", body))["tokens"]
-            body = {"model": model, "tokens": tokens, "skip_special_tokens": False}
-            prompt = (await self._request("POST", "/detokenize", body))["text"]
-        except RequestRefused:
-            return known
-        self._tokenizes = True
-        return Delimiters(known.start, known.end, str(prompt).rstrip().endswith(known.start))
-
-    async def count_tokens(self, model: str, text: str) -> int | None:
-        """Number of tokens of a text, None where the server cannot tell.
-
-        `think_delimiters` finds out whether it can.
-        """
-        if not text:
-            return 0
-        if not self._tokenizes:
-            return None
-        body = {"model": model, "prompt": text, "add_special_tokens": False}
-        return int((await self._request("POST", "/tokenize", body))["count"])
 
     async def complete(self, body: Mapping[str, Any]) -> Completion:
         """One chat completion.
@@ -170,11 +173,17 @@ class Endpoint:
         Raises:
             EvaluationError: refused, or still failing after the last try.
         """
-        return await self._request("POST", "/v1/chat/completions", body, _parse_completion)
+        return await self.request("POST", "/v1/chat/completions", body, _parse_completion)
 
-    async def _request(
+    async def request(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, parse: Any = None
     ) -> Any:
+        """The JSON of an answer, `parse`d where that is given.
+
+        Raises:
+            RequestRefused: the server will not serve it.
+            EvaluationError: still failing after the last try.
+        """
         wait = self._first_wait
         for attempt in range(1, self._attempts + 1):
             try:
@@ -193,12 +202,9 @@ class Endpoint:
         raise AssertionError("unreachable: the last attempt raises")
 
     async def _once(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
-        assert self._session is not None
         try:
-            async with self._session.request(method, self.url + path, json=body) as response:
-                text = await response.text(errors="replace")
-                status, headers = response.status, response.headers
-        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            status, text, headers = await self._exchange(method, path, body)
+        except _NO_ANSWER as error:
             raise _TransportError(str(error) or type(error).__name__) from None
         if status in _RETRIED:
             raise _TransportError(
@@ -210,6 +216,20 @@ class Endpoint:
             return json.loads(text)
         except ValueError:
             raise _TransportError(f"an answer that is not JSON: {text[:200]!r}") from None
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        timeout: aiohttp.ClientTimeout | None = None,
+    ) -> tuple[int, str, Mapping[str, str]]:
+        """Status, text and headers of one answer."""
+        assert self._session is not None
+        async with self._session.request(
+            method, self.url + path, json=body, timeout=timeout or self._timeout
+        ) as response:
+            return response.status, await response.text(errors="replace"), response.headers
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -14,6 +14,10 @@ import yaml
 from led_sglang.evaluation import EvaluationError
 
 SCOPES = ("answer", "completion")
+# Of a request: what names the sample, or how its answer is read.
+_OWN_KEYS = frozenset(
+    ("model", "messages", "n", "seed", "stream", "temperature", "custom_params", "max_tokens")
+)
 _LABEL = re.compile(r"[\w.-]+")
 
 
@@ -39,7 +43,9 @@ class Grid:
     """Settings that decide what the numbers mean; the fields are the keys of a grid file.
 
     Attributes:
-        n: samples of each problem; sample i has the seed `seed` + i.
+        n: samples of each problem.
+        seed: of the run; `seeds.sample_seed` derives each sample's from it.
+        seed_per_sample: sample i of every problem has the seed `seed` + i instead.
         limit: only the first so many problems of each task; None for all.
         scope: what math graders read: `answer`, the text after the thinking, or `completion`.
         grade_timeout: seconds for one answer.
@@ -53,6 +59,7 @@ class Grid:
     top_p: float = 0.95
     top_k: int = 20
     seed: int = 0
+    seed_per_sample: bool = False
     limit: int | None = None
     scope: str = "answer"
     grade_timeout: float = 10.0
@@ -75,12 +82,18 @@ def read_grid(name: str) -> dict[str, Any]:
     path = Path(name)
     if name in SHIPPED:
         path = Path(str(resources.files("led_sglang.configs"))) / SHIPPED[name]
+    elif not path.is_file():
+        raise EvaluationError(
+            f"--config {name} is no file and no shipped grid: give one of {', '.join(SHIPPED)}, or "
+            "a YAML file"
+        )
     try:
         keys = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise EvaluationError(f"grid {name}: {error}") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        text = " ".join(str(error).split())
+        raise EvaluationError(f"--config {name} cannot be read as YAML: {text}") from None
     if not isinstance(keys, dict):
-        raise EvaluationError(f"grid {name} must be a mapping")
+        raise EvaluationError(f"--config {name} must be a mapping of {', '.join(_KEYS)}")
     return keys
 
 
@@ -97,9 +110,13 @@ def make_grid(keys: Mapping[str, Any], where: str) -> Grid:
         if not keys.get(key):
             raise EvaluationError(f"{where}: {key} is missing (--{key} a,b,c)")
     values = dict(keys)
-    values["tasks"] = tuple(map(str, keys["tasks"]))
-    values["samplers"] = tuple(_sampler(entry, where) for entry in keys["samplers"])
-    values["temperatures"] = tuple(keys.get("temperatures", (0.6,)))
+    for key in ("tasks", "samplers", "temperatures"):
+        if key in values:
+            if not isinstance(values[key], list | tuple):
+                raise EvaluationError(f"{where}: {key} must be a list, not {values[key]!r}")
+            values[key] = tuple(values[key])
+    values["tasks"] = tuple(map(str, values["tasks"]))
+    values["samplers"] = tuple(_sampler(entry, where) for entry in values["samplers"])
     grid = Grid(**values)
     wrong = [
         (not _numbers(grid.temperatures, 0, 2), "temperatures", "numbers in 0..2"),
@@ -108,6 +125,7 @@ def make_grid(keys: Mapping[str, Any], where: str) -> Grid:
         (not _numbers([grid.top_p], 0, 1), "top_p", "a number in 0..1"),
         (not _whole(grid.top_k, -1), "top_k", "a whole number, -1 for none"),
         (not _whole(grid.seed, 0), "seed", "a whole number from 0 up"),
+        (type(grid.seed_per_sample) is not bool, "seed_per_sample", "true or false"),
         (grid.limit is not None and not _whole(grid.limit, 1), "limit", "a whole number above 0"),
         (grid.scope not in SCOPES, "scope", " or ".join(SCOPES)),
         (not _numbers([grid.grade_timeout], 0.1, 3600), "grade_timeout", "seconds in 0.1..3600"),
@@ -135,6 +153,12 @@ def _sampler(entry: Any, where: str) -> SamplerSpec:
     for key in given:
         if key not in ("name", "label", "params", "sampling"):
             raise EvaluationError(f"{where}: unknown key samplers.{key}")
+    for key in ("params", "sampling"):
+        if not isinstance(given.get(key) or {}, Mapping):
+            raise EvaluationError(f"{where}: samplers.{key} must be a mapping, not {given[key]!r}")
+    for key in given.get("sampling") or {}:
+        if key in _OWN_KEYS:
+            raise EvaluationError(f"{where}: samplers.sampling.{key} is set by the run itself")
     spec = SamplerSpec(
         label=str(given.get("label", given["name"])),
         name=given["name"],

@@ -23,7 +23,12 @@ def launched(arguments: str, samplers: Sequence[str], log: Path) -> Iterator[str
     Raises:
         EvaluationError: it ended before it answered; the message shows the end of its log.
     """
-    flags = shlex.split(arguments)
+    try:
+        flags = shlex.split(arguments)
+    except ValueError as error:
+        raise EvaluationError(
+            f"--launch {arguments!r} cannot be split into flags: {error}"
+        ) from None
     if not any(flag.partition("=")[0] == _ENABLE for flag in flags):
         flags += [_ENABLE, ",".join(dict.fromkeys(samplers))]
     with ExitStack() as stack:

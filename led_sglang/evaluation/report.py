@@ -66,9 +66,13 @@ def write_report(store: RunStore) -> dict[str, Any]:
         The metrics.
 
     Raises:
-        EvaluationError: the run cannot be read, or the disk is full.
+        EvaluationError: the run cannot be read, holds no sample, or the disk is full.
     """
     results = read_results(store)
+    if not results.finished:
+        raise EvaluationError(
+            f"{store.folder} holds no finished sample: there is nothing to report"
+        )
     metrics = summarize(results)
     write_atomically(store.folder / "metrics.json", json.dumps(metrics, indent=1))
     write_atomically(store.folder / "report.md", render_markdown(metrics, results))
@@ -127,7 +131,8 @@ def _facts(metrics: Mapping[str, Any], results: Results) -> list[tuple[str, str]
         ("samples", f"{results.finished:,} of {results.expected:,}"),
         ("samplers", ", ".join(sampler.label for sampler in grid.samplers)),
         ("temperatures", ", ".join(f"{t:g}" for t in grid.temperatures)),
-        ("sampling", f"n = {grid.n}, top_p {grid.top_p:g}, top_k {grid.top_k}, seed {grid.seed}"),
+        ("sampling", f"n = {grid.n}, top_p {grid.top_p:g}, top_k {grid.top_k}, seed {grid.seed}"
+                     + (" + sample" if grid.seed_per_sample else "")),
         ("longest generation", f"{grid.max_tokens:,} tokens"),
         ("graded text", "answer part" if grid.scope == "answer" else "whole completion"),
         ("concurrency", ", ".join(map(str, metrics["concurrency"])) + " requests at a time"),

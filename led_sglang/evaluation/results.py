@@ -56,6 +56,10 @@ class Results:
     def finished(self) -> int:
         return sum(len(rows) for items in self.cells.values() for rows in items.values())
 
+    def size(self, cell: Cell) -> int:
+        """Number of samples of a cell."""
+        return sum(len(rows) for rows in self.cells[cell].values())
+
     def per_item(self, cell: Cell, k: int, *, official: bool = False) -> dict[str, float]:
         """pass@k of each problem that has at least k verdicts."""
         values = {}

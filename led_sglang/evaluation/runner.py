@@ -13,9 +13,11 @@ from led_sglang.evaluation.client import Completion, Endpoint
 from led_sglang.evaluation.grading_pool import GradingPool
 from led_sglang.evaluation.grid import Grid
 from led_sglang.evaluation.samples import Job, grade_completion, make_record
+from led_sglang.evaluation.seeds import sample_seed
 from led_sglang.evaluation.store import Key, RunStore
 from led_sglang.evaluation.tasks import Task
 from led_sglang.evaluation.thinking import Delimiters, Parts
+from led_sglang.evaluation.tokenizer import ServerTokenizer
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Plan:
 
     Attributes:
         plugin: the server knows `custom_params.sampler`.
+        special_tokens: completions come with their special tokens, the delimiters among them.
     """
 
     grid: Grid
@@ -31,6 +34,7 @@ class Plan:
     model: str
     delimiters: Delimiters
     plugin: bool
+    special_tokens: bool
 
     def jobs(self) -> Iterator[Job]:
         """All samples; samplers and temperatures alternate within a problem.
@@ -43,7 +47,12 @@ class Plan:
                     self.grid.samplers, self.grid.temperatures, range(self.grid.n)
                 ):
                     key = Key(task.name, sampler.label, temperature, item.id, sample)
-                    yield Job(key, task, item, sampler)
+                    seed = sample_seed(
+                        self.grid.seed,
+                        *(task.name, item.id, sample),
+                        per_sample=self.grid.seed_per_sample,
+                    )
+                    yield Job(key, task, item, sampler, seed)
 
     def size(self) -> int:
         cells = len(self.grid.samplers) * len(self.grid.temperatures) * self.grid.n
@@ -58,10 +67,12 @@ class Plan:
             "temperature": job.key.temperature,
             "top_p": self.grid.top_p,
             "top_k": self.grid.top_k,
-            "seed": self.grid.seed + job.key.sample,
+            "seed": job.seed,
             "return_meta_info": True,
             **job.sampler.sampling,
         }
+        if self.special_tokens:
+            body["skip_special_tokens"] = False
         if self.plugin:
             custom: dict[str, Any] = {"sampler": job.sampler.name}
             if job.sampler.params:
@@ -75,6 +86,7 @@ async def generate(
     done: set[Key],
     store: RunStore,
     endpoint: Endpoint,
+    tokenizer: ServerTokenizer,
     pool: GradingPool,
     *,
     concurrency: int,
@@ -96,8 +108,8 @@ async def generate(
             verdict = await grade_completion(
                 job.task, job.item, completion, plan.delimiters, plan.grid.scope, pool.grade
             )
-            thought = await _count_thinking(plan, endpoint, completion, verdict.parts)
-            record = make_record(job, plan.grid.seed, completion, verdict, thought)
+            thought = await _count_thinking(tokenizer, completion, verdict.parts)
+            record = make_record(job, completion, verdict, thought)
             store.append_sample(job.key, record)
             on_sample(record)
 
@@ -110,12 +122,12 @@ async def generate(
 
 
 async def _count_thinking(
-    plan: Plan, endpoint: Endpoint, completion: Completion, parts: Parts
+    tokenizer: ServerTokenizer, completion: Completion, parts: Parts
 ) -> int | None:
     """Tokens of the thinking; None where the server cannot tell."""
-    if not parts.closed:
+    if not parts.closed and not parts.answer:
         return completion.tokens
-    counted = await endpoint.count_tokens(plan.model, parts.reasoning)
+    counted = await tokenizer.count(parts.reasoning)
     # Text does not always become the same tokens again: half a character becomes several.
     return None if counted is None else min(counted, completion.tokens)
 

@@ -23,6 +23,7 @@ class Job:
     task: Task
     item: Item
     sampler: SamplerSpec
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,11 @@ async def grade_completion(
 
 
 def make_record(
-    job: Job, seed: int, completion: Completion, verdict: Verdict, thinking_tokens: int | None
+    job: Job, completion: Completion, verdict: Verdict, thinking_tokens: int | None
 ) -> dict[str, Any]:
     """The line that is stored of a sample.
 
     Args:
-        seed: of sample 0.
         thinking_tokens: number of tokens of its thinking, None where it is not known.
     """
     grade = verdict.grade
@@ -113,7 +113,7 @@ def make_record(
         "sampler": job.key.sampler,
         "temperature": job.key.temperature,
         "sample": job.key.sample,
-        "seed": seed + job.key.sample,
+        "seed": job.seed,
     }
 
 

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from led_sglang._version import __version__
+from led_sglang.common.paths import writable_folder
+from led_sglang.common.terminal import CommandError
 from led_sglang.evaluation import EvaluationError, code_verdicts
 from led_sglang.evaluation.client import Endpoint
 from led_sglang.evaluation.code_execution import SECONDS_PER_TEST
+from led_sglang.evaluation.context import fitting
 from led_sglang.evaluation.grading_pool import GradingPool
 from led_sglang.evaluation.grid import Grid
 from led_sglang.evaluation.launch import launched
@@ -26,6 +29,7 @@ from led_sglang.evaluation.runner import Plan, generate
 from led_sglang.evaluation.store import RunStore
 from led_sglang.evaluation.tables import answers, markdown
 from led_sglang.evaluation.tasks import Task, load_task
+from led_sglang.evaluation.tokenizer import ServerTokenizer
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Options:
 
     Attributes:
         timeout: seconds of one try of a request.
+        adapt: lower `max_tokens` to the server's context, as nobody has asked for it.
         data: JSONL files that replace the items of tasks, by task.
     """
 
@@ -46,6 +51,7 @@ class Options:
     data: Mapping[str, Path]
     execute_code: bool
     grade_workers: int
+    adapt: bool
 
 
 class _Stopped(Exception):
@@ -57,13 +63,13 @@ class _Stopped(Exception):
 
 
 def run(grid: Grid, options: Options, *, base_url: str | None, launch: str | None) -> int:
-    """Start or continue a run; writes the report however generation ends.
+    """Start or continue a run; writes the report however generation ends, of what is finished.
 
     Returns:
         0, or 128 + the number of the signal that stopped it.
 
     Raises:
-        EvaluationError: nothing was begun, or generation failed; finished samples are kept.
+        CommandError: nothing was begun, or generation failed; finished samples are kept.
     """
     for name in options.data:
         if name not in grid.tasks:
@@ -72,7 +78,9 @@ def run(grid: Grid, options: Options, *, base_url: str | None, launch: str | Non
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
         raise EvaluationError(f"two tasks have the same name: {', '.join(names)}")
+    writable_folder(options.run_dir, "--run-dir")
     store = RunStore(options.run_dir)
+    store.check_start(resume=options.resume)
     with ExitStack() as stack:
         stack.callback(store.close)
         if launch is not None:
@@ -86,9 +94,12 @@ def run(grid: Grid, options: Options, *, base_url: str | None, launch: str | Non
             asyncio.run(_generate(grid, tasks, options, store, base_url))
         except _Stopped as stopped:
             status = stopped.status
-        except EvaluationError:
+        except CommandError:
             _report_what_is_there(store)
             raise
+    if status and not store.holds_samples():
+        print("led-sglang eval: stopped before a sample was finished", file=sys.stderr)
+        return status
     _verdicts(store, tasks, execute=options.execute_code and status == 0)
     metrics = write_report(store)
     for table in answers(metrics):
@@ -104,48 +115,61 @@ def run(grid: Grid, options: Options, *, base_url: str | None, launch: str | Non
 async def _generate(
     grid: Grid, tasks: Sequence[Task], options: Options, store: RunStore, url: str
 ) -> None:
-    async with Endpoint(url, attempts=options.attempts, timeout=options.timeout) as endpoint:
-        model = await endpoint.model(options.model)
-        server = await endpoint.server_info()
-        _check_samplers(grid, server["led"], url)
-        delimiters = await endpoint.think_delimiters(model, server["led"])
-        plan = Plan(grid, tasks, model, delimiters, plugin=server["led"] is not None)
-        store.open(_settings(plan, server), resume=options.resume)
-        store.start_session(
-            {
-                "started": datetime.now(UTC).isoformat(timespec="seconds"),
-                "concurrency": options.concurrency,
-                "led_sglang": __version__,
-            }
-        )
-        done, correct, graded = set(), 0, 0
-        for stored in store.samples():
-            done.add(stored.key)
-            verdict = stored.record["symbolic_correct"]
-            graded += verdict is not None
-            correct += bool(verdict)
-        received: list[int] = []
-        task = asyncio.current_task()
-        assert task is not None
-        loop = asyncio.get_running_loop()
+    """Generate what is missing; SIGINT and SIGTERM end it with `_Stopped`."""
+    received: list[int] = []
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, _stop, task, received, signum)
+    try:
+        async with Endpoint(url, attempts=options.attempts, timeout=options.timeout) as endpoint:
+            await _generate_at(endpoint, grid, tasks, options, store)
+    except asyncio.CancelledError:
+        if not received:
+            raise
+        task.uncancel()
+        raise _Stopped(received[0]) from None
+    finally:
         for signum in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(signum, _stop, task, received, signum)
-        try:
-            with Progress(plan.size(), len(done), correct, graded) as progress:
-                async with GradingPool(options.grade_workers, grid.grade_timeout) as pool:
-                    await generate(
-                        *(plan, done, store, endpoint, pool),
-                        concurrency=options.concurrency,
-                        on_sample=progress.add,
-                    )
-        except asyncio.CancelledError:
-            if not received:
-                raise
-            task.uncancel()
-            raise _Stopped(received[0]) from None
-        finally:
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(signum)
+            loop.remove_signal_handler(signum)
+
+
+async def _generate_at(
+    endpoint: Endpoint, grid: Grid, tasks: Sequence[Task], options: Options, store: RunStore
+) -> None:
+    server = await endpoint.server_info()
+    model = await endpoint.model(options.model)
+    _check_samplers(grid, server["led"], endpoint.url)
+    tokenizer = ServerTokenizer(endpoint, model.name)
+    delimiters = await tokenizer.delimiters(server)
+    grid = await fitting(tokenizer, model.context, grid, tasks, adapt=options.adapt)
+    plan = Plan(
+        *(grid, tasks, model.name, delimiters),
+        plugin=server["led"] is not None,
+        special_tokens=await tokenizer.hides(delimiters),
+    )
+    store.open(_settings(plan, server), resume=options.resume)
+    store.start_session(
+        {
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "concurrency": options.concurrency,
+            "led_sglang": __version__,
+        }
+    )
+    done, correct, graded = set(), 0, 0
+    for stored in store.samples():
+        done.add(stored.key)
+        verdict = stored.record["symbolic_correct"]
+        graded += verdict is not None
+        correct += bool(verdict)
+    with Progress(plan.size(), len(done), correct, graded) as progress:
+        async with GradingPool(options.grade_workers, grid.grade_timeout) as pool:
+            await generate(
+                *(plan, done, store, endpoint, tokenizer, pool),
+                concurrency=options.concurrency,
+                on_sample=progress.add,
+            )
 
 
 def _stop(task: asyncio.Task[Any], received: list[int], signum: int) -> None:
@@ -196,7 +220,7 @@ def _verdicts(store: RunStore, tasks: Sequence[Task], *, execute: bool) -> None:
 def _report_what_is_there(store: RunStore) -> None:
     """After a failure; its own failure (a full disk) must not hide the first one."""
     try:
-        if store.is_open:
+        if store.is_open and store.holds_samples():
             write_report(store)
-    except (EvaluationError, OSError):
+    except (CommandError, OSError):
         print("led-sglang eval: no report could be written either", file=sys.stderr)

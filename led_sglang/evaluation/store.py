@@ -62,11 +62,11 @@ class RunStore:
         """Start or continue the run.
 
         Args:
-            settings: everything that must not change within a run, as JSON.
+            settings: everything that must not change once a sample is finished, as JSON.
             resume: continue what is there.
 
         Raises:
-            EvaluationError: another process writes here, there is a run already, or a setting
+            EvaluationError: another process writes here, there are samples already, or a setting
                 differs; the message names it.
         """
         try:
@@ -78,15 +78,12 @@ class RunStore:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise EvaluationError(f"another process is running in {self.folder}") from None
-        if not self.settings_path.exists():
+        self.check_start(resume=resume)
+        if not self.holds_samples():
             write_atomically(self.settings_path, json.dumps(settings, indent=1))
+            (self.folder / "sessions.jsonl").unlink(missing_ok=True)
             self.is_open = True
             return
-        if not resume:
-            raise EvaluationError(
-                f"{self.folder} already holds a run: add --resume to continue it, or choose "
-                "another --run-dir"
-            )
         different = differences(self.settings(), settings)
         if different:
             raise EvaluationError(
@@ -94,6 +91,22 @@ class RunStore:
                 "numbers meaningless:\n  " + "\n  ".join(different)
             )
         self.is_open = True
+
+    def check_start(self, *, resume: bool) -> None:
+        """Refuse to add to finished samples unasked.
+
+        Raises:
+            EvaluationError: there are some, and `resume` is false.
+        """
+        if not resume and self.holds_samples():
+            raise EvaluationError(
+                f"{self.folder} already holds a run: add --resume to continue it, or choose "
+                "another --run-dir"
+            )
+
+    def holds_samples(self) -> bool:
+        """Whether any sample is finished; until then a run may start over with other settings."""
+        return next(self.samples(), None) is not None
 
     def close(self) -> None:
         if self._lock is not None:
@@ -112,6 +125,8 @@ class RunStore:
             raise EvaluationError(f"{self.folder} holds no run (no run.json)") from None
         except ValueError as error:
             raise EvaluationError(f"{self.settings_path}: {error}") from None
+        # Earlier versions knew no other seeds.
+        settings["grid"].setdefault("seed_per_sample", True)
         return settings
 
     def start_session(self, session: Mapping[str, Any]) -> None:

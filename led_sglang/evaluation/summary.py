@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from led_sglang.evaluation.cautions import cautions
 from led_sglang.evaluation.metrics import (
     KS,
     Floats,
@@ -18,11 +19,6 @@ from led_sglang.evaluation.metrics import (
     standard_error,
 )
 from led_sglang.evaluation.results import Cell, Results, Row
-
-# More identical completions than this of one problem mean that seeds do not work.
-DUPLICATES_TO_WARN = 0.05
-# Percent of the samples.
-TRUNCATED_TO_WARN = 10
 
 
 def summarize(results: Results) -> dict[str, Any]:
@@ -38,7 +34,7 @@ def summarize(results: Results) -> dict[str, Any]:
         "tasks": tasks,
         "alpha": alphas(results),
         "paired": paired(results),
-        "warnings": _warnings(results, tasks),
+        "warnings": cautions(results, tasks),
         "concurrency": list(results.concurrency),
         "grid": grid.to_json(),
     }
@@ -240,64 +236,6 @@ def _exploration(rows: Sequence[Row]) -> dict[str, Any] | None:
         "mean_p1": p1 / thought,
         "depth_histogram": {depth: depths[depth] for depth in sorted(depths, key=int)},
     }
-
-
-def _warnings(results: Results, tasks: Mapping[str, Any]) -> list[str]:
-    warnings = []
-    if results.finished < results.expected:
-        warnings.append(
-            f"The run is not finished: {results.finished:,} of {results.expected:,} samples. "
-            "Each number is over what there is."
-        )
-    cells = [
-        (f"{task}, {sampler}, T = {temperature}", float(temperature), cell)
-        for task, samplers in tasks.items()
-        for sampler, temperatures in samplers.items()
-        for temperature, cell in temperatures.items()
-    ]
-    first = f"pass@1[avg-of-{results.grid.n}]"
-    repeated = [
-        (where, 100 * cell["duplicate_completions"] / cell["num_samples"])
-        for where, temperature, cell in cells
-        if temperature > 0
-        and cell["duplicate_completions"] > DUPLICATES_TO_WARN * cell["num_samples"]
-    ]
-    cut_off = [
-        (where, cell[first]["truncated"])
-        for where, _, cell in cells
-        if cell[first]["truncated"] > TRUNCATED_TO_WARN
-    ]
-    ungraded = [(where, c[first]["ungraded"]) for where, _, c in cells if c[first]["ungraded"]]
-    unknown = [c for _, _, c in cells if c[first]["avg_thinking_tokens"] is None]
-    # One line a problem, however many cells have it.
-    if repeated:
-        warnings.append(
-            f"Completions repeat another one of the same problem word for word {_worst(repeated)}: "
-            "pass@k is too low there. Does the server use the seeds?"
-        )
-    if cut_off:
-        warnings.append(
-            f"Samples were cut off or never ended thinking {_worst(cut_off)}: a larger max_tokens "
-            "would change the accuracy."
-        )
-    if unknown:
-        warnings.append(
-            "The server cannot count tokens (/tokenize): the length of the thinking is not known, "
-            "and the figure does not show it."
-        )
-    if ungraded:
-        warnings.append(
-            f"Code has not been executed {_worst(ungraded)} (--execute-code, or the exported file "
-            "and the official checker)."
-        )
-    return warnings
-
-
-def _worst(shares: Sequence[tuple[str, float]]) -> str:
-    """Where it is worst, and in how many other cells it is too."""
-    where, share = max(shares, key=lambda pair: pair[1])
-    others = f" and {len(shares) - 1} more" if len(shares) > 1 else ""
-    return f"({share:.0f}% of {where}{others})"
 
 
 def _percent(count: int, total: int) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -49,6 +50,11 @@ class FakeEngine:
         says: this, whatever is asked.
         enabled: samplers shown in /server_info.
         down_after: close the connection of every completion after so many.
+        special: the think delimiters are special tokens, which texts lack unless asked for.
+        context: tokens (here words) of prompt and completion together, shown in /v1/models.
+        sure: the text does not depend on the seed, LED's draws do.
+        reasoning_parser: shown in /server_info.
+        model_type: shown in /model_info, which is not there without it.
     """
 
     answers: Mapping[str, str] = field(default_factory=dict)
@@ -63,6 +69,12 @@ class FakeEngine:
     dtype: str = "float32"
     says: str | None = None
     down_after: int | None = None
+    special: bool = False
+    context: int | None = None
+    sure: bool = False
+    reasoning_parser: str | None = None
+    model_type: str | None = None
+    vocabulary: list[str] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
     asked: Counter[str] = field(default_factory=Counter)
     in_flight: int = 0
@@ -74,6 +86,8 @@ class FakeEngine:
         app.router.add_get("/server_info", self._info)
         app.router.add_get("/health", self._health)
         app.router.add_post("/v1/chat/completions", self._chat)
+        if self.model_type:
+            app.router.add_get("/model_info", self._model_info)
         if self.tokenizes:
             app.router.add_post("/tokenize", self._tokenize)
             app.router.add_post("/detokenize", self._detokenize)
@@ -83,24 +97,50 @@ class FakeEngine:
         return web.Response()
 
     async def _models(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": MODEL}]})
+        card = {"id": MODEL, "max_model_len": self.context}
+        return web.json_response({"object": "list", "data": [card]})
+
+    async def _model_info(self, request: web.Request) -> web.Response:
+        return web.json_response({"model_type": self.model_type, "model_path": MODEL})
 
     async def _info(self, request: web.Request) -> web.Response:
         settings = LED_SETTINGS | {"enabled": list(self.enabled)}
         state = {"led": {"settings": settings, "totals": {}}} if self.plugin else {}
         return web.json_response(
             {"version": "0.5.23", "model_path": MODEL, "dtype": self.dtype, "tp_size": 1}
+            | {"reasoning_parser": self.reasoning_parser}
             | {"startup_time": 1.0, "internal_states": [state]}
         )
 
     async def _tokenize(self, request: web.Request) -> web.Response:
         body = await request.json()
         if "messages" in body:
-            return web.json_response({"tokens": [1, 2, 3], "count": 3})
-        return web.json_response({"tokens": [], "count": len(body["prompt"].split())})
+            tokens = self._tokens(_templated(body["messages"]))
+            return web.json_response({"tokens": tokens, "count": len(tokens)})
+        if isinstance(body["prompt"], list):
+            lists = [self._tokens(text) for text in body["prompt"]]
+            return web.json_response({"tokens": lists, "count": list(map(len, lists))})
+        tokens = self._tokens(body["prompt"])
+        return web.json_response({"tokens": tokens, "count": len(tokens)})
 
     async def _detokenize(self, request: web.Request) -> web.Response:
-        return web.json_response({"text": "<|im_start|>assistant\n<think>\n"})
+        body = await request.json()
+        text = "".join(self.vocabulary[token] for token in body["tokens"])
+        return web.json_response({"text": self._shown(text, body)})
+
+    def _tokens(self, text: str) -> list[int]:
+        """A token a word, and one a delimiter."""
+        words = [
+            word
+            for part in re.split("(</?think>)", text)
+            for word in re.findall(r"\s*\S+|\s+", part)
+        ]
+        self.vocabulary += [word for word in dict.fromkeys(words) if word not in self.vocabulary]
+        return [self.vocabulary.index(word) for word in words]
+
+    def _shown(self, text: str, body: Mapping[str, Any]) -> str:
+        hidden = self.special and body.get("skip_special_tokens", True)
+        return re.sub("</?think>", "", text) if hidden else text
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -120,6 +160,9 @@ class FakeEngine:
             if self.down_after is not None and len(self.requests) > self.down_after:
                 assert request.transport is not None
                 request.transport.abort()
+            tokens = len(self._tokens(_templated(body["messages"]))) + body["max_tokens"]
+            if self.context is not None and tokens > self.context:
+                return web.json_response({"message": f"{tokens} tokens"}, status=400)
             return web.json_response(self._answer(body))
         finally:
             self.in_flight -= 1
@@ -131,7 +174,9 @@ class FakeEngine:
         seed = 0 if self.copies else body["seed"]
         name = json.dumps([prompt, seed, custom, body["temperature"]])
         self.asked[json.dumps([prompt, body["seed"], sampler, body["temperature"]])] += 1
-        draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
+        draw = drawn = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
+        if self.sure:
+            draw = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8])
         gold = next((a for piece, a in self.answers.items() if piece in prompt), "0")
         # Problems differ; LED is right a little more often, high temperatures a little less.
         ease = hashlib.sha256(prompt.encode()).digest()[0] / 255
@@ -152,26 +197,31 @@ class FakeEngine:
         led = None
         if sampler == "led" and self.plugin:
             depths = Counter(
-                1 + int(8 * ((draw * step) % 997 / 997) ** 2) for step in range(length // 4)
+                1 + int(8 * ((drawn * step) % 997 / 997) ** 2)
+                for step in range(drawn % 5 if self.sure else length // 4)
             )
             led = {
                 "think_tokens": length,
                 "explored_tokens": depths.total(),
                 "depth_histogram": {str(depth): depths[depth] for depth in sorted(depths)},
-                "mean_p1": 0.75,
+                "mean_p1": 0.99 if self.sure else 0.75,
             }
         return {
             "model": MODEL,
             "choices": [
                 {
                     "index": 0,
-                    "message": {"role": "assistant", "content": content},
+                    "message": {"role": "assistant", "content": self._shown(content, body)},
                     "finish_reason": finish,
                     "meta_info": {"led": led} if led else {},
                 }
             ],
             "usage": {"prompt_tokens": 10, "completion_tokens": length + 12},
         }
+
+
+def _templated(messages: Any) -> str:
+    return f"<|im_start|>user\n{messages[0]['content']}<|im_end|>\n<|im_start|>assistant\n<think>\n"
 
 
 if __name__ == "__main__":

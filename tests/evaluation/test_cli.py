@@ -15,6 +15,7 @@ from led_sglang.evaluation import EvaluationError
 from led_sglang.evaluation.cli import evaluate
 from led_sglang.evaluation.grid import Grid, make_grid, read_grid
 
+WHAT = ["--tasks", "gsm8k", "--samplers", "led"]
 GOOD = {"tasks": ["gsm8k"], "samplers": ["regular", "led"]}
 
 
@@ -63,6 +64,12 @@ def test_a_grid_survives_json() -> None:
         ({"samplers": [{"name": "led", "depth": 4}]}, "unknown key samplers.depth"),
         ({"scope": "all"}, "scope must be answer or completion"),
         ({"limit": 0}, "limit must be"),
+        ({"seed_per_sample": 1}, "seed_per_sample must be true or false"),
+        ({"tasks": "gsm8k"}, "tasks must be a list, not 'gsm8k'"),
+        ({"samplers": "led"}, "samplers must be a list, not 'led'"),
+        ({"temperatures": 0.6}, "temperatures must be a list, not 0.6"),
+        ({"samplers": [{"name": "led", "params": 4}]}, "samplers.params must be a mapping, not 4"),
+        ({"samplers": [{"name": "led", "sampling": {"seed": 4}}]}, "sampling.seed is set by the"),
         ({"max_token": 5}, "unknown key max_token"),
     ],
 )
@@ -78,11 +85,9 @@ def test_missing_extra_is_one_clear_line(
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name: None if name == "math_verify" else find(name)
     )
-    assert evaluate(["--run-dir", "x"]) == 1
-    error = capsys.readouterr().err
-    assert error == (
-        "led-sglang eval: needs math_verify: install them with `pip install 'led-sglang[eval]'`\n"
-    )
+    assert evaluate(["--run-dir", "x"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("led-sglang: math_verify is not installed: pip install '.[eval]'")
 
 
 def test_other_commands_import_nothing_of_the_extra() -> None:
@@ -99,8 +104,8 @@ def test_other_commands_import_nothing_of_the_extra() -> None:
     ("arguments", "message"),
     [
         (["--temperatures", "0.1,warm"], "must be numbers, as in 0.1,0.6, not '0.1,warm'"),
-        (["--concurrency", "0"], "must be a whole number from 1 up, not '0'"),
-        (["--attempts", "many"], "must be a whole number from 1 up, not 'many'"),
+        (["--concurrency", "0"], "'0' is not a whole number from 1 up"),
+        (["--attempts", "many"], "'many' is not a whole number from 1 up"),
         (["--data", "items.jsonl"], "must be TASK=FILE.jsonl"),
     ],
 )
@@ -116,11 +121,64 @@ def test_a_wrong_flag_is_explained(
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     for arguments, message in (
         ([], "--run-dir is missing"),
-        (["--run-dir", tmp_path], "--base-url and --launch"),
+        (["--run-dir", tmp_path], "give one of --base-url (a running server) and --launch"),
         (["--run-dir", tmp_path, "--report"], "holds no run"),
         (["--compare", tmp_path, tmp_path], "holds no run"),
     ):
         done = led_eval(*arguments)
-        assert done.returncode == 1
+        assert done.returncode == 2
         assert message in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "qiuck"], "one of paper, quick, ablations, or a YAML file"),
+        (["--config", "."], "--config . is no file"),
+        (["--base-url", "ftp://host"], "is no address of a server"),
+        (["--base-url", "30000"], "is no address of a server"),
+        (["--base-url", "http://a", "--launch", ""], "give one of --base-url"),
+        (["--launch", "--model-path 'x", *WHAT], "cannot be split into flags"),
+        (["--base-url", "http://a", "--tasks", "gsm8k"], "samplers is missing"),
+        (["--base-url", "http://a", *WHAT, "--n", "0"], "n must be a whole number from 1 up"),
+        (["--base-url", "http://a", *WHAT, "--data", "aime24=x"], "no such task in this run"),
+        (["--base-url", "http://a", "--tasks", "gsm9k", "--samplers", "led"], "gsm9k"),
+    ],
+)
+def test_what_was_typed_wrongly_is_one_sentence(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if arguments[0] == "--config":
+        arguments = [*arguments, "--base-url", "http://a"]
+    assert evaluate(["--run-dir", str(tmp_path / "run"), *arguments]) == 2
+    *progress, line = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert len(progress) <= ("--launch" in arguments)
+
+
+@pytest.mark.parametrize("text", ["- a", "n: [", "\0"])
+def test_a_grid_file_that_is_none_is_one_sentence(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "grid.yaml"
+    file.write_text(text)
+    arguments = ["--config", str(file), "--base-url", "http://a", "--run-dir", str(tmp_path)]
+    assert evaluate(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--config {file}" in line
+
+
+def test_help_shows_defaults_and_needs_no_torch() -> None:
+    code = (
+        "import sys\nfrom led_sglang.cli import main\n"
+        "try: main(['eval', '--help'])\n"
+        "except SystemExit: print(sorted({'torch', 'sglang', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    text = " ".join(done.stdout.split())
+    for default in ("a time (default: 32)", "tries of a request (default: 8)", "(default: 0.6)"):
+        assert default in text
+    for default in ("each problem (default: 16)", "at most (default: 32768)", "(default: answer)"):
+        assert default in text
+    assert done.stdout.endswith("[]\n"), done.stderr

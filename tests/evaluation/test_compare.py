@@ -48,5 +48,5 @@ def test_compare_refuses_an_unfinished_run(tmp_path: Path) -> None:
         assert led_eval(*small_grid(url, tmp_path, tasks=["aime24"])).returncode == 0
     next(tmp_path.glob("samples/*/*/*/output-rs3.jsonl")).unlink()
     refused = led_eval("--compare", tmp_path, tmp_path)
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert "75 of 80" in refused.stderr

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from eval_harness import engine, eval_command, led_eval, records, running, small_grid
 
+from led_sglang.evaluation.seeds import sample_seed
 from led_sglang.server_process import free_port
 
 SAMPLES = 2 * 2 * 4 * 5 * 4
@@ -33,8 +34,16 @@ def test_a_whole_grid(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = records(tmp_path / "run")
     assert len(found) == len({identity(record) for record in found}) == SAMPLES
-    # One request a sample, each with its own seed, and the method in custom_params.
-    assert Counter(body["seed"] for body in fake.requests) == dict.fromkeys(range(4), SAMPLES // 4)
+    # One request a sample, and the method in custom_params. Problems share no seed; the samplers
+    # and temperatures of a problem's sample do.
+    shared: dict[int, set[tuple[Any, ...]]] = {}
+    for record in found:
+        place = (record["task"], record["id"], record["sample"])
+        assert sample_seed(0, *place, per_sample=False) == record["seed"]
+        shared.setdefault(record["seed"], set()).add(place)
+    assert len(shared) == SAMPLES // 4
+    assert {len(places) for places in shared.values()} == {1}
+    assert Counter(body["seed"] for body in fake.requests) == dict.fromkeys(shared, 4)
     assert Counter(body["custom_params"]["sampler"] for body in fake.requests) == {
         "led": SAMPLES // 2,
         "regular": SAMPLES // 2,
@@ -173,6 +182,7 @@ CHANGES = [
     (["--max-tokens", "128"], "grid.max_tokens: 256 -> 128"),
     (["--n", "8"], "grid.n: 4 -> 8"),
     (["--seed", "1"], "grid.seed: 0 -> 1"),
+    (["--seed-per-sample"], "grid.seed_per_sample: false -> true"),
     (["--top-p", "0.9"], "grid.top_p: 0.95 -> 0.9"),
     (["--temperatures", "0.1,0.7"], "grid.temperatures: [0.1, 0.6] -> [0.1, 0.7]"),
     (["--scope", "completion"], 'grid.scope: "answer" -> "completion"'),
@@ -188,7 +198,7 @@ def test_a_changed_setting_is_refused_by_name(tmp_path: Path) -> None:
         before = sorted(map(json.dumps, records(tmp_path)))
         for change, key in CHANGES:
             refused = led_eval(*grid, *change, "--resume")
-            assert refused.returncode == 1
+            assert refused.returncode == 2
             assert key in refused.stderr
     assert sorted(map(json.dumps, records(tmp_path))) == before
 
@@ -201,16 +211,16 @@ def test_a_changed_server_task_or_missing_resume_is_refused(tmp_path: Path) -> N
     with running(engine()) as url:
         assert led_eval(*small_grid(url, run_dir, *more, tasks=["aime24"])).returncode == 0
         again = led_eval(*small_grid(url, run_dir, *more, tasks=["aime24"]))
-        assert again.returncode == 1
+        assert again.returncode == 2
         assert "--resume" in again.stderr
         data.write_text('{"id": "1", "problem": "1 + 2?", "expected_answer": "3"}\n')
         other = led_eval(*small_grid(url, run_dir, *more, "--resume", tasks=["aime24"]))
-        assert other.returncode == 1
+        assert other.returncode == 2
         assert "tasks.aime24.prompts" in other.stderr
     data.write_text('{"id": "1", "problem": "1 + 1?", "expected_answer": "2"}\n')
     with running(engine(dtype="bfloat16")) as url:
         other = led_eval(*small_grid(url, run_dir, *more, "--resume", tasks=["aime24"]))
-    assert other.returncode == 1
+    assert other.returncode == 2
     assert 'server.dtype: "float32" -> "bfloat16"' in other.stderr
 
 
@@ -236,7 +246,7 @@ def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
         finally:
             first.kill()
             first.wait()
-    assert second.returncode == 1
+    assert second.returncode == 2
     assert "another process" in second.stderr
 
 
@@ -283,7 +293,7 @@ def test_an_endless_storm_ends_with_the_servers_words_and_keeps_what_is_there(
     with running(engine(failures=[503] * 1000)) as url:
         grid = small_grid(url, tmp_path, "--attempts", 3, "--resume", tasks=["aime24"])
         failed = led_eval(*grid)
-    assert failed.returncode == 1
+    assert failed.returncode == 2
     assert "failed 3 times" in failed.stderr
     assert "scripted 503" in failed.stderr
     assert len(records(tmp_path)) == kept
@@ -292,7 +302,7 @@ def test_an_endless_storm_ends_with_the_servers_words_and_keeps_what_is_there(
 def test_endpoint_that_goes_down_keeps_what_is_finished(tmp_path: Path) -> None:
     with running(engine(down_after=30)) as url:
         failed = led_eval(*small_grid(url, tmp_path, "--attempts", 2, tasks=["aime24"]))
-    assert failed.returncode == 1
+    assert failed.returncode == 2
     assert "failed 2 times" in failed.stderr
     assert 20 <= len(records(tmp_path)) <= 30
     assert json.loads((tmp_path / "metrics.json").read_text())["complete"] is False
@@ -304,7 +314,7 @@ def test_endpoint_that_goes_down_keeps_what_is_finished(tmp_path: Path) -> None:
 def test_endpoint_down(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     failed = led_eval(*small_grid(url, tmp_path / "run", "--attempts", 2))
-    assert failed.returncode == 1
+    assert failed.returncode == 2
     assert url in failed.stderr
     assert "Traceback" not in failed.stderr
 
@@ -313,7 +323,7 @@ def test_a_refused_request_is_not_repeated(tmp_path: Path) -> None:
     fake = engine(failures=[400])
     with running(fake) as url:
         failed = led_eval(*small_grid(url, tmp_path, "--concurrency", 1, tasks=["aime24"]))
-    assert failed.returncode == 1
+    assert failed.returncode == 2
     assert "HTTP 400" in failed.stderr
     assert "scripted 400" in failed.stderr
     assert len(fake.requests) == 1
@@ -323,7 +333,7 @@ def test_wrong_model_and_unknown_sampler(tmp_path: Path) -> None:
     with running(engine()) as url:
         wrong = led_eval(*small_grid(url, tmp_path / "a", "--model", "other/model"))
         unknown = led_eval(*small_grid(url, tmp_path / "b", "--samplers", "regular,dola"))
-    assert wrong.returncode == unknown.returncode == 1
+    assert wrong.returncode == unknown.returncode == 2
     assert "'other/model'" in wrong.stderr
     assert "fake/model" in wrong.stderr
     assert "'dola'" in unknown.stderr
@@ -336,7 +346,7 @@ def test_plain_server_is_not_asked_for_led(tmp_path: Path) -> None:
     with running(fake) as url:
         refused = led_eval(*small_grid(url, tmp_path / "a"))
         fine = led_eval(*small_grid(url, tmp_path / "b", "--samplers", "regular", tasks=["aime24"]))
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert "does not offer the sampler 'led'" in refused.stderr
     assert fine.returncode == 0, fine.stderr
     assert all("custom_params" not in body for body in fake.requests)
@@ -348,7 +358,7 @@ def test_bad_line_of_a_task_file_is_named(tmp_path: Path) -> None:
     failed = led_eval(
         *small_grid("http://127.0.0.1:9", tmp_path / "run", "--data", f"aime24={data}")
     )
-    assert failed.returncode == 1
+    assert failed.returncode == 2
     assert f"{data}, line 2" in failed.stderr
 
 
@@ -386,7 +396,7 @@ def test_full_disk_keeps_what_is_finished(tmp_path: Path) -> None:
             timeout=120,
             env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
         )
-        assert limited.returncode == 1, limited.stderr
+        assert limited.returncode == 2, limited.stderr
         assert "cannot write" in limited.stderr
         assert "--resume" in limited.stderr
         kept = records(run_dir)  # every line is whole

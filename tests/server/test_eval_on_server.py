@@ -80,5 +80,5 @@ def test_a_launch_that_is_refused_shows_why(model_path: Path, tmp_path: Path) ->
         *("--launch", f"--model-path {model_path} --device cpu --led-depth 99"),
         *("--run-dir", tmp_path, "--tasks", "gsm8k", "--samplers", "led"),
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "--led-depth 99 is outside" in done.stderr

@@ -1,0 +1,87 @@
+"""What a reader of a run's numbers has to know: a sentence each, however many cells it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from led_sglang.evaluation.repeats import copies, nothing_differs
+from led_sglang.evaluation.results import Cell, Results
+
+# Percent of the samples.
+COPIES_TO_WARN = 5
+TRUNCATED_TO_WARN = 10
+
+
+def cautions(results: Results, tasks: Mapping[str, Any]) -> list[str]:
+    """The warnings of `metrics.json`.
+
+    Args:
+        results: of the run.
+        tasks: the metrics by task, sampler and temperature.
+    """
+    found = []
+    if results.finished < results.expected:
+        found.append(
+            f"The run is not finished: {results.finished:,} of {results.expected:,} samples. "
+            "Each number is over what there is."
+        )
+    cells = [
+        (f"{task}, {sampler}, T = {temperature:g}", key, tasks[task][sampler][f"{temperature:g}"])
+        for key in results.cells
+        for task, sampler, temperature in (key,)
+    ]
+    first = f"pass@1[avg-of-{results.grid.n}]"
+    found += _about_repeats(results, [(where, cell) for where, cell, _ in cells if cell[2] > 0])
+    cut_off = [
+        (where, cell[first]["truncated"])
+        for where, _, cell in cells
+        if cell[first]["truncated"] > TRUNCATED_TO_WARN
+    ]
+    if cut_off:
+        found.append(
+            f"Samples were cut off or never ended thinking {_worst(cut_off)}: a larger max_tokens "
+            "would change the accuracy."
+        )
+    if any(cell[first]["avg_thinking_tokens"] is None for _, _, cell in cells):
+        found.append(
+            "The server cannot count tokens (/tokenize): the length of the thinking is not known, "
+            "and the figure does not show it."
+        )
+    ungraded = [(where, c[first]["ungraded"]) for where, _, c in cells if c[first]["ungraded"]]
+    if ungraded:
+        found.append(
+            f"Code has not been executed {_worst(ungraded)} (--execute-code, or the exported file "
+            "and the official checker)."
+        )
+    return found
+
+
+def _about_repeats(results: Results, cells: Sequence[tuple[str, Cell]]) -> list[str]:
+    found = []
+    shares = [(where, 100 * copies(results, cell) / results.size(cell)) for where, cell in cells]
+    copied = [(where, share) for where, share in shares if share > COPIES_TO_WARN]
+    if copied:
+        found.append(
+            "Completions repeat another one of the same problem word for word "
+            f"{_worst(copied)}, and so do their draws: pass@k is too low there. Does the server "
+            "use the seeds?"
+        )
+    same = [where for where, cell in cells if nothing_differs(results, cell)]
+    if same:
+        found.append(
+            f"No two samples of a problem differ ({_and_more(same[0], len(same) - 1)}): pass@k is "
+            "pass@1 there. Either the model is that sure, or the server ignores the seeds; without "
+            "samples of led nothing tells which."
+        )
+    return found
+
+
+def _worst(shares: Sequence[tuple[str, float]]) -> str:
+    """Where it is worst, and in how many other cells it is too."""
+    where, share = max(shares, key=lambda pair: pair[1])
+    return f"({share:.0f}% of {_and_more(where, len(shares) - 1)})"
+
+
+def _and_more(where: str, others: int) -> str:
+    return where + (f" and {others} more" if others else "")
