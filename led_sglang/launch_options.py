@@ -141,6 +141,13 @@ class LaunchOptions:
             raise LaunchRefused(
                 "--led-think-start and --led-think-end are the same text; think delimiters differ"
             )
+        if self.led_tool_start and self.led_tool_start in (
+            self.led_think_start,
+            self.led_think_end,
+        ):
+            raise LaunchRefused(
+                "--led-tool-start is the text of a think delimiter; name another, or leave it out"
+            )
 
     def resolve_samplers(self) -> tuple[str, tuple[str, ...]]:
         """Default sampler and everything a request may choose (`regular` always).

@@ -183,6 +183,7 @@ def _show_in_server_info(result: Any, self: Any, recv_req: Any) -> None:
                 "think_start": settings.think_start,
                 "think_end": settings.think_end,
                 "tool_start": settings.tool_start,
+                "boundary_ids": list(settings.boundary_ids),
             },
             "kernels": step.name if step.reason is None else f"{step.name}: {step.reason}",
             "totals": _totals.report(step.projected_rows()),

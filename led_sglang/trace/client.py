@@ -106,11 +106,7 @@ def _untraced(
     ids = list(response["output_ids"])
     texts = _token_texts(client, set(ids))
     pieces = _joined_characters(client, ids, texts)
-    start, end, tool = (
-        client.tokens(server[key]) if server[key] else []
-        for key in ("think_start", "think_end", "tool_start")
-    )
-    phases = _phases(prompt_ids, ids, start, end, tool)
+    phases = _phases(client, server, prompt_ids, ids)
     tokens = tuple(
         Token(i, token, piece, phase, None)
         for i, (token, piece, phase) in enumerate(zip(ids, pieces, phases, strict=True))
@@ -119,18 +115,21 @@ def _untraced(
 
 
 def _phases(
+    client: ServerClient,
+    server: Mapping[str, Any],
     prompt_ids: Sequence[int],
     ids: Sequence[int],
-    start: Sequence[int],
-    end: Sequence[int],
-    tool: Sequence[int],
 ) -> list[str]:
     """The phase each token was sampled in; without delimiters every token may be LED's."""
     from led_sglang.phase import Phase, ThinkAutomaton  # torch: `--help` does without
 
+    start, end, tool = (
+        client.tokens(server[key]) if server[key] else []
+        for key in ("think_start", "think_end", "tool_start")
+    )
     if not start or not end:
         return [PHASE_NAMES[Phase.THINK]] * len(ids)
-    automaton = ThinkAutomaton(start, end, tool_start=tool)
+    automaton = ThinkAutomaton(start, end, server["boundary_ids"], tool)
     state, phases = automaton.scan_prompt(prompt_ids), []
     for token in ids:
         phases.append(PHASE_NAMES[automaton.phase(state)])

@@ -13,6 +13,7 @@ import pytest
 
 from led_sglang import extras
 from led_sglang.trace import Trace, TraceError, TraceSettings, first_divergence
+from led_sglang.trace.client import run_trace
 from led_sglang.trace.page import render_page
 
 # Two candidates, three rows; numbers exact in binary, so expectations are exact too.
@@ -34,6 +35,49 @@ ENTRY: dict[str, Any] = {
 META: dict[str, Any] = {"led_trace": [ENTRY, {"token_id": 9, "phase": "response"}]}
 RESPONSE: dict[str, Any] = {"output_ids": [3, 9], "meta_info": META}
 SETTINGS = TraceSettings(gate="confidence", num_layers=12)
+
+
+class _Client:
+    """Answers of a server whose tokens are characters."""
+
+    base_url = "http://server"
+
+    def __init__(self, prompt: str, answer: str) -> None:
+        self.prompt, self.answer = prompt, answer
+
+    def led_settings(self) -> dict[str, Any]:
+        delimiters = {"think_start": "(", "think_end": ")", "tool_start": "{!"}
+        return {**delimiters, "boundary_ids": [ord("#")]}
+
+    def chat_tokens(self, prompt: str) -> list[int]:
+        return [ord(character) for character in self.prompt]
+
+    def tokens(self, text: str) -> list[int]:
+        return [ord(character) for character in text]
+
+    def generate(self, prompt_ids: Any, sampling: Any) -> dict[str, Any]:
+        return {"output_ids": [ord(character) for character in self.answer]}
+
+    def model_path(self) -> str:
+        return "model"
+
+    def texts(self, sequences: Any) -> list[str]:
+        return ["".join(map(chr, ids)) for ids in sequences]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "phases"),
+    [
+        pytest.param("#(", "hm)a", "TTTR", id="the-template-opens-a-thought"),
+        pytest.param("what is ( here?#", "a(b", "BBT", id="the-user-writes-the-opening-tag"),
+        pytest.param("(hm)#", "a(b", "BBT", id="an-earlier-turn-thought"),
+        pytest.param("#(", "a{!b)c", "TTTRRR", id="a-tool-call-in-a-thought"),
+    ],
+)
+def test_phases_of_a_completion_without_a_trace(prompt: str, answer: str, phases: str) -> None:
+    client: Any = _Client(prompt, answer)
+    trace = run_trace(client, "?", sampler="regular")
+    assert "".join(token.phase[0].upper() for token in trace.tokens) == phases
 
 
 def read(response: dict[str, Any] = RESPONSE, **options: Any) -> Trace:
