@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
 
-from led_sglang.evaluation.tidy import tidy
+from led_sglang.evaluation.letters import robust_letter
+from led_sglang.evaluation.math_grader import find_answers, is_right, normal_form, read_gold
 
 PythonGrader = Callable[[Mapping[str, Any], str], tuple[bool, str | None]]
 """A user's `grade(item, answer)`: the line of the JSONL file and the answer part; the verdict and
@@ -70,8 +71,9 @@ class Question:
 def grade(question: Question) -> Grade:
     """Grade one answer."""
     if question.kind == "math":
-        text = question.text if question.verbatim else tidy(question.text)
-        return grade_math(text, question.gold, question.gold_format)
+        if question.verbatim:
+            return grade_verbatim(question.text, question.gold, question.gold_format)
+        return grade_math(question.text, question.gold)
     if question.kind == "choice":
         return grade_choice(question.answer, question.text, question.gold)
     if question.kind == "text":
@@ -80,7 +82,25 @@ def grade(question: Question) -> Grade:
     return Grade(correct=bool(correct), predicted=predicted, vote=predicted)
 
 
-def grade_math(text: str, gold: str, gold_format: str) -> Grade:
+def grade_math(text: str, gold: str) -> Grade:
+    """Math: the last box, else what is stated as the answer, else the last mathematics.
+
+    Args:
+        text: of the model.
+        gold: LaTeX without dollar signs, or a plain number.
+    """
+    expected = read_gold(gold)
+    answers = find_answers(text, expected)
+    if not answers:
+        return Grade(correct=False, predicted=None)
+    for answer in answers:
+        if is_right(answer, expected):
+            # 1/2 and 0.5 are one answer. What is equal to the gold is equal to each other.
+            return Grade(correct=True, predicted=answer, vote=gold)
+    return Grade(correct=False, predicted=answers[0], vote=normal_form(answers[0]))
+
+
+def grade_verbatim(text: str, gold: str, gold_format: str) -> Grade:
     """Math-Verify: boxed LaTeX first, then other LaTeX, then a bare expression; no parse = wrong.
 
     Args:
@@ -130,40 +150,6 @@ def official_choice(text: str, gold: str) -> bool:
     expected = parse(gold, extraction_config=config, parsing_timeout=None)
     predicted = parse(text, extraction_config=config, parsing_timeout=None)
     return bool(predicted) and bool(verify(expected, predicted, timeout_seconds=None))
-
-
-# "A" before a word is an article, unless the word is one that follows an answer.
-_LETTER = (
-    r"(?:A(?!\s+(?!(?:is|was|would|because|since|as|and|or|for|with|due|gives|has)\b)[a-z])"
-    r"|[B-J])(?![A-Za-z])"
-)
-_OPENING = r"[(\[{]*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?[(\[{*]*"
-# Each is tried on the whole answer, the last match of the first one that matches counts.
-_LETTER_PATTERNS = tuple(
-    re.compile(pattern)
-    for pattern in (
-        # "answer": "C", also with other quotes, bold, or none
-        r"(?i:[\"'*]*answer[\"'*]*)\s*[:=]\s*[\"'*$]*(?:\\boxed\s*\{\s*)?[\"'*$]*"
-        rf"{_OPENING}({_LETTER})",
-        r"(?i:[\"']answer[\"']\s*:\s*[\"']([a-j])[\"'])",
-        rf"\\boxed\s*\{{\s*{_OPENING}({_LETTER})",
-        # the (correct, best, right, final) answer is (C); option C is correct
-        r"(?i:(?:answer|choice|option)\s*(?:is|would be|must be))[\s:*$\"']*(?i:option\s+)?"
-        rf"{_OPENING}({_LETTER})",
-        r"(?i:option|choice|answer)\s+\**\(?([A-J])\)?\**\s+(?i:is\s+(?:the\s+)?(?:correct|right|best))",
-        # the last letter that stands alone; "I" is a pronoun
-        rf"(?<![\w'’\\])\(?((?!I){_LETTER})(?![\w'’]|\s*[=+^_])",
-    )
-)
-
-
-def robust_letter(answer: str) -> str | None:
-    """The letter that an answer settles on, or None."""
-    for pattern in _LETTER_PATTERNS:
-        letters = pattern.findall(answer)
-        if letters:
-            return str(letters[-1]).upper()
-    return None
 
 
 _MARKED_ANSWER = re.compile(r"\\boxed\s*\{([^{}]*)\}|<answer>(.*?)</answer>", re.DOTALL)

@@ -1,46 +1,173 @@
-"""Rewrites what models write around numbers and Math-Verify misreads, and nothing else.
+"""Makes an answer plain: what models write around mathematics and Math-Verify misreads goes.
 
-Each rule takes away dress (bold, thin spaces, a full stop in the box), never a digit, a letter of
-an expression or an operator.
+Gold answers and answers of models go through the same rules. Each rule takes away dress (bold, thin
+spaces, currencies, units) or says the same in LaTeX; none takes away a digit, a letter of an
+expression or an operator.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
-# Spaces and commas between groups of three digits: 70\,000, 70~000, 70{,}000, 70 000.
-_GROUP = r"(?:\\[,:; ]|\\thinspace\s*|~|\{[,\s]\}|\\text\{[,\s]\}| )"
-_GROUPED = re.compile(rf"(?<![\w.,])\d{{1,3}}(?:{_GROUP}\d{{3}})+(?![\w])")
+from led_sglang.evaluation.symbols import in_latex
+from led_sglang.evaluation.units import FUNCTIONS, strip_units
+
+_TEXT = r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|math(?:rm|bf|it|sf)|[mh]box|operatorname)\s*\{"
+# Between groups of three digits: 70\,000, 70~000, 70{,}000, 70 000, 70,\!000, 70'000. No group
+# follows a leading 0.
+_GROUP = r"(?:\\[,:; !]\s*|\\thinspace\s*|~|\{[,\s]\}|\\text\{[,\s]\}|,\\!\s*|\\!,\\!|'| )"
+_GROUPED = re.compile(rf"(?<![\w.,])[1-9]\d{{0,2}}(?:(?:{_GROUP}|,)\d{{3}})+(?!\w|[.,]?\d|,\d)")
+_INDIAN = re.compile(r"(?<![\w.,])[1-9]\d?(?:,\d\d)+,\d{3}(?![\w,])")
+_EUROPEAN = re.compile(r"(?<![\w.,])([1-9]\d{0,2}(?:\.\d{3})+),(\d{1,2})(?![\w,.])")
+_EUROPEAN_WHOLE = re.compile(r"(?<![\w.,])[1-9]\d{0,2}(?:\.\d{3}){2,}(?![\w,.])")
+MIXED_NUMBER = re.compile(
+    r"(?<![\w.,/^\\{}])(-?\d+)(?:\\?[ ~]|\\[,;:!])+(\d+)\s*/\s*(\d+)(?![\w/^.]*\d)"
+)
+SCIENTIFIC = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?|\.\d+)e([+-]?\d+)(?!\w)", re.IGNORECASE)
 
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), replacement)
     for pattern, replacement in (
-        # Markdown around a number. A power in Python, 2**3, has no space on its outer side.
-        (r"(?<![\w*])\*\*(?=[^\s*])([^\n]+?)(?<=[^\s*])\*\*(?![\w*])", r"\1"),
-        (r"(?<![\w*\\])\*(?=[^\s*])([^*\n]+?)(?<=[^\s*])\*(?![\w*])", r"\1"),
-        (r"(?<![\w_\\}])__(?=[^\s_{])([^_\n]+?)(?<=[^\s_])__(?![\w_])", r"\1"),
-        (r"(?<!`)`([^`\n]+)`(?!`)", r"\1"),
-        (r"</?answer>", " "),
-        # Currencies. An escaped dollar is never a delimiter of mathematics.
-        (r"\\\$|[£€¥](?=\s?\d)|(?<=\d)\s?[£€¥]", ""),
-        # Words in the box: a label before the number, or the number inside the text.
-        (r"\\text\{[^{}\d=]*:\s*\}", ""),
-        (r"\\(?:text|textbf|mathrm|mathbf)\{\s*(-?\d[\d,]*(?:\.\d+)?)\s*\}", r"\1"),
-        (r"\\(?:text|textbf)\{\s*(-?\d[\d,]*(?:\.\d+)?)(\s[^{}\\]*)\}", r"\1\\text{\2}"),
+        # Delimiters and Markdown around the whole answer
+        (r"\\[()\[\]](?![a-z])|(?<!\\)\$", " "),
+        (r"^\s*(\*\*|__|`|\*)\s*(.*?)\s*\1\s*$", r"\2"),
+        (r"\\(?:displaystyle|textstyle|limits|boldsymbol|bm|big|bigg)(?![a-z])", ""),
+        (r"\\(?:text)?color\{[a-z]+\}", ""),
+        (r"</?(?:answer|b|strong|em|i)>", " "),
+        # Currencies
+        (r"\b(?:US|HK|A|C|NZ|S)?\\\$|\\(?:pounds|euro|yen|textdollar)\b|[£€¥₹₩]", ""),
+        (r"\b(?:USD|EUR|GBP|Rs\.?)\s*(?=\d)", ""),
+        # A text without letters is mathematics, a label says nothing.
+        (r"\\text\{\s*(\^\\circ)\s*[CFK]?\s*\}", r"\1 "),
+        (r"\\text\{([^{}a-z]*)\}", r"\1"),
+        (r"\\text\{[^{}=]*:\s*\}", ""),
+        (r"^\s*(?:(?:the |my |final |correct )*answer(?: is)?\s*[:=]?)\s*(?=[-\d\\(\[])", ""),
+        (r"^\s*(?:\\approx|\\sim|about |approximately |approx\. )\s*", ""),
+        # Other names
         (r"\\varnothing\b", r"\\emptyset"),
-        # 5. in a box; \right. is a delimiter
-        (r"(?<!\\left)(?<!\\right)(?<=[\w)\]}])[.,;]\s*(?=\})", ""),
+        (r"\\degrees?(?![a-z])", r"^\\circ "),
+        (r"(\^\s*(?:\\circ|\{\s*\\circ\s*\}))\s*[CF]\b", r"\1"),
+        (r"\\(?:leq|leqslant|le)(?![a-z])", r"\\le "),
+        (r"\\(?:geq|geqslant|ge)(?![a-z])", r"\\ge "),
+        (r"(?<![\\a-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"(?<![\\a-z])pi(?![a-z])", r"\\pi "),
+        # Numbers
+        (r"\\!\s*", ""),
+        (r"(?<![\w.,])0(?:\{,\}|,)(\d{3,})(?![\d,.])", r"0.\1"),
+        (r"(?<![\w.,])(\d+)\{,\}(\d+)(?![\d,.{])", r"\1.\2"),
+        (r"(?<=\d)\s*[x*]\s*10\s*(?=\^|\*\*)", r"\\times 10"),
+        (r"(?<![\d.])10\s*(?:\^|\*\*)\s*(-\d+)", r"10^{\1}"),
+        # Products and powers
+        (r"\*\*\s*(\w|\{|\()", r"^\1"),
+        (r"\^\s*\(([^()]*)\)", r"^{\1}"),
+        (r"\^(\d{2,})", r"^{\1}"),
+        (r"\s*\*\s*", r" \\cdot "),
+        # 5. and 5,  \right. is a delimiter
+        (r"(?<!\\left)(?<!\\right)(?<=[\w)\]}%])\s*[.,;!]+\s*$", ""),
     )
 )
 
+_TEXT_WITH_DIGITS = re.compile(r"\\text\{([^{}]*\d[^{}]*)\}")
+_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALE = re.compile(
+    rf"(?<=\d)(?:\s|~|\\[,; ])*(\\text\{{)?\s*({'|'.join(_SCALES)})\b(?(1)([^{{}}]*)\}}|)",
+    re.IGNORECASE,
+)
+_REPEATING = re.compile(r"(?<![\w.])(\d*)\.(\d*)\\(?:overline|bar)\s*\{?(\d+)\}?")
+_PERCENT = re.compile(r"\s*(?:\\?%|\\text\{\s*(?:percent|per cent|pct)\s*\}|\bpercent\b)\s*$")
+_WORD = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{2,}(?![A-Za-z}])")
 
-def tidy(text: str) -> str:
-    """The text as Math-Verify reads it best.
+
+@dataclass(frozen=True)
+class Tidied:
+    """An answer as Math-Verify reads it best.
+
+    Attributes:
+        latex: without units and without the percent sign.
+        percent: it ended in one.
+        worded: words are left, or it is a time of the day: it is to be compared as text.
+        bare: it has no words and no products of letters either: it can stand in a sentence.
+    """
+
+    latex: str
+    percent: bool
+    worded: bool
+    bare: bool
+
+
+def tidy(answer: str, lone_letters: bool = False) -> Tidied:
+    """Tidy one answer, a gold or a model's.
 
     Args:
-        text: an answer of a model.
+        answer: LaTeX or plain, without the text around it.
+        lone_letters: read the `m` of `6 m` as a unit.
     """
-    text = _GROUPED.sub(lambda match: re.sub(rf"{_GROUP}|,", "", match[0]), text)
+    latex = one_text_macro(in_latex(answer))
+    latex = ungrouped(_TEXT_WITH_DIGITS.sub(r"\1", latex))
     for pattern, replacement in _RULES:
-        text = pattern.sub(replacement, text)
-    return text.replace("~", " ")
+        latex = pattern.sub(replacement, latex)
+    latex = SCIENTIFIC.sub(r"\1\\times 10^{\2}", ungrouped(latex))
+    latex = MIXED_NUMBER.sub(r"\1\\frac{\2}{\3}", latex)
+    latex = _SCALE.sub(_scaled, _REPEATING.sub(_repeated, latex))
+    latex = strip_units(latex.replace("~", " ").strip(), lone_letters)
+    number = _PERCENT.sub("", latex)
+    percent = number != latex
+    if percent:
+        number = strip_units(number, lone_letters)
+    words = {word.casefold() for word in _WORD.findall(number)} - FUNCTIONS - {"and", "or"}
+    in_text = re.search(r"\\text\{(?!\s*(?:and|or)\s*\})[^{}]*[A-Za-z]", number)
+    time = re.match(r"\d+:\d\d\b", number)
+    return Tidied(
+        number.strip(),
+        percent,
+        worded=bool(in_text or time) or any(len(word) > 2 for word in words),
+        bare=not in_text and not words,
+    )
+
+
+def one_text_macro(latex: str) -> str:
+    r"""\text{ for \mathrm{, \mbox{ and all others."""
+    return re.sub(_TEXT, r"\\text{", latex)
+
+
+def ungrouped(text: str) -> str:
+    """The text with its numbers in one piece and a point before their decimals."""
+    text = _EUROPEAN.sub(lambda number: f"{number[1].replace('.', '')}.{number[2]}", text)
+    text = _EUROPEAN_WHOLE.sub(lambda number: number[0].replace(".", ""), text)
+    text = _INDIAN.sub(lambda number: number[0].replace(",", ""), text)
+    return _GROUPED.sub(lambda number: re.sub(rf"{_GROUP}|,", "", number[0]), text)
+
+
+def _scaled(match: re.Match[str]) -> str:
+    """5 million -> 5 \\cdot 10^6"""
+    unit = f"\\text{{{match[3]}}}" if match[3] and match[3].strip() else ""
+    return f" \\cdot 10^{{{_SCALES[match[2].casefold()]}}}{unit}"
+
+
+def _repeated(match: re.Match[str]) -> str:
+    """0.1\\overline{6} = (16 - 1) / 90"""
+    whole, once, again = match[1], match[2], match[3]
+    above = int(f"{whole}{once}{again}") - int(f"{whole}{once}" or "0")
+    below = int("9" * len(again) + "0" * len(once))
+    return f"\\frac{{{above}}}{{{below}}}"
+
+
+def same_words(gold: str, answer: str) -> bool:
+    """Do two answers that are words, or words and numbers, say the same?
+
+    Case, punctuation, white space and LaTeX's dress do not count; `(C) 5` says `(C)`.
+    """
+    expected, words = _words(gold), _words(answer)
+    if len(expected) == 1 and re.fullmatch("[a-j]", expected[0]):
+        option = re.match(r"\W*([A-J])[).:]", re.sub(_TEXT, "", answer), re.IGNORECASE)
+        if option:
+            return option[1].casefold() == expected[0]
+    return bool(expected) and words == expected
+
+
+def _words(answer: str) -> list[str]:
+    text = re.sub(r"\\[A-Za-z]+|\\.", " ", re.sub(_TEXT, " ", in_latex(answer))).casefold()
+    text = re.sub(r"\b([ap])\.?\s?m\b\.?", r" \1m", text)
+    words = re.findall(r"\d+(?:[:.,/]\d+)*|[^\W\d_]+|(?<!\w)-(?=\d)|^\s*-", text)
+    return [word for word in words if word not in ("and", "the")] or words

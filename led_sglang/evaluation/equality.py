@@ -1,0 +1,147 @@
+"""Are two parsed answers equal? Math-Verify compares them once their numbers are exact.
+
+Math-Verify rounds floats at six decimals and takes what is below 1e-15 for 0. Here a decimal is the
+fraction that it says, and numbers without symbols are compared by their relative difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+# How far a rounded decimal may be from a number that no decimal can say, such as 1/3 or pi.
+_ROUNDING = 1.5e-6
+# Closed expressions are evaluated to so many digits, of which so many must agree.
+_DIGITS, _AGREEING_DIGITS = 50, 40
+
+
+def same(gold: Any, value: Any) -> bool:
+    """Are two values of `math_verify.parse` equal?
+
+    Args:
+        gold: a SymPy object; a string where the gold answer cannot be parsed.
+        value: of the model, alike.
+    """
+    from math_verify import verify
+
+    if isinstance(gold, str) or isinstance(value, str):
+        return isinstance(gold, str) and gold == value
+    gold, value = _sides(gold, value)
+    value = exact(_unrounded(value, list(_endless_numbers(exact(gold)))))
+    gold = exact(gold)
+    if is_number(gold) and is_number(value):
+        return _same_number(gold, value)
+    # Not exact is only what is left in roots and the like.
+    equal = verify(gold, value, allow_set_relation_comp=True, timeout_seconds=None)
+    return bool(equal) and not _differ_somewhere(gold, value)
+
+
+def is_number(value: Any) -> bool:
+    """Is it one number, whatever its form?"""
+    from sympy import Expr
+
+    return isinstance(value, Expr) and bool(value.is_number)
+
+
+def exact(value: Any) -> Any:
+    """The value with decimals as fractions, and sums, products and powers of them worked out."""
+    from sympy import Basic, Float, MatrixBase, Rational
+    from sympy.core.relational import Relational
+
+    if isinstance(value, MatrixBase):
+        return value.applyfunc(exact)
+    if isinstance(value, Float):
+        return Rational(str(value))
+    if not isinstance(value, Basic) or not value.args:
+        return value
+    if is_number(value):
+        value = value.replace(lambda part: part.is_Float, exact)
+        return value.doit()
+    before = list(getattr(value, "_unsorted_args", value.args))
+    after = [exact(part) for part in before]
+    if after == before:
+        return value
+    if isinstance(value, Relational):
+        return value.func(*after, evaluate=False)
+    return value.func(*after)
+
+
+def _sides(gold: Any, value: Any) -> tuple[Any, Any]:
+    """`x = 5` says 5 where the other side is no equation."""
+    from math_verify.grader import (
+        is_assignment_relation,
+        is_equation,
+        is_relation,
+        take_last_relation,
+    )
+
+    if is_equation(value) and not is_relation(gold):
+        return gold, take_last_relation(value).rhs
+    if is_assignment_relation(gold) and not is_equation(value):
+        return take_last_relation(gold).rhs, value
+    return gold, value
+
+
+def _same_number(gold: Any, value: Any) -> bool:
+    if gold == value:
+        return True
+    if (gold.is_Rational and value.is_Rational) or not (gold.is_finite and value.is_finite):
+        return False
+    left, right = gold.evalf(_DIGITS), value.evalf(_DIGITS)
+    size = max(abs(left), abs(right))
+    return bool(abs(left - right) <= size * 10**-_AGREEING_DIGITS)
+
+
+def _endless_numbers(gold: Any) -> Iterator[Any]:
+    """The numbers in an exact value that no finite decimal can say."""
+    from sympy import Basic, MatrixBase
+
+    if isinstance(gold, MatrixBase):
+        for part in gold.flat():
+            yield from _endless_numbers(part)
+    elif is_number(gold):
+        if gold.is_finite and gold.is_real and not (gold.is_Rational and _is_decimal(gold.q)):
+            yield gold
+    elif isinstance(gold, Basic):
+        for part in gold.args:
+            yield from _endless_numbers(part)
+
+
+def _is_decimal(denominator: int) -> bool:
+    for prime in (2, 5):
+        while denominator % prime == 0:
+            denominator //= prime
+    return denominator == 1
+
+
+def _unrounded(value: Any, numbers: list[Any]) -> Any:
+    """The value with each decimal that is one of the numbers, rounded, replaced by it."""
+    from sympy import Basic, Float, MatrixBase
+
+    if not numbers or not isinstance(value, (Basic, MatrixBase)):
+        return value
+    replaced = {}
+    for decimal in value.atoms(Float):
+        for number in numbers:
+            for signed in (number, -number):
+                near = float(signed.evalf(20))
+                if abs(float(decimal) - near) <= _ROUNDING * min(1.0, abs(near)):
+                    replaced[decimal] = signed
+    return value.xreplace(replaced) if replaced else value
+
+
+def _differ_somewhere(gold: Any, value: Any) -> bool:
+    """Do two expressions that Math-Verify takes for equal have different values at a point?
+
+    It does not see a coefficient below 1e-15.
+    """
+    from sympy import Expr, Rational
+
+    if not (isinstance(gold, Expr) and isinstance(value, Expr)):
+        return False
+    symbols = sorted(gold.free_symbols | value.free_symbols, key=str)
+    point = {symbol: Rational(7 + 4 * i, 5 + 2 * i) for i, symbol in enumerate(symbols)}
+    left, right = exact(gold.subs(point)), exact(value.subs(point))
+    if not (is_number(left) and is_number(right) and left.is_finite and right.is_finite):
+        return False
+    return not _same_number(left, right)
