@@ -31,9 +31,8 @@ def same(gold: Any, value: Any) -> bool:
     gold = exact(gold)
     if is_number(gold) and is_number(value):
         return _same_number(gold, value)
-    # Not exact is only what is left in roots and the like.
     equal = verify(gold, value, allow_set_relation_comp=True, timeout_seconds=None)
-    return bool(equal) and not _differ_somewhere(gold, value)
+    return (bool(equal) and not _differ_somewhere(gold, value)) or _same_range(gold, value)
 
 
 def is_number(value: Any) -> bool:
@@ -131,17 +130,42 @@ def _unrounded(value: Any, numbers: list[Any]) -> Any:
 
 
 def _differ_somewhere(gold: Any, value: Any) -> bool:
-    """Do two expressions that Math-Verify takes for equal have different values at a point?
+    """Do values that Math-Verify takes for equal differ in a number, or at a point?
 
-    It does not see a coefficient below 1e-15.
+    It does not see differences below 1e-15.
     """
     from sympy import Expr, Rational
 
     if not (isinstance(gold, Expr) and isinstance(value, Expr)):
-        return False
+        numbers, others = (
+            [part for part in _parts(side) if is_number(part)] for side in (gold, value)
+        )
+        return len(numbers) == len(others) and not all(
+            any(_same_number(number, other) for other in others) for number in numbers
+        )
     symbols = sorted(gold.free_symbols | value.free_symbols, key=str)
     point = {symbol: Rational(7 + 4 * i, 5 + 2 * i) for i, symbol in enumerate(symbols)}
     left, right = exact(gold.subs(point)), exact(value.subs(point))
     if not (is_number(left) and is_number(right) and left.is_finite and right.is_finite):
         return False
     return not _same_number(left, right)
+
+
+def _parts(value: Any) -> list[Any]:
+    from sympy import MatrixBase
+
+    return list(value.flat() if isinstance(value, MatrixBase) else value.args)
+
+
+def _same_range(gold: Any, value: Any) -> bool:
+    """Do two inequalities, or chains of them, describe the same numbers?"""
+    from math_verify.grader import is_equation, is_relation
+
+    if not all(is_relation(side) and not is_equation(side) for side in (gold, value)):
+        return False
+    if gold.free_symbols != value.free_symbols or len(gold.free_symbols) != 1:
+        return False
+    try:
+        return bool(gold.as_set() == value.as_set())
+    except NotImplementedError:
+        return False

@@ -32,7 +32,7 @@ _FIELD = re.compile(rf"(?i:[\"'*]+answer[\"'*]+)\s*[:=][\s\[]*{_CHOSEN}")
 _BOX = re.compile(rf"\\boxed\s*\{{{_CHOSEN}")
 _TAG = re.compile(rf"(?i:<answer>){_CHOSEN}")
 _BE = r"(?:is|was|(?:would|must|should|has to|will) be)"
-_CHOOSE = r"(?:choose|chose|pick|picked|select|selected|go with|opt for|settle on|conclude|favou?r|answer)"
+_CHOOSE = r"(?:choo?se|pick(?:ed)?|select(?:ed)?|go with|opt for|settle on|conclude|favou?r|answer)"
 _STATED = re.compile(
     r"(?:(?i:\banswer[*_]*\s*[:=])"
     r"|(?i:\b(?:correct|final|best|right|selected|chosen|my)"

@@ -15,11 +15,18 @@ from led_sglang.evaluation.answers import boxed_answers, stated_answer, tagged_a
 from led_sglang.evaluation.equality import exact, is_number, same
 from led_sglang.evaluation.tidy import Tidied, same_words, tidy
 
-_BASED = re.compile(r"(-?[0-9A-F]+)_\s*\{?\s*(\d+)\s*\}?")
+_BASES = (
+    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+)
+_BASE_WORDS = {word: str(base) for base, word in enumerate(_BASES.split(), start=2)}
+_BASED = re.compile(
+    rf"(-?[0-9A-F]+)_\s*\{{?(?:\\text\{{|\(|\s|base)*(\d+|{'|'.join(_BASE_WORDS)})[\s)}}]*"
+)
 _DECIMAL_COMMA = re.compile(r"(-?\d+),(\d+)")
 _SEVERAL = re.compile(r",|;|\\pm|\b(?:and|or)\b")
 _LETTER = re.compile(r"(?<![\\A-Za-z])[A-Za-z]")
-_BARE_LETTERS = re.compile(r"[A-Za-z]+")
+_LABEL = re.compile(r"^(?:[#=\s]+|[A-Z][a-z]*:\s)+")
+_LETTERS = re.compile(r"[A-Za-z]+|[A-Za-z](?:,\s*[A-Za-z])+")
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ def find_answers(text: str, gold: Gold) -> list[str]:
 def _answers_in_prose(text: str, gold: Gold) -> list[str]:
     from math_verify.grader import get_pct_val
 
-    stated = stated_answer(text) or text.strip()
+    stated = stated_answer(text) or _LABEL.sub("", text.strip())
     if gold.tidied.worded or ("\n" not in stated and tidy(stated).bare):
         return [stated] if stated else []
     found = _parse(tidy_prose(text), plain=True)
@@ -84,11 +91,11 @@ def _answers_in_prose(text: str, gold: Gold) -> list[str]:
 
 def is_right(answer: str, gold: Gold) -> bool:
     """Does the answer say what the gold says?"""
-    if gold.tidied.worded:
-        if same_words(gold.text, answer):
-            return True
-        if not _BARE_LETTERS.fullmatch(gold.tidied.latex):
-            return False
+    letters = _LETTERS.fullmatch(gold.tidied.latex)
+    if (gold.tidied.worded or letters) and same_words(gold.text, answer):
+        return True
+    if gold.tidied.worded and not letters:
+        return False
     tidied = tidy(answer, gold.lone_letters)
     readings = [tidied.latex]
     if not gold.several and (comma := _DECIMAL_COMMA.fullmatch(tidied.latex)):
@@ -121,7 +128,7 @@ def normal_form(answer: str) -> str:
 
 
 def _in_base(match: re.Match[str]) -> tuple[str, int]:
-    return match[1].lstrip("0"), int(match[2])
+    return match[1].lstrip("0"), int(_BASE_WORDS.get(match[2], match[2]))
 
 
 @lru_cache(maxsize=64)

@@ -31,8 +31,9 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     for pattern, replacement in (
         # Delimiters and Markdown around the whole answer
         (r"\\[()\[\]](?![a-z])|(?<!\\)\$", " "),
-        (r"^\s*(\*\*|__|`|\*)\s*(.*?)\s*\1\s*$", r"\2"),
-        (r"\\(?:displaystyle|textstyle|limits|boldsymbol|bm|big|bigg)(?![a-z])", ""),
+        (r"^\s*(\*{1,3}|__|`)\s*(.*?)\s*\1\s*$", r"\2"),
+        (r"\\(?:displaystyle|textstyle|limits|boldsymbol|bm|biggl?|biggr|large|huge)(?![a-z])", ""),
+        (r"\\(?:small|normalsize|tt|bf|it|underline|phantom\{[^{}]*\})(?![a-z])", ""),
         (r"\\(?:text)?color\{[a-z]+\}", ""),
         (r"</?(?:answer|b|strong|em|i)>", " "),
         # Currencies
@@ -41,10 +42,16 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         # A text without letters is mathematics, a label says nothing.
         (r"\\text\{\s*(\^\\circ)\s*[CFK]?\s*\}", r"\1 "),
         (r"\\text\{([^{}a-z]*)\}", r"\1"),
-        (r"\\text\{[^{}=]*:\s*\}", ""),
+        (r"\\text\{[^{}=]*(?::|\bis)\s*\}", ""),
+        (r"^\s*=\s*", ""),
         (r"^\s*(?:(?:the |my |final |correct )*answer(?: is)?\s*[:=]?)\s*(?=[-\d\\(\[])", ""),
         (r"^\s*(?:\\approx|\\sim|about |approximately |approx\. )\s*", ""),
         # Other names
+        (r"\\langle(?![a-z])", "("),
+        (r"\\rangle(?![a-z])", ")"),
+        (r"\{:\}", ":"),
+        (r"(\d)\s*\\text\{\s*to\s*\}\s*(\d)", r"\1:\2"),
+        (r"^\s*(\d+)\s*:\s*(\d+)\s*:\s*(\d+)\s*$", r"(\1, \2, \3)"),
         (r"\\varnothing\b", r"\\emptyset"),
         (r"\\degrees?(?![a-z])", r"^\\circ "),
         (r"(\^\s*(?:\\circ|\{\s*\\circ\s*\}))\s*[CF]\b", r"\1"),
@@ -64,7 +71,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\^(\d{2,})", r"^{\1}"),
         (r"\s*\*\s*", r" \\cdot "),
         # 5. and 5,  \right. is a delimiter
-        (r"(?<!\\left)(?<!\\right)(?<=[\w)\]}%])\s*[.,;!]+\s*$", ""),
+        (r"(?<!\\left)(?<!\\right)(?<=[\w)\]}%!])\s*[.,;]+\s*$", ""),
     )
 )
 
@@ -76,6 +83,9 @@ _SCALE = re.compile(
 )
 _REPEATING = re.compile(r"(?<![\w.])(\d*)\.(\d*)\\(?:overline|bar)\s*\{?(\d+)\}?")
 _PERCENT = re.compile(r"\s*(?:\\?%|\\text\{\s*(?:percent|per cent|pct)\s*\}|\bpercent\b)\s*$")
+_HALF_DAY = re.compile(
+    r"(?<=\d)[\s~\\,]*(?:\\text\{\s*[ap]\.?\s?m\b\.?\s*\}|[ap]\.\s?m\b\.?|\s[ap]m\b|[AP]M\b)\.?\s*$"
+)
 _WORD = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{2,}(?![A-Za-z}])")
 
 
@@ -101,7 +111,7 @@ def tidy(answer: str, lone_letters: bool = False) -> Tidied:
 
     Args:
         answer: LaTeX or plain, without the text around it.
-        lone_letters: read the `m` of `6 m` as a unit.
+        lone_letters: read the `m` of `6 m` as a unit, and `9 p.m.` as 9.
     """
     latex = one_text_macro(in_latex(answer))
     latex = ungrouped(_TEXT_WITH_DIGITS.sub(r"\1", latex))
@@ -110,14 +120,17 @@ def tidy(answer: str, lone_letters: bool = False) -> Tidied:
     latex = SCIENTIFIC.sub(r"\1\\times 10^{\2}", ungrouped(latex))
     latex = MIXED_NUMBER.sub(r"\1\\frac{\2}{\3}", latex)
     latex = _SCALE.sub(_scaled, _REPEATING.sub(_repeated, latex))
-    latex = strip_units(latex.replace("~", " ").strip(), lone_letters)
+    latex = latex.replace("~", " ").strip()
+    if lone_letters and ":" not in latex:
+        latex = _HALF_DAY.sub("", latex)
+    latex = strip_units(latex, lone_letters)
     number = _PERCENT.sub("", latex)
     percent = number != latex
     if percent:
         number = strip_units(number, lone_letters)
     words = {word.casefold() for word in _WORD.findall(number)} - FUNCTIONS - {"and", "or"}
     in_text = re.search(r"\\text\{(?!\s*(?:and|or)\s*\})[^{}]*[A-Za-z]", number)
-    time = re.match(r"\d+:\d\d\b", number)
+    time = re.match(r"\d+:\d\d\b", number) or _HALF_DAY.search(number)
     return Tidied(
         number.strip(),
         percent,
@@ -128,7 +141,7 @@ def tidy(answer: str, lone_letters: bool = False) -> Tidied:
 
 def one_text_macro(latex: str) -> str:
     r"""\text{ for \mathrm{, \mbox{ and all others."""
-    return re.sub(_TEXT, r"\\text{", latex)
+    return re.sub(rf"{_TEXT}|\{{\\(?:rm|bf|it|sf|tt)\s", r"\\text{", latex)
 
 
 def ungrouped(text: str) -> str:
@@ -153,6 +166,9 @@ def _repeated(match: re.Match[str]) -> str:
     return f"\\frac{{{above}}}{{{below}}}"
 
 
+_HALVES = frozenset({"am", "pm"})
+
+
 def same_words(gold: str, answer: str) -> bool:
     """Do two answers that are words, or words and numbers, say the same?
 
@@ -163,11 +179,14 @@ def same_words(gold: str, answer: str) -> bool:
         option = re.match(r"\W*([A-J])[).:]", re.sub(_TEXT, "", answer), re.IGNORECASE)
         if option:
             return option[1].casefold() == expected[0]
+    if _HALVES.isdisjoint(expected):
+        words = [word for word in words if word not in _HALVES]
     return bool(expected) and words == expected
 
 
 def _words(answer: str) -> list[str]:
-    text = re.sub(r"\\[A-Za-z]+|\\.", " ", re.sub(_TEXT, " ", in_latex(answer))).casefold()
+    text = re.sub(_TEXT, " ", in_latex(answer)).replace("{:}", ":")
+    text = re.sub(r"\\[A-Za-z]+|\\.", " ", text).casefold()
     text = re.sub(r"\b([ap])\.?\s?m\b\.?", r" \1m", text)
     words = re.findall(r"\d+(?:[:.,/]\d+)*|[^\W\d_]+|(?<!\w)-(?=\d)|^\s*-", text)
     return [word for word in words if word not in ("and", "the")] or words

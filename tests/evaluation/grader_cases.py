@@ -321,6 +321,21 @@ COMPLETIONS: list[tuple[str, str, str]] = [
 LIMITS: list[tuple[str, str, str, bool]] = [
     # without a box the last number counts
     ("25", "expr", "So the total is 20 + 5 = 25 in 3 days.", False),
-    # an unordered pair is taken for the point
+    # numbers in words, and a number in a phrase
+    ("18", "expr", "$\\boxed{eighteen}$", False),
+    ("12", "latex", "$\\boxed{\\text{12 (twelve)}}$", False),
+    # ranges joined by a word
+    ("(1,2)\\cup(3,4)", "latex", "\\boxed{1<x<2 \\text{ or } 3<x<4}", False),
+    # a letter right behind a number is a variable
+    ("6", "expr", "\\boxed{6m}", False),
+    ("\\ln 2", "latex", "\\boxed{\\log 2}", False),
+    ("100,200", "latex", "\\boxed{100, 200}", False),
+    # an unordered pair is taken for the point, and a point for the set
     ("(1,2)", "latex", "$\\boxed{1, 2}$", True),
+    ("\\{1,2\\}", "latex", "$\\boxed{(1, 2)}$", True),
+    # units, the case of letters, the left side of an equation and a missing base are not compared
+    ("5 \\text{ m}", "latex", "$\\boxed{5 \\text{ cm}}$", True),
+    ("3R^2", "latex", "$\\boxed{3r^2}$", True),
+    ("4", "latex", "$\\boxed{x^2 + y^2 = 4}$", True),
+    ("52_8", "latex", "$\\boxed{52}$", True),
 ]

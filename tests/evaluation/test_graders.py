@@ -15,6 +15,7 @@ import uvloop
 from choice_cases import CHOICE, CHOICE_MISREAD
 from grader_cases import COMPLETIONS, LIMITS, MATH, TEXT
 from math_cases import MISREAD
+from math_forms import FORMS_OF_ANSWERS
 
 from led_sglang.evaluation import EvaluationError
 from led_sglang.evaluation.client import Completion
@@ -33,7 +34,9 @@ from led_sglang.evaluation.tasks import Item, Task, load_task
 from led_sglang.evaluation.thinking import Delimiters
 
 
-@pytest.mark.parametrize(("gold", "gold_format", "answer", "right"), MATH + MISREAD)
+@pytest.mark.parametrize(
+    ("gold", "gold_format", "answer", "right"), MATH + MISREAD + FORMS_OF_ANSWERS
+)
 def test_math_verdict(gold: str, gold_format: str, answer: str, right: bool) -> None:
     question = Question("math", gold=gold, text=answer, gold_format=gold_format)
     assert grade(question).correct == right
@@ -140,10 +143,8 @@ def _perturbed(gold: str) -> set[str]:
     if re.fullmatch(r"-?\d*\.?\d+", gold):
         near.update(f"{Decimal(gold) * Decimal(factor):f}" for factor in ("1.0001", "1.0000001"))
         near.update(f"{gold}{letter}" for letter in "htx")
-    near.update(
-        gold[: letter.start()] + gold[letter.end() :]
-        for letter in re.finditer(r"(?<![\\A-Za-z{])[A-Za-z](?![A-Za-z])|\\pi(?![a-z])", gold)
-    )
+    letters = re.finditer(r"(?<![\\A-Za-z{])[A-Za-z](?![A-Za-z=])|\\pi(?![a-z])", gold)
+    near.update(gold[: letter.start()] + gold[letter.end() :] for letter in letters)
     return near - {gold}
 
 
