@@ -143,7 +143,7 @@ def _perturbed(gold: str) -> set[str]:
     if re.fullmatch(r"-?\d*\.?\d+", gold):
         near.update(f"{Decimal(gold) * Decimal(factor):f}" for factor in ("1.0001", "1.0000001"))
         near.update(f"{gold}{letter}" for letter in "htx")
-    letters = re.finditer(r"(?<![\\A-Za-z{])[A-Za-z](?![A-Za-z=])|\\pi(?![a-z])", gold)
+    letters = re.finditer(r"(?<![\\A-Za-z{])[A-Za-z](?![A-Za-z]|\s*=)|\\pi(?![a-z])", gold)
     near.update(gold[: letter.start()] + gold[letter.end() :] for letter in letters)
     return near - {gold}
 
