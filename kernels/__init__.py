@@ -8,7 +8,7 @@ from .eager import EagerStep
 from .eager.noise import gumbel_from_hash, hash32, noise_origins, seeded_noise, uniform_from_hash
 from .reference import LedReference, led_reference
 from .step import Step, prepare
-from .triton import TritonStep, device_reason
+from .triton import TritonStep
 from .types import (
     AllGather,
     CannotServe,
@@ -41,7 +41,6 @@ __all__ = [
     "Step",
     "StepNoise",
     "TritonStep",
-    "device_reason",
     "gumbel_from_hash",
     "hash32",
     "led_reference",

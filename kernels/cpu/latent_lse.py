@@ -9,12 +9,15 @@ See docs/method.md#latent-posteriors.
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from ..types import LmHeadShard
 from .jit import compiled, vectorised
 from .posterior import sum_exp
 
-# Elements of the largest head that is multiplied here: widened, it stays in a core's cache.
-LARGEST_HEAD = 2**17
+# Elements of the largest head that `head_partials` multiplies: widened, it stays in a core's cache.
+_LARGEST_HEAD = 2**17
 
 
 @vectorised
@@ -86,3 +89,34 @@ def fold(
             totals[row] *= np.exp((float(peaks[row]) - float(top)) / float(t))
         totals[row] += sum_exp(z[row], top, t)
         peaks[row] = top
+
+
+class CompiledSums:
+    """`eager.latent_lse.Sums`, one call a block."""
+
+    def __init__(self, temperature: Tensor) -> None:
+        self._temperature = temperature
+        self._peak = torch.full_like(temperature, -torch.inf)
+        self._total = torch.zeros_like(temperature, dtype=torch.float64)
+
+    def add(self, at: slice, z: Tensor) -> None:
+        """See `Sums.add`."""
+        part = self._temperature[at], self._peak[at], self._total[at]
+        fold(z.contiguous().numpy(), *(rows.numpy() for rows in part))
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """See `Sums.result`."""
+        return self._peak / self._temperature, self._total.float()
+
+
+def is_small(head: LmHeadShard, hidden: Tensor) -> bool:
+    """Whether `head_partials` multiplies this head: bf16 factors, nothing between z and logits."""
+    weight = head.weight
+    return (
+        weight is not None
+        and head.logit_scale is None
+        and head.softcap is None
+        and weight.numel() <= _LARGEST_HEAD
+        and weight.dtype == hidden.dtype == torch.bfloat16
+        and weight.is_contiguous()
+    )

@@ -31,11 +31,10 @@ from ..types import (
 from .combine import combine
 from .gate import gate_rows
 from .jit import compile_for
-from .latent_lse import LARGEST_HEAD, fold, head_partials
+from .latent_lse import CompiledSums, fold, head_partials, is_small
 from .noise import draw
 from .posterior import posterior
 
-_BF16 = torch.bfloat16
 _F32, _F64, _I64, _BOOL = numba.float32, numba.float64, numba.int64, numba.boolean
 _BITS = numba.uint16
 
@@ -258,7 +257,7 @@ class CpuStep:
         if limits.final_norm and self._final_norm is not None:
             wants_norm = rows.final_norm.index_select(0, request)[:, None]
             hidden = torch.where(wants_norm, self._final_norm(hidden), hidden)
-        if _is_small(head, hidden):
+        if is_small(head, hidden):
             assert head.weight is not None
             head_partials(
                 latents=_memory(hidden.view(torch.uint16)),
@@ -277,35 +276,6 @@ class CpuStep:
             temperature,
             final.ids.index_select(0, request),
             head,
-            sums=_CompiledSums(temperature),
+            sums=CompiledSums(temperature),
         )
         partials.index_copy_(0, place, torch.cat([peak[:, None], total[:, None], logits], dim=1))
-
-
-class _CompiledSums:
-    """`eager.latent_lse.Sums`, one call a block."""
-
-    def __init__(self, temperature: Tensor) -> None:
-        self._temperature = temperature
-        self._peak = torch.full_like(temperature, -torch.inf)
-        self._total = torch.zeros_like(temperature, dtype=torch.float64)
-
-    def add(self, at: slice, z: Tensor) -> None:
-        part = self._temperature[at], self._peak[at], self._total[at]
-        fold(_memory(z), *(rows.numpy() for rows in part))
-
-    def result(self) -> tuple[Tensor, Tensor]:
-        return self._peak / self._temperature, self._total.float()
-
-
-def _is_small(head: LmHeadShard, hidden: Tensor) -> bool:
-    """Whether `head_partials` multiplies this head: bf16 factors, nothing between z and logits."""
-    weight = head.weight
-    return (
-        weight is not None
-        and head.logit_scale is None
-        and head.softcap is None
-        and weight.numel() <= LARGEST_HEAD
-        and weight.dtype == hidden.dtype == _BF16
-        and weight.is_contiguous()
-    )

@@ -79,18 +79,6 @@ class StepWorkspace:
             behaviour_logprob=empty(batch),
         )
 
-    def fits(self, batch: int, layers: int, candidates: int, weight: Tensor, columns: int) -> bool:
-        """Whether a step of this size on this LM head shard can run here."""
-        return (
-            batch <= self.batch
-            and layers <= self.layers
-            and candidates <= self.candidates
-            and self.latent_rows.shape[1] == weight.shape[1]
-            and self.latent_rows.dtype == weight.dtype
-            and self.latent_rows.device == weight.device
-            and self.tile_max.shape[1] == column_tiles(columns)
-        )
-
     def windows(self, batch: int, layers: int) -> range:
         """Where in the list of live rows each pass over the LM head begins; there are as many as
         the list could ever fill, and those beyond its end do nothing."""
