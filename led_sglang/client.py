@@ -51,6 +51,12 @@ class ServerClient:
         """LED's totals since the server started, or None from a server without the plugin."""
         return self._led("totals")
 
+    def context_length(self) -> int | None:
+        """Tokens that a prompt and its answer may have together; None where it is not told."""
+        models = self._ask("GET", "/v1/models").get("data") or [{}]
+        length = models[0].get("max_model_len")
+        return None if length is None else int(length)
+
     def chat_tokens(self, prompt: str) -> list[int]:
         """Token ids of one user turn in the model's chat template, ready to be answered."""
         body = {"messages": [{"role": "user", "content": prompt}]}

@@ -121,22 +121,27 @@ def _generate(
     client: ServerClient, prompts: Sequence[str], arguments: argparse.Namespace, *, has_led: bool
 ) -> list[dict[str, Any]]:
     """Answers of the engine's own sampler: `prompt_ids` and `output_ids`, in the prompts' order."""
-    sampling: dict[str, Any] = {
-        "temperature": arguments.temperature,
-        "max_new_tokens": arguments.max_new_tokens,
-    }
+    sampling: dict[str, Any] = {"temperature": arguments.temperature}
+    context = client.context_length()
     if has_led:
         sampling["custom_params"] = {"sampler": "regular"}
 
     def answer(prompt: str) -> dict[str, Any]:
         ids = client.chat_tokens(prompt)
-        return {"prompt_ids": ids, "output_ids": client.generate(ids, sampling)["output_ids"]}
+        room = arguments.max_new_tokens if context is None else max(context - len(ids), 1)
+        limit = {"max_new_tokens": min(arguments.max_new_tokens, room)}
+        return {
+            "prompt_ids": ids,
+            "output_ids": client.generate(ids, sampling | limit)["output_ids"],
+        }
 
     with need("tqdm").tqdm(total=len(prompts), desc="generating") as bar:
 
         def progress(ended: int) -> None:
-            bar.n = ended
-            bar.refresh()
+            if ended > bar.n:
+                bar.update(ended - bar.n)
+            elif sys.stderr.isatty():  # the time goes on
+                bar.refresh()
 
         return run_all(answer, prompts, arguments.concurrency, progress)
 
@@ -184,7 +189,10 @@ def _parser() -> argparse.ArgumentParser:
         help="prompts of the file or of each task",
     )
     parser.add_argument(
-        "--max-new-tokens", type=whole_number, default=8192, help="of each answer, at most"
+        "--max-new-tokens",
+        type=whole_number,
+        default=8192,
+        help="of each answer, at most; never more than the context leaves",
     )
     parser.add_argument(
         "--temperature",

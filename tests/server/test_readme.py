@@ -1,34 +1,114 @@
-"""The README's commands, run as they stand there (only the port is another)."""
+"""Every command and snippet of README.md and docs/*.md, run as a reader would.
+
+They are taken from the pages, so that a new one runs here at once. Changed is only what must be:
+the port, the names that stand for the reader's own (MODEL, URL), and sizes that would take hours.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
-import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import Server, serve
+from harness import Server, _wait_until_ready, kill, serve
+from pages import PAGES, ROOT, Snippet, snippets
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+from led_sglang.bundled import bundled_model
+from led_sglang.evaluation.grid import make_grid, read_grid
+from led_sglang.evaluation.tasks import load_task
+from led_sglang.server_process import free_port
 
+BIN = Path(sys.executable).parent
+FOUND = [snippet for page in PAGES for snippet in snippets(page)]
 
-def block(first_line: str) -> str:
-    """The indented block of the README that starts with `first_line`."""
-    found = re.search(rf"^    {re.escape(first_line)}.*\n(?:(?:    .*)?\n)*", README, re.MULTILINE)
-    assert found, f"the README has no block that starts with {first_line!r}"
-    return textwrap.dedent(found.group()).split("\n\n")[0] + "\n"
+_INSTALLS = "installs into the environment: tests/unit/test_package.py installs the wheel"
+_HUB = "a model of the hub, which the tests cannot fetch"
+_HARNESS = "another project's harness, which pins packages of its own: the page says when it ran"
+_WHEELS = "downloads 4 GB of wheels: tests/unit/test_wheelhouse.py runs both ends on small ones"
+_RANKS = "a second rank: README's command of the kind runs, and other tests have --tp 2"
+# What does not run here, and why.
+EXCUSED = {
+    "make test": "it is what runs this test",
+    "pip install .": _INSTALLS,
+    'pip install "led-sglang[eval,analysis] @ git+https://HOST/OWNER/led-sglang.git"': _INSTALLS,
+    'pip install ".[eval]"': _INSTALLS,
+    'pip install ".[analysis]"': _INSTALLS,
+    "led-sglang serve Qwen/Qwen3-4B-Thinking-2507 --port 30000": _HUB,
+    "led-sglang analyze --model-path Qwen/Qwen3-4B-Thinking-2507 --prompts questions.jsonl "
+    "--out report": _HUB,
+    'led-sglang eval --launch "--model-path Qwen/Qwen3-4B-Thinking-2507" --config paper '
+    "--run-dir runs/paper": _HUB,
+    "led-sglang bench --model-path Qwen/Qwen3-4B-Thinking-2507 --batch-sizes 1,8,64 "
+    "--out bench": _HUB,
+    "led-sglang analyze --model-path M --prompts p.txt --out report -- --tp 2": _RANKS,
+    "led-sglang bench --model-path MODEL --load-format dummy --explore-rate 0.05,0.1,0.2 "
+    "-- --tp 2": _RANKS,
+    "led-sglang eval --config ablations": "names a grid: test_ablations.py runs each of its rows",
+    "python -m venv sgl && sgl/bin/pip install sgl-eval": _HARNESS,
+    "python -m venv scope && scope/bin/pip install evalscope": _HARNESS,
+    **{s.key: _HARNESS for s in FOUND if s.key.startswith(("sgl/bin/", "scope/bin/"))},
+    "make wheelhouse": _WHEELS,
+    "make wheelhouse PYTHON=3.12 PART_MB=500": _WHEELS,
+    "bash wheelhouse/offline_setup.sh wheelhouse led-venv": _WHEELS,
+    "led-venv/bin/led-sglang serve MODEL_FOLDER": _WHEELS,
+}
+# Sizes: what is appended, because the page's own take minutes or hours on a CPU.
+SMALLER = {
+    "led-sglang analyze --model-path MODEL --tasks gsm8k --out report": "--limit 2 "
+    "--max-new-tokens 64",
+    "led-sglang bench --model-path MODEL --batch-sizes 1,8,64 --out bench": "--batch-sizes 1,2 "
+    "--context 32 --output-len 16 --repeats 1",
+    "led-sglang eval --base-url http://localhost:30000 --config quick --run-dir runs/quick": ""
+    "--limit 2 --n 2",
+    "led-sglang eval --base-url URL --tasks math500,gsm8k --samplers regular,led "
+    "--temperatures 0.1,0.3,0.6 --n 16 --limit 100 --run-dir runs/part": "--n 1 --limit 1 "
+    "--max-tokens 64",
+}
+# The server of this module is what these start.
+STARTED = ("make serve", "led-sglang serve")
+# The same command on several pages runs once.
+RUN = list({s.key: s for s in FOUND if s.key not in (*EXCUSED, *STARTED)}.values())
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """What `make serve` starts: no model named."""
-    with serve(None) as running:
-        assert "bundled model" in running.log.read_text()
-        yield running
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that looks like the checkout; what commands write stays in it."""
+    folder = tmp_path_factory.mktemp("reader")
+    for entry in ROOT.iterdir():
+        if not entry.name.startswith((".", "build", "runs")):
+            (folder / entry.name).symlink_to(entry)
+    problems = (ROOT / "examples/tiny_reasoner/held_out.jsonl").read_text().splitlines()[:2]
+    (folder / "p.txt").write_text("".join(f"{json.loads(p)['problem']}\n" for p in problems))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(place: Path) -> Iterator[Server]:
+    """What the README's first command starts."""
+    port, log = free_port(), place / "serve.log"
+    command = ["make", "serve", f"ARGS=--port {port}"]
+    # The environment is the one of this test, installed already.
+    command += [f"VENV={BIN.parent}", f"--assume-old={BIN.parent / 'installed'}"]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command,
+            cwd=place,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    try:
+        _wait_until_ready(process, port, log)
+        assert "bundled model" in log.read_text()
+        yield Server(process, port, log)
+    finally:
+        kill(process)
 
 
 def test_the_start_ends_with_a_request_to_try(server: Server) -> None:
@@ -56,27 +136,188 @@ def test_the_start_ends_with_a_request_to_try(server: Server) -> None:
 
 
 def here(text: str, server: Server) -> str:
-    assert "30000" in text
-    return text.replace("30000", str(server.port))
+    """The text with this server's port, and with values for the names that stand for them."""
+    text = text.replace("30000", str(server.port))
+    text = re.sub(r"\bURL\b", server.url, text)
+    text = re.sub(r"\bMODEL\b", str(bundled_model()), text)
+    # Runs of the reader's own: the one that the page's first recipe makes.
+    return re.sub(r"\bruns/(before|after)\b|\bDIR\b", "runs/quick", text)
 
 
-def test_curl(server: Server) -> None:
-    command = here(block("curl localhost:30000/v1/chat/completions"), server)
+def run(command: list[str], place: Path, server: Server) -> str:
+    """What a command prints on standard output; it must end well."""
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, timeout=120, check=True
+        command, cwd=place, env=environment, capture_output=True, text=True, timeout=300
     )
-    choice = json.loads(done.stdout)["choices"][0]
+    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def check_curl(printed: str, place: Path) -> None:
+    choice = json.loads(printed)["choices"][0]
     thought, _, answer = choice["message"]["content"].partition("</think>")
     assert "done" in thought
     assert answer.strip() == "6245317"
     led = choice["meta_info"]["led"]
-    assert led["explored_tokens"] > 0
-    assert led["think_tokens"] >= led["explored_tokens"]
+    assert led["think_tokens"] >= led["explored_tokens"] > 0
 
 
-def test_openai_python(server: Server) -> None:
-    code = here(block("from openai import OpenAI"), server)
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
-    )
-    assert re.search(r"'explored_tokens': [1-9]", done.stdout), done.stdout
+def check_openai(printed: str, place: Path) -> None:
+    assert re.search(r"'explored_tokens': [1-9]", printed), printed
+
+
+def check_page(name: str) -> Callable[[str, Path], None]:
+    def check(printed: str, place: Path) -> None:
+        page = (place / name).read_text()
+        assert page.startswith("<!doctype html>")
+        # Texts, and no page of `[358][353]`.
+        data = json.loads(re.search(r'type="application/json">(.*?)</script>', page)[1])  # type: ignore[index]
+        for side in data["runs"]:
+            assert any(text.strip().isalpha() for text in side["texts"])
+            assert not any(re.fullmatch(r"\[\d+\]", text) for text in side["texts"])
+        (place / name).unlink()
+
+    return check
+
+
+def check_files(*names: str) -> Callable[[str, Path], None]:
+    def check(printed: str, place: Path) -> None:
+        for name in names:
+            assert (place / name).stat().st_size > 0
+
+    return check
+
+
+# Beside a status of 0: what a reader looks at, by how the snippet begins.
+CHECKS = {
+    "curl localhost:30000/v1/chat/completions": check_curl,
+    "from openai import OpenAI": check_openai,
+    'led-sglang trace --prompt "What is 2 + 3?" --compare': check_page("trace.html"),
+    'led-sglang trace --prompt "Prove': check_page("trace.html"),
+    'led-sglang trace --prompt "Is 91': check_page("compare.html"),
+    "from led_sglang.client import ServerClient": check_page("trace.html"),
+    "import requests": check_page("answer.html"),
+    "led-sglang analyze --model-path MODEL": check_files("report/layers.csv", "report/entropy.png"),
+    "led-sglang analyze --base-url": check_files("report/coverage.png", "report/summary.json"),
+    "led-sglang bench --model-path MODEL": check_files("bench/bench.md", "bench/bench.png"),
+    "led-sglang eval --base-url http": check_files("runs/quick/report.html"),
+    "led-sglang eval --base-url URL": check_files("runs/part/report.md"),
+    "python -c 'import json": check_files("data/gsm8k/test.jsonl"),
+    "printf": check_files("data/gsm8k/README.md"),
+}
+
+
+def grid_file(text: str, place: Path) -> None:
+    (place / "grid.yaml").write_text(text + "\n")
+    grid = make_grid(read_grid(str(place / "grid.yaml")), "grid.yaml")
+    assert [sampler.label for sampler in grid.samplers] == ["regular", "led", "led-d4"]
+
+
+def task_file(text: str, place: Path) -> None:
+    """The example line of the page's comment is the data."""
+    (line,) = re.findall(r"# (\{.*\}) a line", text)
+    name = text.split()[1]
+    (place / f"{name}.jsonl").write_text(line + "\n")
+    # The only placeholder that is no value: a prompt has to hold the problem.
+    (place / f"{name}.yaml").write_text(text.replace('"..."  ', '"{problem}"  ') + "\n")
+    if name != "countdown":  # its grader comes with the next snippet
+        assert len(load_task(str(place / f"{name}.yaml")).items) == 1
+
+
+def grader_file(text: str, place: Path) -> None:
+    (place / "grade.py").write_text(text + "\n")
+    task = load_task(str(place / "countdown.yaml"))
+    assert len(task.items) == 1
+    names: dict[str, Callable[..., tuple[bool, str | None]]] = {}
+    exec(text, names)
+    assert names["grade"]({"target": 14}, "so it is 14") == (True, "14")
+    assert names["grade"]({"target": 14}, "") == (False, None)
+
+
+# Contents of files that the reader writes, by their first line.
+FILES: dict[str, Callable[[str, Path], None]] = {
+    "tasks: [aime24, math500]": grid_file,
+    "name: mine": task_file,
+    "name: countdown": task_file,
+    "def grade(item, answer):": grader_file,
+}
+
+
+@pytest.mark.parametrize("snippet", RUN, ids=lambda snippet: snippet.label)
+def test_it_runs_as_it_stands(snippet: Snippet, place: Path, server: Server) -> None:
+    if snippet.kind == "data":
+        FILES[snippet.key](snippet.text, place)
+        return
+    text = here(snippet.text, server)
+    if snippet.kind == "python":
+        printed = run([sys.executable, "-c", text], place, server)
+    elif snippet.key.startswith("led-sglang serve"):
+        check_server(snippet)
+        return
+    else:
+        text = re.sub(r"\s+# .*$", "", text)
+        if snippet.key.startswith("led-sglang trace"):  # asks the default port
+            text += f" --base-url {server.url}"
+        printed = run(["bash", "-c", f"{text} {SMALLER.get(snippet.key, '')}"], place, server)
+    for beginning, check in CHECKS.items():
+        if snippet.key.startswith(beginning):
+            check(printed, place)
+
+
+def check_server(snippet: Snippet) -> None:
+    """A server of its own, from a process that has SGLang imported: it offers its methods."""
+    words = snippet.key.split()[2:]
+    model = str(bundled_model()) if words[0] == "MODEL" else None
+    with serve(model, *words[model is not None :]) as running:
+        info = running.get("/server_info").json()["internal_states"][0]["led"]
+        offered = set(info["settings"]["enabled"])
+        for name in words[words.index("--enable-samplers") + 1].split(",") if model else ():
+            assert name in offered
+            answer = running.generate([5, 6, 7], {"sampler": name}, max_new_tokens=4)
+            assert answer["meta_info"]["completion_tokens"] > 0
+        if "--sampler" in words:
+            assert info["settings"]["sampler"] == words[words.index("--sampler") + 1]
+
+
+def test_the_lists_name_what_the_pages_hold() -> None:
+    """An entry whose snippet is gone, or changed, has to go or to change as well."""
+    keys = {snippet.key for snippet in FOUND}
+    assert len(keys) > 40
+    for table in (EXCUSED, SMALLER, STARTED, FILES):
+        assert set(table) <= keys, set(table) - keys
+    for beginning in CHECKS:
+        assert any(key.startswith(beginning) for key in keys), beginning
+    assert all(reason for reason in EXCUSED.values())
+
+
+def test_flags_of_commands_that_do_not_run_exist() -> None:
+    helps: dict[str, str] = {}
+    checked = 0
+    for key in EXCUSED:
+        words = re.sub(r'"[^"]*"', "TEXT", key).partition(" -- ")[0].split()
+        if words[0] != "led-sglang" or words[1] == "serve":
+            continue
+        if words[1] not in helps:
+            command = [sys.executable, "-m", "led_sglang.cli", words[1], "--help"]
+            helps[words[1]] = subprocess.run(command, capture_output=True, text=True).stdout
+        for flag in (word for word in words if word.startswith("--")):
+            assert re.search(rf"{flag}\b", helps[words[1]]), f"{flag} of {key}"
+            checked += 1
+    assert checked > 10
+
+
+def test_files_and_extras_that_the_pages_name_exist() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    text = "\n".join(page.read_text() for page in PAGES)
+    scripts = set(re.findall(r"`(?:python|pytest)(?: -s)? ([\w./]+\.py|tests/\w+)", text))
+    assert len(scripts) > 5
+    assert all((ROOT / script).exists() for script in scripts), scripts
+    extras = re.findall(r"(?:\.|led-sglang)\[([\w,]+)\]", text)
+    assert {name for extra in extras for name in extra.split(",")} == {"analysis", "eval"}
+    assert {"analysis", "eval"} <= project["optional-dependencies"].keys()
+    # No index carries the package: never `pip install led-sglang`.
+    assert not re.search(r"pip install ['\"]?led-sglang(?!\[[\w,]+\] @ git\+)", text)
