@@ -20,7 +20,7 @@ import requests
 from led_sglang.common.endpoint import ServerError
 from led_sglang.common.ports import listens
 from led_sglang.common.progress import Waiting
-from led_sglang.common.terminal import uninterrupted
+from led_sglang.common.terminal import FAILED, uninterrupted
 
 _LOG_TAIL = 2000
 _PR_SET_PDEATHSIG = 1
@@ -108,13 +108,21 @@ def _wait(process: subprocess.Popen[bytes], port: str, log: Path, timeout_s: flo
     with Waiting(f"starting a server, which logs to {log}") as waiting:
         while time.monotonic() < deadline:
             if process.poll() is not None:
-                tail = log.read_text(errors="replace")[-_LOG_TAIL:]
-                raise ServerError(f"the server ended with status {process.returncode}:\n{tail}")
+                raise ServerError(_last_words(process.returncode, log))
             if _answers(process.pid, port):
                 return
             waiting.show()
             time.sleep(0.5)
     raise ServerError(f"the server was not ready after {timeout_s:.0f} s; its log: {log}")
+
+
+def _last_words(status: int, log: Path) -> str:
+    """Why a server ended: the sentence of its refusal, or else the end of its log."""
+    tail = log.read_text(errors="replace")[-_LOG_TAIL:]
+    ours = [line for line in tail.splitlines() if line.startswith("led-sglang: ")]
+    if status == FAILED and ours:
+        return f"the server ended with status {status}: {ours[-1].removeprefix('led-sglang: ')}"
+    return f"the server ended with status {status}; the end of its log, {log}:\n{tail}"
 
 
 def _answers(pid: int, port: str) -> bool:

@@ -112,7 +112,6 @@ def _server(arguments: argparse.Namespace, serve_flags: Sequence[str]) -> Iterat
         flags += ["--device", arguments.device]
     if arguments.trust_remote_code:
         flags.append("--trust-remote-code")
-    print("starting the server ...", file=sys.stderr, flush=True)
     with running_server(flags, arguments.out / _SERVER_LOG) as url:
         yield url
 

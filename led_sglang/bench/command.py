@@ -69,7 +69,6 @@ def _run(arguments: argparse.Namespace, serve_flags: Sequence[str]) -> list[str]
         flags += ["--device", arguments.device]
     print("measuring what the machine can do ...", file=sys.stderr, flush=True)
     header = machine(arguments.device)
-    print("starting the server ...", file=sys.stderr, flush=True)
     started_before = set(psutil.Process().children(recursive=True))
     refused: list[str] = []
     profile = ""
