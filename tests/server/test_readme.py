@@ -173,7 +173,7 @@ def check_page(name: str) -> Callable[[str, Path], None]:
         page = (place / name).read_text()
         assert page.startswith("<!doctype html>")
         # Texts, and no page of `[358][353]`.
-        data = json.loads(re.search(r'type="application/json">(.*?)</script>', page)[1])  # type: ignore[index]
+        data = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])  # type: ignore[index]
         for side in data["runs"]:
             assert any(text.strip().isalpha() for text in side["texts"])
             assert not any(re.fullmatch(r"\[\d+\]", text) for text in side["texts"])

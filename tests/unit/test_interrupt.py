@@ -1,9 +1,11 @@
-"""Ctrl-C, as a terminal sends it: to the command and to all it has started in its group."""
+"""Commands whose server takes its time: what they show, and Ctrl-C as a terminal sends it, to the
+command and to all it has started in its group."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +20,9 @@ import psutil
 import pytest
 
 from led_sglang.bundled import bundled_model
+from led_sglang.client import ServerClient
+from led_sglang.trace import Trace
+from led_sglang.trace.waiting import generated
 
 LED = {
     "settings": {"depth": 8, "candidates": 8, "layers": "paper", "captured_layers": [9]},
@@ -58,6 +63,26 @@ def slow() -> Iterator[ThreadingHTTPServer]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
+
+
+def test_trace_shows_the_time_and_the_tokens_of_a_long_thought(
+    slow: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("led_sglang.common.progress._LINE_EVERY_S", 0.0)
+    totals, finished = {"think_tokens": 100}, Trace(())
+    monkeypatch.setitem(LED, "totals", totals)
+
+    def ask() -> Trace:
+        totals["think_tokens"] += 42
+        time.sleep(1.3)
+        return finished
+
+    client = ServerClient(f"127.0.0.1:{slow.server_port}")
+    assert generated(ask, client, "led") is finished
+    first, *later = capsys.readouterr().err.splitlines()
+    assert first == "led: generating ..."
+    assert len(later) >= 2
+    assert all(re.match(r"led: generating \.\.\. [01] s, 42 tokens of thought", x) for x in later)
 
 
 def interrupted(arguments: list[str], begun: Callable[[psutil.Process], bool]) -> tuple[int, str]:
@@ -125,8 +150,7 @@ def test_while_a_server_of_its_own_starts(command: str, tmp_path: Path) -> None:
     assert "Traceback" not in errors
 
 
-def test_doctor() -> None:
-    """It imports SGLang for seconds."""
+def test_doctor_while_it_imports_sglang() -> None:
     begun = time.monotonic() + 2
     status, errors = interrupted(["doctor"], lambda _: time.monotonic() > begun)
     assert (status, "Traceback" in errors) == (130, False), errors
