@@ -321,3 +321,28 @@ def test_files_and_extras_that_the_pages_name_exist() -> None:
     assert {"analysis", "eval"} <= project["optional-dependencies"].keys()
     # No index carries the package: never `pip install led-sglang`.
     assert not re.search(r"pip install ['\"]?led-sglang(?!\[[\w,]+\] @ git\+)", text)
+
+
+def test_the_keys_of_a_raw_trace_are_those_of_the_docs(server: Server) -> None:
+    section = (ROOT / "docs/trace.md").read_text().partition("## The raw trace")[2]
+    listed = re.findall(r"^\| `(\w+)` \|", section.partition("\n## ")[0], re.MULTILINE)
+    problem = "Visit every room once. Doors: 1-3 3-6 3-5 2-6 1-7 2-4 4-6 1-6 4-5 Start: 6"
+    body = {
+        "model": "default",
+        "messages": [{"role": "user", "content": problem}],
+        "max_tokens": 64,
+        "seed": 4,
+        "return_meta_info": True,
+        "custom_params": {"sampler": "led", "led": {"trace": True, "behaviour_logprobs": True}},
+    }
+    meta = server.post("/v1/chat/completions", body).json()["choices"][0]["meta_info"]
+    phases = set()
+    for entry, logprob in zip(meta["led_trace"], meta["led_behaviour_logprobs"], strict=True):
+        phases.add(entry["phase"])
+        if entry["phase"] == "think":
+            assert list(entry) == listed
+            assert logprob == entry["behaviour_logprob"]
+        else:
+            assert list(entry) == ["token_id", "phase"]
+            assert logprob is None
+    assert phases == {"think", "response"}
