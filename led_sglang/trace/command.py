@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,13 @@ def trace(argv: Sequence[str]) -> int:
     traces = []
     for sampler in arguments.compare:
         run = generated(
-            lambda sampler=sampler: run_trace(
-                client, arguments.prompt, sampler=sampler, sampling=sampling, led=arguments.led
+            partial(
+                run_trace,
+                client,
+                arguments.prompt,
+                sampler=sampler,
+                sampling=sampling,
+                led=arguments.led,
             ),
             client,
             sampler,
