@@ -63,8 +63,8 @@ SMALLER = {
     "--max-new-tokens 64",
     "led-sglang bench --model-path MODEL --batch-sizes 1,8,64 --out bench": "--batch-sizes 1,2 "
     "--context 32 --output-len 16 --repeats 1",
-    "led-sglang eval --base-url http://localhost:30000 --config quick --run-dir runs/quick": ""
-    "--limit 1 --n 1",
+    "led-sglang eval --base-url http://localhost:30000 --config quick "
+    "--run-dir runs/quick": "--limit 1 --n 1",
     "led-sglang eval --base-url URL --tasks math500,gsm8k --samplers regular,led "
     "--temperatures 0.1,0.3,0.6 --n 16 --limit 100 --run-dir runs/part": "--n 1 --limit 1 "
     "--max-tokens 64",
