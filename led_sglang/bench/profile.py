@@ -134,11 +134,11 @@ def profile_markdown(arm: str, profile: Profile, trace: Path) -> str:
 
 def own_kernels() -> set[str]:
     """Names of this package's Triton kernels, as a trace shows them."""
-    from led_sglang import kernels
+    from led_sglang.kernels import triton
 
     names = set()
-    for module in pkgutil.iter_modules(kernels.__path__):
-        content = vars(importlib.import_module(f"{kernels.__name__}.{module.name}"))
+    for module in pkgutil.iter_modules(triton.__path__):
+        content = vars(importlib.import_module(f"{triton.__name__}.{module.name}"))
         names |= {n for n, v in content.items() if type(v).__name__.endswith("JITFunction")}
     return names
 
