@@ -25,6 +25,8 @@ _BASED = re.compile(
 _DECIMAL_COMMA = re.compile(r"(-?\d+),(\d+)")
 _SEVERAL = re.compile(r",|;|\\pm|\b(?:and|or)\b")
 _LETTER = re.compile(r"(?<![\\A-Za-z])[A-Za-z]")
+# A longer text is prose, not an answer; reading it as one would take long.
+_LONGEST_ANSWER = 1000
 _LABEL = re.compile(r"^(?:[#=\s]+|[A-Z][a-z]*:\s)+")
 _LETTERS = re.compile(r"[A-Za-z]+|[A-Za-z](?:,\s*[A-Za-z])+")
 
@@ -70,7 +72,7 @@ def find_answers(text: str, gold: Gold) -> list[str]:
         joined = [", ".join(boxes[-1])] if gold.several and len(boxes[-1]) > 1 else []
         return [*joined, boxes[-1][-1]]
     tagged = tagged_answer(text)
-    if tagged is not None and not tidy(tagged).worded:
+    if tagged is not None and len(tagged) <= _LONGEST_ANSWER and not tidy(tagged).worded:
         return [tagged]
     return _answers_in_prose(text if tagged is None else tagged, gold)
 
@@ -79,7 +81,9 @@ def _answers_in_prose(text: str, gold: Gold) -> list[str]:
     from math_verify.grader import get_pct_val
 
     stated = stated_answer(text) or _LABEL.sub("", text.strip())
-    if gold.tidied.worded or ("\n" not in stated and tidy(stated).bare):
+    if len(stated) <= _LONGEST_ANSWER and (
+        gold.tidied.worded or ("\n" not in stated and tidy(stated).bare)
+    ):
         return [stated] if stated else []
     found = _parse(tidy_prose(text), plain=True)
     if not found:
@@ -91,6 +95,8 @@ def _answers_in_prose(text: str, gold: Gold) -> list[str]:
 
 def is_right(answer: str, gold: Gold) -> bool:
     """Does the answer say what the gold says?"""
+    if len(answer) > _LONGEST_ANSWER:
+        return False
     letters = _LETTERS.fullmatch(gold.tidied.latex)
     if (gold.tidied.worded or letters) and same_words(gold.text, answer):
         return True
@@ -122,6 +128,8 @@ def _is_equal(gold: Gold, reading: str, percent: bool) -> bool:
 
 def normal_form(answer: str) -> str:
     """One text for all ways to write an answer, for votes."""
+    if len(answer) > _LONGEST_ANSWER:
+        return answer
     tidied = tidy(answer)
     value = value_of(tidied.latex)
     return f"{tidied.latex if value is None else exact(value)}{'%' if tidied.percent else ''}"

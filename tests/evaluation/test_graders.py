@@ -50,6 +50,17 @@ def test_where_the_grader_disagrees_with_a_person(
     assert grade(question).correct == verdict
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["$ 5 " * 5000, "1 234 " * 5000, "* " * 10000, "\\boxed{" * 3000],
+    ids=["dollars", "numbers", "stars", "boxes"],
+)
+def test_a_long_text_without_an_answer_is_graded_in_time(text: str) -> None:
+    started = time.monotonic()
+    assert not grade_math(text, "12").correct
+    assert time.monotonic() - started < 20  # seconds where it is read as one answer: minutes
+
+
 def test_verbatim_math_is_not_tidied() -> None:
     """The authors' numbers come from Math-Verify alone."""
     dressed = Question("math", gold="70000", text="\\boxed{70\\,000}", gold_format="expr")
