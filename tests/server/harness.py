@@ -111,7 +111,7 @@ def serve(
     arguments += [] if device is None else ["--device", device]
     arguments += ["--random-seed", "1234", *flags]
     environment = os.environ | {"SGLANG_PLATFORM": "led_cpu", "OMP_NUM_THREADS": "1"} | (env or {})
-    process = _start(arguments, environment, log)
+    process = start(arguments, environment, log)
     try:
         _wait_until_ready(process, port, log)
         yield Server(process, port, log)
@@ -119,7 +119,8 @@ def serve(
         kill(process)
 
 
-def _start(arguments: Sequence[str], environment: dict[str, str], log: Path) -> Process:
+def start(arguments: Sequence[str], environment: dict[str, str], log: Path) -> Process:
+    """Start `python ARGUMENTS`, which prints to `log`; a module (`-m`) in a fork of its own."""
     if arguments[0] == "-m":
         return Forked(run_module, arguments[1], arguments[2:], str(log), environment)
     with log.open("wb") as out:
