@@ -118,8 +118,10 @@ def test_the_start_ends_with_a_request_to_try(server: Server) -> None:
         r"led-sglang: (no --model-path given|starting on|ready after)|led-sglang [0-9.]+, |-+$|"
         r"(hooks|sampler|think phase|preset|led|captured|  url|  model|  sampler|  kernels) "
     )
-    # What the machine may lack, and the progress of loading weights.
-    real = re.compile(r"\[[-0-9: ]+\] Fail to set RLIMIT|.*Multi-thread loading shards")
+    # What the machine may lack, the progress of loading weights; and the way tests start a module.
+    real = re.compile(
+        r"\[[-0-9: ]+\] Fail to set RLIMIT|.*Multi-thread loading shards|<frozen runpy>"
+    )
     lines = [line for line in start.splitlines() if line.strip()]
     assert not [line for line in lines if not ours.match(line) and not real.match(line)]
     assert f"  url      {server.url} " in start
