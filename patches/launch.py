@@ -63,9 +63,9 @@ def _children_ignore_ctrl_c() -> Iterator[None]:
     """
     start = BaseProcess.start
 
-    def start_deaf(process: BaseProcess) -> None:
+    def start_deaf(self: BaseProcess) -> None:
         with uninterrupted():
-            start(process)
+            start(self)
 
     BaseProcess.start = start_deaf  # type: ignore[method-assign]
     try:
@@ -85,7 +85,7 @@ def _usage_errors_of_one_line() -> Iterator[None]:
         argparse.ArgumentParser.print_usage = print_usage  # type: ignore[method-assign]
 
 
-def _print_nothing(*_: Any) -> None:
+def _print_nothing(self: argparse.ArgumentParser, file: Any = None) -> None:
     """In place of a usage."""
 
 

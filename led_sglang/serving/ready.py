@@ -101,14 +101,17 @@ def ready_block(
 def _curl(address: Address, question: str, chats: bool) -> str:
     """A command that works as it stands; with a key, once the key stands in it."""
     path = "chat/completions" if chats else "completions"
-    words = {"messages": [{"role": "user", "content": question}]} if chats else {"prompt": question}
-    body = json.dumps({"model": "default", "max_tokens": 64, **words}, ensure_ascii=False)
+    body: dict[str, Any] = {"model": "default", "max_tokens": 64}
+    if chats:
+        body["messages"] = [{"role": "user", "content": question}]
+    else:
+        body["prompt"] = question
     parts = ["curl", f"{address.url}/v1/{path}", "-H", "content-type: application/json"]
     if address.tls:
         parts.insert(1, "--insecure")
     if address.api_key:
         parts += ["-H", "authorization: Bearer YOUR_API_KEY"]
-    return shlex.join([*parts, "-d", body])
+    return shlex.join([*parts, "-d", json.dumps(body, ensure_ascii=False)])
 
 
 def _ask(address: Address, method: str, path: str, body: Any = None) -> dict[str, Any] | None:
