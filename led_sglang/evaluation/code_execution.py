@@ -7,6 +7,7 @@ it passes every test; the first failure ends it.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,32 +16,14 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-from led_sglang.evaluation import EvaluationError, confine
+from led_sglang.evaluation import EvaluationError, confine, solution
 
 SECONDS_PER_TEST = 6.0
-MEMORY_BYTES = 2 << 30
+MEMORY_BYTES = 4 << 30
 OUTPUT_BYTES = 16 << 20
 
-# What solutions to function problems use without importing it.
-_PRELUDE = """\
-import bisect, collections, functools, heapq, itertools, math, operator, random, re, string, sys
-from bisect import *
-from collections import *
-from functools import *
-from heapq import *
-from itertools import *
-from math import *
-from typing import *
-"""
-# The arguments come as lines of JSON; the value leaves as the last line.
-_CALL = """
-
-import json as _json, sys as _sys
-_arguments = [_json.loads(line) for line in _sys.stdin.read().split("\\n") if line.strip()]
-_function = Solution().{name} if "Solution" in globals() else {name}
-print()
-print(_json.dumps(_function(*_arguments)))
-"""
+# For Python to start, and to end.
+_SPARE_SECONDS = 4.0
 
 
 def judge(code: str, tests: Mapping[str, Any], *, seconds: float = SECONDS_PER_TEST) -> str:
@@ -51,18 +34,23 @@ def judge(code: str, tests: Mapping[str, Any], *, seconds: float = SECONDS_PER_T
         tests: `inputs`, `outputs` (texts of equal number) and `fn_name`; with a name, a line of
             the input is one JSON argument and the output is the JSON value; without, they are
             standard input and output.
-        seconds: wall clock of each test.
+        seconds: wall clock of each test, and again of loading the program before it.
 
     Raises:
         EvaluationError: programs cannot be confined on this machine.
     """
     name = tests.get("fn_name")
-    if name is not None:
-        if not str(name).isidentifier():
-            raise EvaluationError(f"fn_name {name!r} is no name of a function")
-        code = f"{_PRELUDE}{code}{_CALL.format(name=name)}"
+    if name is not None and not str(name).isidentifier():
+        raise EvaluationError(f"fn_name {name!r} is no name of a function")
     for given, wanted in zip(tests["inputs"], tests["outputs"], strict=True):
-        verdict, output = run_confined(code, given, seconds=seconds)
+        arguments = [line for line in given.split("\n") if line.strip()] if name else []
+        job = {"code": code, "fn_name": name, "arguments": arguments, "seconds": seconds}
+        verdict, output = run_confined(
+            Path(solution.__file__).read_text(encoding="utf-8"),
+            "" if name else given,
+            seconds=2 * seconds + _SPARE_SECONDS,
+            job=json.dumps(job),
+        )
         if verdict:
             return verdict
         same = _same_value(output, wanted) if name is not None else same_output(output, wanted)
@@ -71,8 +59,14 @@ def judge(code: str, tests: Mapping[str, Any], *, seconds: float = SECONDS_PER_T
     return "correct"
 
 
-def run_confined(code: str, standard_input: str, *, seconds: float) -> tuple[str, str]:
+def run_confined(
+    code: str, standard_input: str, *, seconds: float, job: str = ""
+) -> tuple[str, str]:
     """Run a program in a scratch directory of its own.
+
+    Args:
+        seconds: wall clock of the process.
+        job: text of `job.json` beside the program.
 
     Returns:
         What went wrong ("timeout", "error" or nothing) and its standard output.
@@ -89,7 +83,16 @@ def run_confined(code: str, standard_input: str, *, seconds: float) -> tuple[str
         folder = Path(scratch)
         program, output, errors = (folder / name for name in ("solution.py", "out", "err"))
         program.write_text(code, encoding="utf-8", errors="replace")
-        command = [sys.executable, "-I", confine.__file__, json.dumps(limits), str(program)]
+        (folder / "job.json").write_text(job, encoding="utf-8")
+        command = [
+            sys.executable,
+            "-I",
+            "-X",
+            "utf8",
+            confine.__file__,
+            json.dumps(limits),
+            str(program),
+        ]
         with output.open("wb") as out, errors.open("wb") as err:
             try:
                 status = subprocess.run(
@@ -107,7 +110,10 @@ def run_confined(code: str, standard_input: str, *, seconds: float) -> tuple[str
                 return "timeout", ""
         if status == confine.CANNOT_CONFINE:
             raise EvaluationError(errors.read_text(errors="replace").strip())
-        return ("error" if status else ""), output.read_text(errors="replace")
+        if status == -signal.SIGALRM:
+            return "timeout", ""
+        # Not as text, which would end a line at a carriage return.
+        return ("error" if status else ""), output.read_bytes().decode("utf-8", "replace")
 
 
 def same_output(output: str, wanted: str) -> bool:
@@ -129,6 +135,12 @@ def _same_line(ours: str, theirs: str) -> bool:
 
 def _same_value(output: str, wanted: str) -> bool:
     try:
-        return bool(json.loads(output.rstrip("\n").rpartition("\n")[2]) == json.loads(wanted))
+        ours, theirs = (json.loads(text, parse_int=_whole_number) for text in (output, wanted))
     except ValueError:
         return False
+    return bool(ours == theirs)
+
+
+def _whole_number(digits: str) -> int:
+    """As `int`, which refuses more than 4,300 digits."""
+    return int(Decimal(digits))

@@ -145,7 +145,6 @@ def _main() -> None:
         print(f"cannot confine a program on this machine: {error!r}", file=sys.stderr)
         os._exit(CANNOT_CONFINE)
     sys.argv = [path]
-    sys.setrecursionlimit(50_000)
     exec(compile(source, path, "exec"), {"__name__": "__main__"})
 
 

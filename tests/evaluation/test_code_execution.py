@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from code_cases import DIFFERENT, OFFICIAL
 
 from led_sglang.evaluation.code_execution import judge, run_confined, same_output
 
@@ -19,10 +21,9 @@ METHOD = {"inputs": ["[1, 2]\n3"], "outputs": ["[3, 3]"], "fn_name": "add"}
         ("print(7)", "wrong"),  # right on the first test only
         ("print(", "error"),
         ("1 / 0", "error"),
-        ("import sys\nsys.exit(1)", "error"),
         ("while True: pass", "timeout"),
         ("import time\ntime.sleep(60)", "timeout"),
-        ("x = 'a' * (3 << 30)\nprint(7)", "error"),
+        ("x = 'a' * (5 << 30)\nprint(7)", "error"),
         ("while True: print('x' * 100000)", "error"),
         (
             "import sys, threading\nthreading.stack_size(1 << 26)\n"
@@ -47,6 +48,20 @@ def test_verdict(code: str, verdict: str) -> None:
 )
 def test_verdict_on_a_function(code: str, verdict: str) -> None:
     assert judge(code, METHOD, seconds=3) == verdict
+
+
+@pytest.mark.parametrize(("tests", "code", "verdict"), OFFICIAL.values(), ids=OFFICIAL)
+def test_verdict_is_that_of_the_official_checker(
+    tests: dict[str, Any], code: str, verdict: str
+) -> None:
+    assert judge(code, tests, seconds=3) == verdict
+
+
+@pytest.mark.parametrize(("tests", "code", "ours", "theirs"), DIFFERENT.values(), ids=DIFFERENT)
+def test_where_the_verdict_stays_different(
+    tests: dict[str, Any], code: str, ours: str, theirs: str
+) -> None:
+    assert judge(code, tests, seconds=1) == ours != theirs
 
 
 @pytest.mark.parametrize(
