@@ -17,7 +17,7 @@ import torch
 
 from led_sglang.analysis import LayerAnalysis
 from led_sglang.analysis.forward import load_model
-from led_sglang.default_model import write_random_qwen3
+from led_sglang.models.random_qwen3 import write_random_qwen3
 
 PROMPT, ANSWER = 64, 2048
 

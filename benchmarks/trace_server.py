@@ -20,7 +20,7 @@ import requests
 from browser import Viewer, chromium
 
 from led_sglang.client import ServerClient
-from led_sglang.default_model import write_random_qwen3
+from led_sglang.models.random_qwen3 import write_random_qwen3
 from led_sglang.server_process import running_server
 from led_sglang.trace import write_page
 from led_sglang.trace.client import run_trace

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from led_sglang._version import __version__
-from led_sglang.params import MAX_TOPK
+from led_sglang.methods.soft_thinking.params import MAX_TOPK, uses_soft
 from led_sglang.presets import Preset
 from led_sglang.settings import ServerSettings
 
@@ -45,9 +45,9 @@ def banner(
     ]
     if settings.dola_layers:
         lines.append("dola        " + ", ".join(f"h^{layer}" for layer in settings.dola_layers))
-    if settings.uses_soft:
+    if uses_soft(settings.enabled):
         lines.append(f"soft input  {MAX_TOPK} embeddings per row and decode step")
-    if settings.uses_led or settings.uses_soft:
+    if settings.uses_led or uses_soft(settings.enabled):
         lines.append(f"think phase {_think_phase(settings)}")
     if settings.uses_led:
         lines += [

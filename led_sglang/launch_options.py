@@ -13,14 +13,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from led_sglang.params import (
-    BUCKETS,
-    LAYERS,
-    MAX_CANDIDATES,
-    SAMPLERS,
-    bucket,
-    parse_layer_list,
-)
+from led_sglang.methods.dola.params import BUCKETS, bucket, parse_layer_list
+from led_sglang.methods.led.params import LAYERS, MAX_CANDIDATES
+from led_sglang.methods.registry import sampler_names
 from led_sglang.settings import LaunchRefused
 
 # Launches without a command line (`sgl.Engine`) read the same options from here, as JSON.
@@ -37,7 +32,8 @@ class LaunchOptions:
     """What the user typed; None is "not given"."""
 
     sampler: str | None = _flag(
-        "NAME", f"method of requests that name none, one of {', '.join(SAMPLERS)} (default: led)"
+        "NAME",
+        f"method of requests that name none, one of {', '.join(sampler_names())} (default: led)",
     )
     enable_samplers: str | None = _flag(
         "NAME,NAME",
@@ -157,9 +153,10 @@ class LaunchOptions:
         """
         sampler = "led" if self.sampler is None else self.sampler
         listed = [name.strip() for name in (self.enable_samplers or "").split(",") if name.strip()]
+        known = sampler_names()
         for flag, name in [("--sampler", sampler), *(("--enable-samplers", n) for n in listed)]:
-            if name not in SAMPLERS:
-                raise LaunchRefused(f"{flag} {name!r} is not one of {', '.join(SAMPLERS)}")
+            if name not in known:
+                raise LaunchRefused(f"{flag} {name!r} is not one of {', '.join(known)}")
         return sampler, tuple(dict.fromkeys([sampler, *listed, "regular"]))
 
     def parse_think_only(self) -> bool:
@@ -209,8 +206,8 @@ def _typed(name: str, value: Any, kind: type, where: str) -> Any:
 def latent_layers(num_layers: int, depth: int) -> tuple[int, ...]:
     """The l of h^l that LED needs so that both `paper` and `release` reach depth d.
 
-    `paper` wants h^{L-1}..h^{L-d+1}, `release` h^{L-2}..h^{L-d} (SPEC section 2): together the d
-    streams below the final one, as far as there are layers.
+    `paper` wants h^{L-1}..h^{L-d+1}, `release` h^{L-2}..h^{L-d} (docs/method.md#presets): together
+    the d streams below the final one, as far as there are layers.
     """
     if depth == 1:
         return ()

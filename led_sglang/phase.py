@@ -1,4 +1,4 @@
-"""Think-phase state machine (SPEC step 5): `before` -> `think` -> `response`.
+"""Think-phase state machine (docs/method.md#think-phase): `before` -> `think` -> `response`.
 
 The same automaton runs on the host (one `int` a request) and on the device (one int64 a row).
 """
@@ -8,23 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
 import torch
 
+from led_sglang.common.phases import Phase
+
 _SCAN_CHUNK = 4096
 _TAG = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 _CONTROL_TAG = re.compile(r"<\|.+\|>|<｜.+｜>")
-
-
-class Phase(IntEnum):
-    """Where a request is; a token's phase is that of the state *before* it is sampled."""
-
-    BEFORE = 0
-    THINK = 1
-    RESPONSE = 2
 
 
 @dataclass(frozen=True)
@@ -71,7 +64,7 @@ class DeviceTables:
 
 
 class ThinkAutomaton:
-    """DFA over (phase, how much of a delimiter has been seen); SPEC step 5.
+    """DFA over (phase, how much of a delimiter has been seen); docs/method.md#think-phase.
 
     A completed start delimiter leads to THINK and a completed end delimiter to RESPONSE, from any
     phase. A completed tool start leads from THINK to RESPONSE and changes no other phase: SGLang's
@@ -215,6 +208,47 @@ class ThinkAutomaton:
         )
 
 
+# Rows that continue decoding keep the state of their slot.
+KEEP = -1
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """Where a step's rows keep their phase, and the states of rows that were just prefilled."""
+
+    slots: torch.Tensor  # [B] request slots
+    initial: torch.Tensor | None  # [B] int64, -1: keep the slot's state; None: all keep
+
+
+class PhaseTracker:
+    """The think phase of every request slot, advanced on the device.
+
+    Under the overlap scheduler the host learns a token one step late; the device never does.
+    """
+
+    def __init__(self, automaton: ThinkAutomaton, slots: int, vocab_size: int, device: Any) -> None:
+        self._tables: DeviceTables = automaton.device_tables(vocab_size, device)
+        self._phases = torch.tensor(
+            [automaton.phase(state) for state in range(automaton.num_states)], device=device
+        )
+        self._states = torch.zeros(slots, dtype=torch.int64, device=device)
+
+    def begin(self, step: StepInputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """States [B], whether they think [B] bool, and their phases [B], before sampling."""
+        states = self._states[step.slots]
+        if step.initial is not None:
+            states = torch.where(step.initial == KEEP, states, step.initial)
+        return states, self._tables.thinking(states), self._phases[states]
+
+    def thinks_after(self, states: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+        """[B] bool: whether rows in `states` still think once they have sampled these tokens."""
+        return self._tables.thinking(self._tables.advance(states, token_ids))
+
+    def finish(self, step: StepInputs, states: torch.Tensor, token_ids: torch.Tensor) -> None:
+        """Move every row's slot on by the token it sampled."""
+        self._states[step.slots] = self._tables.advance(states, token_ids.long())
+
+
 def _ends_with(tokens: tuple[int, ...], delimiter: tuple[int, ...]) -> bool:
     return tokens[-len(delimiter) :] == delimiter
 
@@ -255,7 +289,7 @@ def _last_match(tokens: np.ndarray, delimiter: tuple[int, ...]) -> int:
 def resolve_delimiters(
     tokenizer: Any, think_start: str, think_end: str, *, named_by_user: bool
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Token ids of both think delimiters (SPEC step 5).
+    """Token ids of both think delimiters (docs/method.md#think-phase).
 
     A delimiter that splits into ordinary tokens may be merged with the text around it and then be
     missed. So a preset's tags (`<think>`, `[THINK]`, `<|channel|>`) must be single tokens of the

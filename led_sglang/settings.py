@@ -1,10 +1,8 @@
-"""The server's settings: what was asked for at launch, resolved once, carried to every process."""
+"""The server's settings: resolved once in the launching process, carried to every other."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from led_sglang.params import SOFT_SAMPLERS, LedParams
 
 
 class LaunchRefused(ValueError):
@@ -50,11 +48,6 @@ class ServerSettings:
         return "led" in self.enabled
 
     @property
-    def uses_soft(self) -> bool:
-        """Whether a soft method is enabled: only then does the model read mixtures."""
-        return bool(set(SOFT_SAMPLERS) & set(self.enabled))
-
-    @property
     def captured(self) -> tuple[int, ...]:
         """All residual streams h^l that the model hands out with the logits, by l, ascending."""
         return tuple(sorted({*self.latent_layers, *self.dola_layers}))
@@ -63,11 +56,3 @@ class ServerSettings:
         """Largest depth a request may ask for; `release` skips h^{L-1}, so d needs d latents."""
         latents = len(self.latent_layers)
         return min(self.depth, latents + 1 if layers == "paper" else max(latents, 1))
-
-    def led_defaults(self) -> LedParams:
-        return LedParams(
-            depth=self.depth,
-            candidates=self.candidates,
-            layers=self.layers,
-            think_only=self.think_only,
-        )

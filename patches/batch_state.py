@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -10,59 +10,37 @@ from led_sglang.patches.hooks import hook
 from sglang.srt.sampling.sampling_params import TOP_K_ALL
 from torch import Tensor
 
-from led_sglang.params import LedParams
-from led_sglang.phase import DeviceTables, Phase, ThinkAutomaton
-from led_sglang.samplers import PLAIN_ROW, Filters, Row, RowTable
+from led_sglang.methods.registry import METHODS
+from led_sglang.methods.reporting import RequestNotes
+from led_sglang.methods.rows import REGULAR_ROW, Filters, Layout, Row, RowTable
+from led_sglang.phase import KEEP, Phase, StepInputs, ThinkAutomaton
 from led_sglang.settings import ServerSettings
 
 # Attributes this file adds to SGLang's objects.
 TABLE_ATTRIBUTE = "led_rows"  # SamplingBatchInfo: RowTable or None
 STEP_ATTRIBUTE = "led_step"  # SamplingBatchInfo: StepInputs
-REQUEST_ATTRIBUTE = "led_sampling"  # Req: RequestSampling, set when the request is created
-HISTORY_ATTRIBUTE = "led_soft_history"  # Req: SoftHistory of a soft request
+_NOTES_ATTRIBUTE = "led_notes"  # Req: RequestNotes, set when the request is created
 _PROMPT_STATE_ATTRIBUTE = "led_prompt_state"  # Req: phase state after the prompt
 
-# Rows that continue decoding keep the state of their slot.
-_KEEP = -1
 # SGLang's own seed for requests without one under deterministic inference.
 _DETERMINISTIC_SEED = 42
 
 
-@dataclass(frozen=True)
-class StepInputs:
-    """Where a step's rows keep their phase, and the states of rows that were just prefilled."""
-
-    slots: Tensor  # [B] request slots
-    initial: Tensor | None  # [B] int64, -1: keep the slot's state; None: all keep
+@cache
+def _layout() -> Layout:
+    """How the rows of this process's batches carry the parameters of all methods."""
+    return Layout.of(METHODS)
 
 
-class PhaseTracker:
-    """The think phase of every request slot, advanced on the device.
+def keep_notes(req: Any, notes: RequestNotes) -> None:
+    """Attach what LED knows of a request; its `info` becomes part of the answer's metadata."""
+    setattr(req, _NOTES_ATTRIBUTE, notes)
+    req.customized_info = notes.info
 
-    Under the overlap scheduler the host learns a token one step late; the device never does.
-    """
 
-    def __init__(self, automaton: ThinkAutomaton, slots: int, vocab_size: int, device: Any) -> None:
-        self._tables: DeviceTables = automaton.device_tables(vocab_size, device)
-        self._phases = torch.tensor(
-            [automaton.phase(state) for state in range(automaton.num_states)], device=device
-        )
-        self._states = torch.zeros(slots, dtype=torch.int64, device=device)
-
-    def begin(self, step: StepInputs) -> tuple[Tensor, Tensor, Tensor]:
-        """States [B], whether they think [B] bool, and their phases [B], before sampling."""
-        states = self._states[step.slots]
-        if step.initial is not None:
-            states = torch.where(step.initial == _KEEP, states, step.initial)
-        return states, self._tables.thinking(states), self._phases[states]
-
-    def thinks_after(self, states: Tensor, token_ids: Tensor) -> Tensor:
-        """[B] bool: whether rows in `states` still think once they have sampled these tokens."""
-        return self._tables.thinking(self._tables.advance(states, token_ids))
-
-    def finish(self, step: StepInputs, states: Tensor, token_ids: Tensor) -> None:
-        """Move every row's slot on by the token it sampled."""
-        self._states[step.slots] = self._tables.advance(states, token_ids.long())
+def notes_of(req: Any) -> RequestNotes | None:
+    """What LED knows of a request; None for `regular` ones."""
+    return getattr(req, _NOTES_ATTRIBUTE, None)
 
 
 def automaton_of(settings: ServerSettings) -> ThinkAutomaton | None:
@@ -89,13 +67,13 @@ def seed_of(sampling_params: Any) -> int | None:
 
 def request_row(req: Any) -> Row:
     """The host record of a request, parsed when it was created."""
-    sampling = getattr(req, REQUEST_ATTRIBUTE, None)
-    if sampling is None or sampling.params is None:
-        return PLAIN_ROW
+    notes = notes_of(req)
+    if notes is None:
+        return REGULAR_ROW
     params = req.sampling_params
     return Row(
-        sampling.sampler,
-        sampling.params,
+        notes.sampler,
+        notes.params,
         # SGLang turns temperature 0 into top_k 1 at temperature 1
         greedy=params.top_k <= 1,
         seed=seed_of(params),
@@ -116,8 +94,9 @@ def _rows_enter(result: Any, self: Any, batch: Any, vocab_size: int) -> None:
 
     rows = [request_row(req) for req in batch.reqs]
     table = None
-    if not all(row.plain for row in rows):
-        table = RowTable.build(rows, self.device, is_pin_memory_available(self.device))
+    if not all(row.regular for row in rows):
+        pin = is_pin_memory_available(self.device)
+        table = RowTable.build(rows, _layout(), self.device, pin)
     setattr(self, TABLE_ATTRIBUTE, table)
 
 
@@ -137,8 +116,8 @@ def _rows_join(result: Any, self: Any, other: Any) -> None:
         return
     # SGLang has merged its own tensors already
     left_count = len(self) - len(other)
-    left = left or RowTable.plain(left_count, like)
-    right = right or RowTable.plain(len(other), like)
+    left = left or like.regular(left_count)
+    right = right or like.regular(len(other))
     setattr(self, TABLE_ATTRIBUTE, left.join(right))
 
 
@@ -167,7 +146,7 @@ def _initial_states(batch: Any, model_runner: Any, device: Any) -> Tensor | None
         return None
     decoding = {id(req) for req in batch.decoding_reqs or ()}
     states = [
-        _KEEP if id(req) in decoding else _state_after_prefill(req, automaton) for req in batch.reqs
+        KEEP if id(req) in decoding else _state_after_prefill(req, automaton) for req in batch.reqs
     ]
     from sglang.srt.utils.common import is_pin_memory_available
 
@@ -178,11 +157,11 @@ def _initial_states(batch: Any, model_runner: Any, device: Any) -> Tensor | None
 def _state_after_prefill(req: Any, automaton: ThinkAutomaton) -> int:
     """State after the prompt and, for a request that was retracted, its tokens so far."""
     row = request_row(req)
-    if row.plain:
-        return _KEEP
+    if row.regular:
+        return KEEP
     state = getattr(req, _PROMPT_STATE_ATTRIBUTE, None)
     if state is None:
-        if isinstance(row.params, LedParams) and row.params.preset == "release":
+        if getattr(row.params, "thinks_at_once", False):
             state = automaton.initial[Phase.THINK]
         else:
             state = automaton.scan_prompt(req.origin_input_ids)

@@ -6,37 +6,30 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from led_sglang.kernels import FinalNorm, LmHeadShard, NoiseStream, Step
-from led_sglang.patches.batch_state import PhaseTracker
+from led_sglang.kernels import FinalNorm, LmHeadShard, NoiseStream
 from led_sglang.patches.kernel_path import RankGather, choose
 from led_sglang.patches.lm_head import final_norm, lm_head_shard
 from sglang.srt.runtime_context import get_device, get_parallel
-from torch import Tensor
 
-from led_sglang.phase import ThinkAutomaton
-from led_sglang.randomness import noise_stream
-from led_sglang.samplers import ModelView
+from led_sglang.methods.base import LoadedModel
+from led_sglang.phase import PhaseTracker, ThinkAutomaton
 from led_sglang.settings import LaunchRefused, ServerSettings
+
+# Keeps the server's stream apart from a request's seed of the same number.
+_STREAM = 0x1ED
 
 
 @dataclass(frozen=True)
 class Binding:
-    """The loaded model as the methods see it, on this rank.
+    """The loaded model on this rank.
 
-    model: the parts of it that a method may call.
-    step: who computes LED's steps.
-    place_of: [layers + 1] int64: where h^l lies among the captured streams.
-    think_end: [n] int64 ids of the delimiter; empty without a think phase.
-    tracker: the think phase by request slot; None without a think phase.
-    noise: the server's own stream of noise.
+    Attributes:
+        model: what a method may use of it.
+        tracker: the think phase by request slot; None without a think phase.
     """
 
-    model: ModelView
-    step: Step
-    place_of: Tensor
-    think_end: Tensor
+    model: LoadedModel
     tracker: PhaseTracker | None
-    noise: NoiseStream
 
 
 def bind(
@@ -60,6 +53,15 @@ def bind(
     for place, layer in enumerate(settings.captured):
         place_of[layer] = place
     step = choose(head, model_runner, settings, group, final_norm=norm, all_gather=gather)
+    model = LoadedModel(
+        head=head,
+        step=step,
+        all_gather=gather,
+        shard_widths=_shard_widths(head, gather, device),
+        noise=_noise_stream(device, group),
+        place_of=place_of.to(device),
+        think_end=torch.tensor(settings.think_end_ids, dtype=torch.int64).to(device),
+    )
     tracker = None
     if automaton is not None:
         tracker = PhaseTracker(
@@ -68,14 +70,7 @@ def bind(
             model_runner.model_config.vocab_size,
             device,
         )
-    return Binding(
-        model=ModelView(head, gather, _shard_widths(head, gather, device)),
-        step=step,
-        place_of=place_of.to(device),
-        think_end=torch.tensor(settings.think_end_ids, dtype=torch.int64).to(device),
-        tracker=tracker,
-        noise=_noise_stream(device, group),
-    )
+    return Binding(model, tracker)
 
 
 def _head_and_norm(model: Any) -> tuple[LmHeadShard, FinalNorm]:
@@ -98,6 +93,7 @@ def _shard_widths(
 
 
 def _noise_stream(device: torch.device, group: Any) -> NoiseStream:
+    """The noise of requests without a seed (docs/method.md#randomness), equal on every rank."""
     # Ranks on other machines resolved a seed of their own: the first rank's counts.
     seed = torch.tensor([get_device().random_seed], dtype=torch.int64, device=device)
     if torch.distributed.get_world_size(group) > 1:
@@ -105,4 +101,4 @@ def _noise_stream(device: torch.device, group: Any) -> NoiseStream:
     parallel = get_parallel()
     # Replicas (--dp) count in dp_rank, groups of attention data parallelism in attn_dp_rank.
     replica = parallel.attn_dp_rank + (parallel.dp_rank or 0)
-    return noise_stream(int(seed), replica, device)
+    return NoiseStream.start((int(seed) << 16) + (replica << 12) + _STREAM, device)

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 from led_sglang.kernels.eager.soft_thinking import mix_embeddings
-from led_sglang.patches.batch_state import HISTORY_ATTRIBUTE, request_row
+from led_sglang.patches.batch_state import notes_of, request_row
 from led_sglang.patches.hooks import hook
 from torch import Tensor
 
-from led_sglang.params import SOFT_SAMPLERS
-from led_sglang.samplers import SoftState
+from led_sglang.methods.soft_thinking.params import SOFT_SAMPLERS
+from led_sglang.methods.soft_thinking.record import SoftHistory
+from led_sglang.methods.soft_thinking.state import SoftState
 from led_sglang.settings import LaunchRefused
-from led_sglang.soft_telemetry import SoftHistory
 
 # Tokens whose mixtures are looked up at once when a request is restored.
 _RESTORE_CHUNK = 256
@@ -33,6 +33,12 @@ def is_installed() -> bool:
 def is_soft(req: Any) -> bool:
     """Whether a request uses one of the soft methods."""
     return request_row(req).sampler in SOFT_SAMPLERS
+
+
+def _history(req: Any) -> SoftHistory | None:
+    notes = notes_of(req)
+    statistics = notes.statistics if notes is not None else None
+    return statistics if isinstance(statistics, SoftHistory) else None
 
 
 class SoftInputs:
@@ -117,7 +123,7 @@ class SoftInputs:
             forward_batch.extend_seq_lens_cpu,
             strict=True,
         ):
-            history: SoftHistory | None = getattr(req, HISTORY_ATTRIBUTE, None)
+            history = _history(req)
             streaks.append(history.streak if history is not None else 0)
             prompt = len(req.origin_input_ids)
             if history is not None and start + length > prompt:

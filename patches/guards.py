@@ -11,8 +11,7 @@ from typing import Any
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.server_args import settings_or_none
 
-from led_sglang.params import ParameterError
-from led_sglang.params.values import show
+from led_sglang.methods.values import ParameterError, show
 
 # In float32 a logit stays finite that is added to the one and divided by the other.
 _LARGEST_LOGIT = 3e38

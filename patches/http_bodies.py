@@ -16,15 +16,15 @@ from typing import Any
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.server_args import settings_or_none
 
-from led_sglang.params import ParameterError, parse_request
-from led_sglang.params.placement import (
+from led_sglang.methods.placement import (
     KEY,
     Path,
     given_custom_params,
     is_ours,
     refuse_misplaced,
 )
-from led_sglang.params.values import show
+from led_sglang.methods.request import parse_request
+from led_sglang.methods.values import ParameterError, show
 from led_sglang.settings import ServerSettings
 
 # Request: the `custom_params` that SGLang would drop, or None.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from led_sglang.kernels import AllGather, FinalNorm, LaunchLimits, LmHeadShard, Step, prepare
 
-from led_sglang.params import MAX_CANDIDATES
+from led_sglang.methods.led.params import MAX_CANDIDATES
 from led_sglang.settings import ServerSettings
 
 logger = logging.getLogger(__name__)

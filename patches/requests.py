@@ -6,19 +6,16 @@ import copy
 from http import HTTPStatus
 from typing import Any
 
-from led_sglang.patches.batch_state import HISTORY_ATTRIBUTE, REQUEST_ATTRIBUTE, seed_of
+from led_sglang.patches.batch_state import keep_notes, seed_of
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.server_args import settings_or_none
 
-from led_sglang.params import (
-    ParameterError,
-    RequestSampling,
-    SoftThinkingParams,
-    check_filters,
-    parse_request,
-)
+from led_sglang.methods.registry import method_of
+from led_sglang.methods.reporting import RequestNotes
+from led_sglang.methods.request import RequestSampling, parse_request
+from led_sglang.methods.soft_thinking.params import SoftThinkingParams
+from led_sglang.methods.values import ParameterError
 from led_sglang.settings import ServerSettings
-from led_sglang.soft_telemetry import SoftHistory
 
 # How many samples of each parallel request have been sent, by the identity of the parameters they
 # share; the parameters are kept as well, so that no other object can take their identity.
@@ -44,10 +41,12 @@ def _check_at_the_front_end(result: Any, self: Any, vocab_size: int) -> None:
 
 def _check_against_parameters(sampling: RequestSampling, params: Any) -> None:
     """Check a method against the request's other sampling parameters."""
-    if sampling.params is not None and (params.beam_width or 1) > 1:
+    method = method_of(sampling.sampler)
+    if method is None:
+        return
+    if (params.beam_width or 1) > 1:
         raise ParameterError('beam_width > 1 needs custom_params.sampler = "regular"')
-    if isinstance(sampling.params, SoftThinkingParams):
-        check_filters(sampling.params, params.top_k)
+    method.check(sampling.params, params.top_k)
 
 
 @hook("managers.tokenizer_manager.TokenizerManager._create_tokenized_object", "AFTER")
@@ -72,7 +71,7 @@ def _check_embeddings(result: Any, self: Any, *_: Any, **__: Any) -> None:
 def _check_prompt(sampling: RequestSampling, request: Any) -> None:
     """A prompt of embeddings has made-up ids: none of them tells whether it has opened thinking."""
     params = sampling.params
-    if request.input_embeds is None or params is None or not params.reads_prompt:
+    if request.input_embeds is None or not getattr(params, "reads_prompt", False):
         return
     choices = ['custom_params.sampler = "regular"']
     if sampling.sampler == "led":
@@ -91,13 +90,14 @@ def _check_in_the_scheduler(result: Any, self: Any, recv_req: Any, *_: Any, **__
         return
     try:
         sampling = _parse(recv_req, settings)
-        setattr(result, REQUEST_ATTRIBUTE, sampling)
+        method = method_of(sampling.sampler)
+        if method is None:
+            return
+        keep_notes(result, RequestNotes(sampling.sampler, sampling.params, method.statistics()))
         if isinstance(sampling.params, SoftThinkingParams):
-            setattr(result, HISTORY_ATTRIBUTE, SoftHistory())
             # Its KV is that of mixtures, which no other request with the same ids may meet.
             result.skip_radix_cache_insert = True
     except ParameterError as error:
-        setattr(result, REQUEST_ATTRIBUTE, RequestSampling("regular"))
         # Its prompt is now one token: embeddings beside it would not fit the batch.
         result.input_embeds = None
         result.set_finish_with_abort(str(error), status_code=HTTPStatus.BAD_REQUEST)
@@ -129,7 +129,7 @@ def _parse(recv_req: Any, settings: ServerSettings) -> RequestSampling:
 
 @hook("managers.tokenizer_manager.TokenizerManager._send_one_request", "BEFORE")
 def _seed_each_sample(self: Any, tokenized_obj: Any) -> None:
-    """With n > 1, sample i draws with seed + i: n samples must not be n copies (SPEC section 3).
+    """With n > 1, sample i draws with seed + i (docs/method.md#randomness).
 
     SGLang sends the n samples one after another, all holding the same parameters object.
     """

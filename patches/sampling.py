@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from led_sglang.kernels import Step
-from led_sglang.patches.batch_state import STEP_ATTRIBUTE, StepInputs, automaton_of, table_of
+from led_sglang.patches.batch_state import STEP_ATTRIBUTE, automaton_of, table_of
 from led_sglang.patches.binding import Binding, bind
 from led_sglang.patches.embedding import SoftInputs
 from led_sglang.patches.hooks import hook
@@ -18,16 +18,18 @@ from sglang.srt.layers.sampler import Sampler
 from sglang.srt.runtime_context import get_exec, get_parallel
 from torch import Tensor
 
-from led_sglang.randomness import seeded_pick
-from led_sglang.samplers import (
-    LOGITS_METHODS,
-    METHODS,
+from led_sglang.methods.base import (
+    LogitsChanger,
     LogitsContext,
     Picks,
-    RowTable,
-    SoftState,
     StepContext,
+    TokenSampler,
 )
+from led_sglang.methods.registry import METHODS
+from led_sglang.methods.regular import seeded_pick
+from led_sglang.methods.rows import RowTable
+from led_sglang.methods.soft_thinking.state import SoftState
+from led_sglang.phase import StepInputs
 
 
 @dataclass
@@ -70,6 +72,9 @@ class LedSampler(Sampler):
     """
 
     _bound: Binding  # set by `bind`
+    # The enabled methods at work, each with the samplers it serves; filled by `bind`.
+    _samplers: list[tuple[frozenset[str], TokenSampler]]
+    _changers: list[tuple[frozenset[str], LogitsChanger]]
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,6 +83,9 @@ class LedSampler(Sampler):
         self.automaton = automaton_of(settings)
         self.soft_inputs: SoftInputs | None = None
         self._settings = settings
+        self._methods = [m for m in METHODS if set(m.samplers) & set(settings.enabled)]
+        self._states: dict[str, Any] = {}
+        self._samplers, self._changers = [], []
         self._step: _Step | None = None
         self.output_logprob_processor = _OutputLogprobs(self)
         # The backend SGLang would have chosen; `led` itself means nothing to the built-in code.
@@ -90,32 +98,41 @@ class LedSampler(Sampler):
             LaunchRefused: the model lacks a part LED needs.
         """
         self._bound = bind(model_runner, self._settings, self.automaton, self.tp_sync_group)
+        for method in self._methods:
+            at_work = method.bind(self._bound.model, self._states[method.samplers[0]])
+            if isinstance(at_work, TokenSampler):
+                self._samplers.append((frozenset(method.samplers), at_work))
+            else:
+                self._changers.append((frozenset(method.samplers), at_work))
 
     @property
     def step(self) -> Step:
         """Who computes LED's steps in this process."""
-        return self._bound.step
+        return self._bound.model.step
 
-    def install_soft_inputs(self, model_runner: Any) -> None:
-        """Make the model read mixtures, where a soft method is enabled; before graphs are captured.
+    def allocate(self, model_runner: Any) -> None:
+        """Let the methods make what they keep by request slot; before graphs are captured.
 
         Raises:
-            LaunchRefused: the model's input embedding cannot be reached.
+            LaunchRefused: the model cannot be made to read the mixtures of a soft method.
         """
-        if self._settings.uses_soft:
-            slots = model_runner.req_to_token_pool.req_to_token.shape[0]
-            state = SoftState.allocate(slots, model_runner.device)
-            self.soft_inputs = SoftInputs(model_runner.model, state)
+        slots = model_runner.req_to_token_pool.req_to_token.shape[0]
+        for method in self._methods:
+            state = method.allocate(slots, model_runner.device)
+            self._states[method.samplers[0]] = state
+            if isinstance(state, SoftState):
+                self.soft_inputs = SoftInputs(model_runner.model, state)
 
-    def reshape(self, logits_output: Any, sampling_info: Any) -> None:
+    def change_logits(self, logits_output: Any, sampling_info: Any) -> None:
         """Let the methods that change logits do so, before penalties, grammar and temperature."""
         table = table_of(sampling_info)
         if table is None or not len(table.rows):
             return
-        logits, bound = logits_output.next_token_logits, self._bound
-        for method in LOGITS_METHODS.serving(table.samplers):
-            captured = self._captured(logits_output, logits)
-            method.reshape(LogitsContext(logits, captured, bound.place_of, table, bound.model))
+        logits = logits_output.next_token_logits
+        for samplers, method in self._changers:
+            if samplers & table.samplers:
+                captured = self._captured(logits_output, logits)
+                method.change(LogitsContext(logits, captured, table))
 
     def forward(
         self,
@@ -157,7 +174,7 @@ class LedSampler(Sampler):
         return logits
 
     def _decide(self, step: _Step, logits: Tensor, sampling_info: Any) -> None:
-        table, bound, tracker = step.table, self._bound, self._bound.tracker
+        table, tracker = step.table, self._bound.tracker
         if tracker is not None:
             step.states, thinking, phases = tracker.begin(step.inputs)
         else:
@@ -179,17 +196,14 @@ class LedSampler(Sampler):
             thinking=thinking,
             phases=phases,
             thinks_after=thinks_after,
-            think_end=bound.think_end,
             table=table,
-            model=bound.model,
-            step=bound.step,
-            noise=bound.noise,
-            soft=soft.state if soft is not None else None,
         )
-        step.picks = [method.step(context) for method in METHODS.serving(table.samplers)]
+        step.picks = [
+            method.step(context) for samplers, method in self._samplers if samplers & table.samplers
+        ]
         # Only the first rank talks to the detokenizer.
         answers = get_parallel().attn_tp_rank == 0
-        records = [p.record for p in step.picks if answers or p.record.every_rank]
+        records = [p.record for p in step.picks if p.record and (answers or p.record.every_rank)]
         if records:
             step.logits_output.auxiliary_device_output = DeviceStatistics(records)
 
@@ -252,15 +266,15 @@ def _built_in_backend(deterministic: bool) -> str:
 
 
 @hook("model_executor.model_runner.ModelRunner.sample", "BEFORE")
-def _reshape_logits(self: Any, logits_output: Any, forward_batch: Any) -> None:
+def _change_logits(self: Any, logits_output: Any, forward_batch: Any) -> None:
     if isinstance(self.sampler, LedSampler):
-        self.sampler.reshape(logits_output, forward_batch.sampling_info)
+        self.sampler.change_logits(logits_output, forward_batch.sampling_info)
 
 
 @hook("model_executor.model_runner.ModelRunner.init_attention_backends", "AFTER")
 def _before_graphs(result: Any, self: Any) -> None:
     if isinstance(self.sampler, LedSampler):
-        self.sampler.install_soft_inputs(self)
+        self.sampler.allocate(self)
 
 
 @hook("model_executor.model_runner.ModelRunner.prewarm_sampling", "AFTER")

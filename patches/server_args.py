@@ -20,7 +20,7 @@ from led_sglang.launch_options import (
     resolve_dola_layers,
     resolve_layers,
 )
-from led_sglang.params import SOFT_SAMPLERS
+from led_sglang.methods.soft_thinking.params import uses_soft
 from led_sglang.presets import Preset, pick_preset
 from led_sglang.settings import LaunchRefused, ServerSettings
 
@@ -189,17 +189,16 @@ def resolve_settings(
     notices = [clamped] if clamped else []
     tied = bool(getattr(text_config, "tie_word_embeddings", False))
     uses_led, uses_dola = "led" in enabled, "dola" in enabled
-    uses_soft = bool(set(SOFT_SAMPLERS) & set(enabled))
     if set(enabled) != {"regular"}:
         refuse_incompatible(cfg)
-    if uses_soft:
+    if uses_soft(enabled):
         refuse_incompatible_with_soft(cfg)
     architecture = ""
     if uses_led or uses_dola:
         architecture = known_architecture(list(model_config.hf_config.architectures or []))
         if CAPTURES[architecture].note:
             notices.append(f"{architecture} is not proven: {CAPTURES[architecture].note}")
-    needs_delimiters = (uses_led and think_only) or uses_soft
+    needs_delimiters = (uses_led and think_only) or uses_soft(enabled)
     tool_text = options.led_tool_start
     if tool_text is None:
         tool_text = preset.tool_start

@@ -19,7 +19,7 @@ from benchmarks.server.against_plain import against_plain
 from benchmarks.server.prompts import write_prompts
 from benchmarks.server.shapes import SHAPES, write_shape
 from led_sglang.bench.command import bench
-from led_sglang.bundled import bundled_model
+from led_sglang.models.bundled import bundled_model
 
 _BATCHES = "1,8,16,32,64,128,256"
 _GPU = (

@@ -8,7 +8,7 @@ from itertools import islice, product
 from pathlib import Path
 from string import ascii_lowercase
 
-from led_sglang.default_model import byte_tokenizer
+from led_sglang.models.random_qwen3 import byte_tokenizer
 
 _MAX_POSITION = 40_960
 _THINK = ("<think>", "</think>")

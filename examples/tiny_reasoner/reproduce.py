@@ -20,8 +20,8 @@ from pathlib import Path
 
 import torch
 
-from led_sglang.bundled import bundled_model
-from led_sglang.settings import SAMPLERS
+from led_sglang.methods.registry import sampler_names
+from led_sglang.models.bundled import bundled_model
 from tiny_reasoner.data import read
 from tiny_reasoner.measure import measure
 from tiny_reasoner.results import Reproduction, write_results
@@ -92,7 +92,7 @@ def _minutes(file: Path, seconds: float) -> float:
 
 def _evaluate(model: Path, grid: str, run_dir: Path, limit: int) -> None:
     """`led-sglang eval` over a grid; the server offers every method there is."""
-    server = ["--model-path", str(model), "--enable-samplers", ",".join(SAMPLERS)]
+    server = ["--model-path", str(model), "--enable-samplers", ",".join(sampler_names())]
     # float32: PyTorch's bfloat16 is slower on most CPUs.
     server += ["--max-running-requests", str(_CONCURRENCY), "--dtype", "float32"]
     arguments = ["eval", "--launch", shlex.join(server), "--config", str(HERE / f"{grid}.yaml")]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from led_sglang.bundled import write_checksums
+from led_sglang.models.bundled import write_checksums
 from tiny_reasoner.data import HELD_OUT, read
 from tiny_reasoner.measure import measure
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from led_sglang.default_model import byte_tokenizer
+from led_sglang.models.random_qwen3 import byte_tokenizer
 from tiny_reasoner.task import DONE, PREFIX, ROOMS, START, STUCK
 
 THINK = ("<think>", "</think>")

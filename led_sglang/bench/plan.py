@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from led_sglang.bench import BenchError
-from led_sglang.params import SAMPLERS
+from led_sglang.methods.registry import sampler_names
 
 BASELINE = "regular"
 CONFIDENCE = "confidence"
@@ -142,8 +142,9 @@ def arms_of(
     """
     arms = []
     for name in dict.fromkeys(samplers):
-        if name not in SAMPLERS:
-            raise BenchError(f"--samplers {name} is unknown: choose among {', '.join(SAMPLERS)}")
+        if name not in sampler_names():
+            known = ", ".join(sampler_names())
+            raise BenchError(f"--samplers {name} is unknown: choose among {known}")
         if name == "led":
             arms += [_led(rate, think_only) for rate in dict.fromkeys(rates)]
         elif name != BASELINE:

@@ -1,6 +1,16 @@
-"""The phases of a request by the names that traces show."""
+"""The phases of a request, and the names by which answers show them."""
 
 from __future__ import annotations
 
-# In the order of `led_sglang.phase.Phase`.
-PHASE_NAMES = ("before", "think", "response")
+from enum import IntEnum
+
+
+class Phase(IntEnum):
+    """Where a request is; a token's phase is that of the state *before* it is sampled."""
+
+    BEFORE = 0
+    THINK = 1
+    RESPONSE = 2
+
+
+PHASE_NAMES = tuple(phase.name.lower() for phase in Phase)

@@ -82,7 +82,7 @@ def _launch(argv: list[str]) -> None:
 
 def _bundled_model() -> tuple[str, str]:
     """Its folder and a question it knows."""
-    from led_sglang.bundled import EXAMPLE, bundled_model
+    from led_sglang.models.bundled import EXAMPLE, bundled_model
 
     path = bundled_model()
     print(

@@ -21,7 +21,7 @@ from tiny_reasoner.thoughts import check_thought, parse_problem, share_of_mistak
 from tiny_reasoner.tokenizer import make_tokenizer
 from tiny_reasoner.unsure import allowed_tokens, unsure_steps
 
-from led_sglang.bundled import bundled_model
+from led_sglang.models.bundled import bundled_model
 
 # Solution 6245317; 6 3 1 7 is a dead end.
 PROBLEM = parse_problem(

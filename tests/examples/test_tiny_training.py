@@ -16,7 +16,7 @@ from tiny_reasoner.measure import measure
 from tiny_reasoner.ship import ship
 from transformers import AutoConfig
 
-from led_sglang.bundled import bundled_model, check_files
+from led_sglang.models.bundled import bundled_model, check_files
 
 torch.set_num_threads(1)
 

@@ -21,10 +21,10 @@ from led_sglang.kernels import (
 from led_sglang.kernels.triton.workspace import StepWorkspace, workspace_bytes
 from torch import Tensor
 
-from led_sglang.params import LedParams
-from led_sglang.randomness import noise_stream
-from led_sglang.samplers import Row, RowTable
-from led_sglang.samplers.led_rows import led_limits, led_rows
+from led_sglang.methods.led.params import LedParams
+from led_sglang.methods.led.rows import LedBatch
+from led_sglang.methods.registry import METHODS
+from led_sglang.methods.rows import Layout, Row, RowTable
 
 STREAM = NoiseStream.start(3, "cpu")
 H = 64
@@ -116,21 +116,15 @@ def test_the_servers_step_adds_nothing_to_the_launches(
         Row(),
         Row("led", replace(params, gate="always"), greedy=True),
     ]
-    table = RowTable.build(listed, "cpu", False)
-    rows = led_rows(
-        table.columns("led"),
-        table.mask("led"),
-        table.greedy,
-        torch.full((3,), 0.6),
-        torch.ones(3).bool(),
-    )
-    stream, positions = noise_stream(1, 0, "cpu"), torch.arange(3)
+    table = RowTable.build(listed, Layout.of(METHODS), "cpu", False)
+    batch = LedBatch.of(table)
+    rows = batch.rows(table.greedy, torch.full((3,), 0.6), torch.ones(3).bool())
+    positions = torch.arange(3)
 
     def step_of_the_server(step: Step) -> None:
-        own = led_limits(table.params_of("led"), table.any_greedy("led"))
-        final = step.final_posterior(case.logits, rows, own)
-        drawn = step.draw_noise(stream, table.seeds, table.has_seed, positions, final.ids)
-        step.led_step(final, latents, rows, own, drawn)
+        final = step.final_posterior(case.logits, rows, batch.limits)
+        drawn = step.draw_noise(STREAM, table.seeds, table.has_seed, positions, final.ids)
+        step.led_step(final, latents, rows, batch.limits, drawn)
 
     with recording(monkeypatch) as recorder:
         step = ready(case, 3, 64, depth)

@@ -20,9 +20,10 @@ from kernel_cases import (
 )
 from led_sglang.kernels import Gate, LedLimits, LedResult
 
-from led_sglang.params import LedParams
-from led_sglang.samplers import Row, RowTable
-from led_sglang.samplers.led_rows import led_limits
+from led_sglang.methods.led.params import LedParams
+from led_sglang.methods.led.rows import LedBatch
+from led_sglang.methods.registry import METHODS
+from led_sglang.methods.rows import Layout, Row, RowTable
 
 pytestmark = pytest.mark.usefixtures("each_path")
 
@@ -120,7 +121,7 @@ def test_limits_name_what_a_batch_holds(
 ) -> None:
     plain = LedParams(depth=4, candidates=6)
     rows = [Row("led", plain), Row("led", replace(plain, **changed), greedy=greedy), Row()]
-    table = RowTable.build(rows, "cpu", pin=False)
+    table = RowTable.build(rows, Layout.of(METHODS), "cpu", pin=False)
     nothing = LedLimits(
         candidates=6,
         depth=4,
@@ -133,5 +134,4 @@ def test_limits_name_what_a_batch_holds(
         normalize_layers=False,
         gates=frozenset({Gate.CONFIDENCE}),
     )
-    limits = led_limits(table.params_of("led"), table.any_greedy("led"))
-    assert limits == replace(nothing, **expected)
+    assert LedBatch.of(table).limits == replace(nothing, **expected)

@@ -16,8 +16,8 @@ import torch
 from harness import chat_ids, gsm8k_problems, held_out_problems
 from transformers import AutoTokenizer
 
-from led_sglang.bundled import bundled_model
-from led_sglang.default_model import write_random_qwen3
+from led_sglang.models.bundled import bundled_model
+from led_sglang.models.random_qwen3 import write_random_qwen3
 
 # A second thread only fights the servers for the cores.
 torch.set_num_threads(1)

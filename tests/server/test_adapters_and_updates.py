@@ -17,7 +17,7 @@ from harness import Server, serve
 from oracle import Oracle
 from safetensors.torch import save_file
 
-from led_sglang.default_model import write_random_qwen3
+from led_sglang.models.random_qwen3 import write_random_qwen3
 
 RANK, ALPHA = 4, 8.0
 MODULES = ("q_proj", "v_proj", "o_proj", "gate_proj", "down_proj")

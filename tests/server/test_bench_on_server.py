@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from led_sglang.bundled import bundled_model
+from led_sglang.models.bundled import bundled_model
 
 DEPTH = 8
 

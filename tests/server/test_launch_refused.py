@@ -8,7 +8,7 @@ import pytest
 from launches import refused_launch
 from led_sglang.patches import TOUCHED
 
-from led_sglang.default_model import write_random_qwen3
+from led_sglang.models.random_qwen3 import write_random_qwen3
 
 
 @pytest.mark.parametrize("path", [symbol.path for symbol in TOUCHED])

@@ -18,9 +18,9 @@ import pytest
 from harness import Server, _wait_until_ready, kill, serve
 from pages import PAGES, ROOT, Snippet, snippets
 
-from led_sglang.bundled import bundled_model
 from led_sglang.evaluation.grid import make_grid, read_grid
 from led_sglang.evaluation.tasks import load_task
+from led_sglang.models.bundled import bundled_model
 from led_sglang.server_process import free_port
 
 BIN = Path(sys.executable).parent

@@ -13,7 +13,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from led_sglang.default_model import byte_tokenizer
+from led_sglang.models.random_qwen3 import byte_tokenizer
 
 LAYERS, SCALE = 12, 0.12
 VISION_START, VISION_END, IMAGE, VIDEO = (

@@ -25,8 +25,8 @@ from watch import Memory, drained, memory_of
 from workload import Job, answered_alone, build_pool
 
 from led_sglang.cpu_platform import thread_binding
-from led_sglang.default_model import write_random_qwen3
-from led_sglang.params import SOFT_SAMPLERS
+from led_sglang.methods.soft_thinking.params import SOFT_SAMPLERS
+from led_sglang.models.random_qwen3 import write_random_qwen3
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,7 +11,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from led_sglang.params import GATES, GROUPS, LAYERS, PRESETS, SAMPLERS
+from led_sglang.methods.led.params import GATES, LAYERS, PRESETS
+from led_sglang.methods.registry import METHODS, sampler_names
 
 ENDPOINTS = ("/generate", "/v1/completions", "/v1/chat/completions")
 # The forms of the others are like one of these, or drop `custom_params` where LED carries it.
@@ -31,9 +32,15 @@ RESERVED = (
     "token_ids",
     "sampler",
     "",
-    *SAMPLERS,
+    *sampler_names(),
 )
-METHOD_KEYS = tuple({key for group in GROUPS.values() for key in group.keys})
+# The keys of each method's group.
+GROUPS = {
+    name: [parameter.name for parameter in method.parameters(name)]
+    for method in METHODS
+    for name in method.samplers
+}
+METHOD_KEYS = tuple({key for keys_of_group in GROUPS.values() for key in keys_of_group})
 
 numbers = st.one_of(
     st.integers(-3, 70),
@@ -68,7 +75,7 @@ unlisted = st.one_of(st.booleans(), st.integers(0, 12), st.floats(0, 1), st.text
 
 def groups(method: str) -> st.SearchStrategy[Any]:
     """The object `custom_params.<method>`: mostly right, or anything."""
-    optional = {key: led_values.get(key, unlisted) for key in GROUPS[method].keys}
+    optional = {key: led_values.get(key, unlisted) for key in GROUPS[method]}
     good = st.fixed_dictionaries({}, optional=optional)
     bad = st.one_of(st.just({}), st.dictionaries(keys, trees, max_size=1))
     mostly_right = st.builds(lambda right, wrong: {**right, **wrong}, good, bad)
@@ -80,7 +87,7 @@ def near_valid(draw: st.DrawFn) -> dict[str, Any]:
     """A method, its group, and perhaps something that does not belong there."""
     method = draw(st.sampled_from(tuple(GROUPS)))
     optional = {
-        "sampler": st.one_of(st.just(method), st.sampled_from([*SAMPLERS, "LED"]), scalars),
+        "sampler": st.one_of(st.just(method), st.sampled_from([*sampler_names(), "LED"]), scalars),
         method: groups(method),
         draw(keys): scalars,
     }

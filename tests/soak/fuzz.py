@@ -23,8 +23,8 @@ from harness import Server, serve, tail
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from led_sglang.default_model import write_random_qwen3
-from led_sglang.params import SAMPLERS
+from led_sglang.methods.registry import sampler_names
+from led_sglang.models.random_qwen3 import write_random_qwen3
 
 # So many are in flight at once, and a good request among them that must be answered rightly.
 BURST = 12
@@ -35,7 +35,7 @@ FLAGS = (
     *("--dtype", "float32", "--enable-custom-logit-processor", "--grammar-backend", "xgrammar"),
     # /v1/responses knows the served name alone
     *("--served-model-name", "m"),
-    *("--enable-samplers", ",".join(SAMPLERS)),
+    *("--enable-samplers", ",".join(sampler_names())),
 )
 
 

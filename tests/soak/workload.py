@@ -10,7 +10,7 @@ from typing import Any
 
 from harness import Server
 
-from led_sglang.params import SOFT_SAMPLERS
+from led_sglang.methods.soft_thinking.params import SOFT_SAMPLERS
 
 REGULAR = {"sampler": "regular"}
 # One of each: gates, depths, both layer sets and presets, statistics, no think phase; DoLa.

@@ -28,8 +28,8 @@ from transformers import (
 from led_sglang.analysis import COVERAGE_SIZES, AnalysisError, LayerAnalysis, recommended_depth
 from led_sglang.analysis.reduction import Head, entropy_and_top
 from led_sglang.analysis.statistics import LayerTable
-from led_sglang.bundled import bundled_model
-from led_sglang.default_model import write_random_qwen3
+from led_sglang.models.bundled import bundled_model
+from led_sglang.models.random_qwen3 import write_random_qwen3
 
 SIZES: dict[str, Any] = {
     "hidden_size": 48,

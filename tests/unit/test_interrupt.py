@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from led_sglang.bundled import bundled_model
 from led_sglang.client import ServerClient
+from led_sglang.models.bundled import bundled_model
 from led_sglang.trace import Trace
 from led_sglang.trace.waiting import generated
 

@@ -9,26 +9,19 @@ import pytest
 import torch
 
 from led_sglang.launch_options import LaunchOptions, latent_layers, resolve_dola_layers
-from led_sglang.params import (
-    SAMPLERS,
-    DolaParams,
-    ParameterError,
-    SoftThinkingParams,
-    bucket,
-    check_filters,
-    parse_request,
-)
-from led_sglang.samplers import PLAIN_ROW, Filters, Row, RowTable
-from led_sglang.settings import (
-    LaunchRefused,
-    ServerSettings,
-)
-from led_sglang.soft_telemetry import SoftHistory, SoftRecord
+from led_sglang.methods.dola.params import DolaParams, bucket
+from led_sglang.methods.registry import METHODS, sampler_names
+from led_sglang.methods.request import parse_request
+from led_sglang.methods.rows import REGULAR_ROW, Filters, Layout, Row, RowTable
+from led_sglang.methods.soft_thinking.params import SoftThinkingParams, check_filters
+from led_sglang.methods.soft_thinking.record import SoftHistory, SoftRecord
+from led_sglang.methods.values import ParameterError
+from led_sglang.settings import LaunchRefused, ServerSettings
 
 LAYERS = 12
 SETTINGS = ServerSettings(
     sampler="led",
-    enabled=SAMPLERS,
+    enabled=sampler_names(),
     depth=4,
     candidates=8,
     layers="paper",
@@ -151,14 +144,14 @@ def rows() -> list[Row]:
 
 
 def test_rows_keep_their_values_through_filters_and_merges() -> None:
-    table = RowTable.build(rows(), "cpu", pin=False)
-    table = RowTable.plain(2, table).join(table)
+    table = RowTable.build(rows(), Layout.of(METHODS), "cpu", pin=False)
+    table = table.regular(2).join(table)
     order = [4, 1, 3, 2]
     table = table.keep(order, torch.tensor(order))
     assert [row.sampler for row in table.rows] == ["dola", "regular", "soft-thinking", "led"]
     assert table.samplers == {"dola", "soft-thinking", "led"}
     assert table.columns("led")["depth"].tolist() == [1, 1, 1, 3]
-    assert table.columns("soft")["max_topk"].tolist() == [1, 1, 7, 1]
+    assert table.columns("soft-thinking-gumbel")["max_topk"].tolist() == [1, 1, 7, 1]
     assert table.filters["top_k"].tolist() == [22, 2**31 - 1, 21, 20]
     assert table.has_seed.tolist() == [True, False, True, False]
     assert table.seeds.tolist() == [2, 0, 1, 0]
@@ -168,9 +161,9 @@ def test_rows_keep_their_values_through_filters_and_merges() -> None:
     assert not table.any_seeded("led")
 
 
-def test_plain_rows_hold_what_a_built_plain_row_holds() -> None:
-    table = RowTable.build([*rows(), PLAIN_ROW], "cpu", pin=False)
-    assert torch.equal(RowTable.plain(1, table).packed[0], table.packed[3])
+def test_regular_rows_hold_what_a_built_regular_row_holds() -> None:
+    table = RowTable.build([*rows(), REGULAR_ROW], Layout.of(METHODS), "cpu", pin=False)
+    assert torch.equal(table.regular(1).packed[0], table.packed[3])
 
 
 def record(streak: int, active: bool, forced: bool = False) -> dict[str, Any]:

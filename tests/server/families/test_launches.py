@@ -10,7 +10,7 @@ from harness import serve, tail
 from launches import refused_launch
 from led_sglang.patches.families import CAPTURES
 
-from led_sglang.default_model import write_random_qwen3
+from led_sglang.models.random_qwen3 import write_random_qwen3
 
 # SGLang asks for the card's properties before LED is asked; test_capture_contract.py has their
 # sentences.

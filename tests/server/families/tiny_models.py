@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from led_sglang.default_model import byte_tokenizer
+from led_sglang.models.random_qwen3 import byte_tokenizer
 
 VOCABULARY = 300  # more than the tokenizer's, and no multiple of anything SGLang pads to
 

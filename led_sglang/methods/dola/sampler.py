@@ -9,35 +9,37 @@ import torch
 from torch import Tensor
 
 from led_sglang.kernels.eager.dola import DolaRows, dola_scores
-from led_sglang.params import DolaParams
-from led_sglang.samplers.base import LogitsContext
-from led_sglang.samplers.rows import RowTable
+from led_sglang.methods.base import LoadedModel, LogitsContext
+from led_sglang.methods.dola.params import DolaParams
+from led_sglang.methods.rows import RowTable
 
 _NAME = "dola"
 
 
-class Dola:
-    """Replaces a row's logits by their contrast with an early layer's; the engine samples."""
+class DolaLogits:
+    """DoLa at work on a loaded model."""
 
-    samplers: tuple[str, ...] = (_NAME,)
+    def __init__(self, model: LoadedModel) -> None:
+        self._model = model
 
-    def reshape(self, context: LogitsContext) -> None:
-        """Write the scores over the logits of DoLa's rows; see `LogitsMethod.reshape`."""
+    def change(self, context: LogitsContext) -> None:
+        """Write the scores over the logits of DoLa's rows; see `LogitsChanger.change`."""
+        model = self._model
         index, rows = context.table.once(_rows)
         result = dola_scores(
             context.logits[index],
             context.captured[index],
-            replace(rows, pair_layer=context.place_of[rows.pair_layer]),
-            context.model.head,
-            shard_widths=context.model.shard_widths,
-            all_gather=context.model.all_gather,
+            replace(rows, pair_layer=model.place_of[rows.pair_layer]),
+            model.head,
+            shard_widths=model.shard_widths,
+            all_gather=model.all_gather,
         )
         context.logits.index_copy_(0, index, result.scores.to(context.logits.dtype))
 
 
 def _rows(table: RowTable) -> tuple[Tensor, DolaRows]:
     """Places [D] of DoLa's rows in the batch, and the kernel's view of them by layer number."""
-    params: list[DolaParams] = table.params_of(_NAME)
+    params: list[DolaParams] = [row.params for row in table.rows_of(_NAME)]
     pairs = [(row, layer) for row, p in enumerate(params) for layer in p.layers]
     place = {pair: i for i, pair in enumerate(pairs)}
     widest = max(len(p.layers) for p in params)

@@ -1,30 +1,11 @@
-"""Noise of the picks and gates (docs/method.md#randomness).
-
-A request with a seed gets noise that is a hash of (seed, position, vocabulary id): the same tokens
-whatever else is in the batch, whatever the tensor-parallel width, and after a retraction. Without a
-seed, noise comes from a stream of LED's own, so the engine's generator stays untouched.
-"""
+"""The engine's own sampling for requests with a seed, which it ignores by itself."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from led_sglang.kernels import NoiseStream, seeded_noise
-
-# Keeps LED's stream apart from a request's seed of the same number.
-_STREAM = 0x1ED
-
-
-def noise_stream(server_seed: int, replica: int, device: torch.device | str) -> NoiseStream:
-    """The stream of the rows without a seed; every tensor-parallel rank starts an equal one.
-
-    Args:
-        server_seed: the server's random seed.
-        replica: of data parallelism, each with a stream of its own.
-        device: where steps run.
-    """
-    return NoiseStream.start((server_seed << 16) + (replica << 12) + _STREAM, device)
+from led_sglang.kernels import seeded_noise
 
 
 def seeded_pick(
@@ -36,7 +17,7 @@ def seeded_pick(
     positions: Tensor,
     max_top_k: int | None,
 ) -> Tensor:
-    """Sample filtered posteriors with seeded noise: the engine's part in seeded requests.
+    """Sample filtered posteriors with seeded noise (docs/method.md#randomness).
 
     SGLang ignores a request's seed unless the whole server runs deterministic inference; its
     filters (top-k, then top-p over the unfiltered mass, then min-p) are kept.

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
-from led_sglang.params.request import GROUPS, SAMPLERS
-from led_sglang.params.values import ParameterError, show
+from led_sglang.methods.registry import sampler_names
+from led_sglang.methods.values import ParameterError, show
 
 # Keys from the body down to the object that holds `custom_params`; () is the body itself.
 Path = tuple[str, ...]
@@ -24,15 +25,24 @@ _WRAPPERS = frozenset(
     {"extra_args", "extra_body", "extra_params", "options", "parameters", "sampling_params"}
 )
 _DEEPEST = 4
-_WORDS = frozenset({"custom-params", "customparams", "sampler", *SAMPLERS})
-# `led_depth`, `led.depth`, `custom_params[sampler]`
-_STARTS = tuple(word + mark for word in ("custom-params", *GROUPS) for mark in "-.[")
+
+
+@cache
+def _words() -> frozenset[str]:
+    return frozenset({"custom-params", "customparams", "sampler", *sampler_names()})
+
+
+@cache
+def _starts() -> tuple[str, ...]:
+    """`led_depth`, `led.depth`, `custom_params[sampler]`"""
+    groups = [name for name in sampler_names() if name != "regular"]
+    return tuple(word + mark for word in ("custom-params", *groups) for mark in "-.[")
 
 
 def is_ours(key: str) -> bool:
     """Whether a key is one of LED's, however it is spelled."""
     word = key[:64].lower().replace("_", "-")
-    return word in _WORDS or word.startswith(_STARTS)
+    return word in _words() or word.startswith(_starts())
 
 
 def objects_at(body: Any, path: Path) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""SoftThinking and its variants: the next input is a mixture (docs/method.md#soft-thinking)."""
+"""The soft step: a mixture of embeddings, and the cold stop (docs/method.md#soft-thinking)."""
 
 from __future__ import annotations
 
@@ -8,44 +8,39 @@ import torch
 from torch import Tensor
 
 from led_sglang.kernels import noise_origins
-from led_sglang.kernels.eager.soft_thinking import SoftLimits, soft_mixture
-from led_sglang.params import SOFT_SAMPLERS
-from led_sglang.samplers.base import Picks, StepContext
-from led_sglang.samplers.rows import RowTable
-from led_sglang.samplers.soft_rows import soft_limits, soft_rows
-from led_sglang.soft_telemetry import SoftRecord
+from led_sglang.kernels.eager.soft_thinking import soft_mixture
+from led_sglang.methods.base import LoadedModel, Picks, StepContext
+from led_sglang.methods.soft_thinking.record import SoftRecord
+from led_sglang.methods.soft_thinking.rows import SoftBatch
+from led_sglang.methods.soft_thinking.state import SoftState
 
 
-class SoftThinking:
-    """Emits the heaviest token of a mixture and feeds the mixture back, while thinking."""
+class SoftSampler:
+    """SoftThinking at work on a loaded model."""
 
-    samplers: tuple[str, ...] = SOFT_SAMPLERS
+    def __init__(self, model: LoadedModel, state: SoftState) -> None:
+        self._model, self._state = model, state
 
     def step(self, context: StepContext) -> Picks:
-        """The mixtures of one step, and the cold stop; see `Method.step`."""
-        table, soft = context.table, context.soft
-        assert soft is not None, "the server allocates it where a soft method is enabled"
-        index, limits = table.once(_places), table.once(_limits)
-        columns = table.once(_columns)
-        slots = context.slots[index]
+        """The mixtures of one step, and the cold stop; see `TokenSampler.step`."""
+        state, table = self._state, context.table
+        batch = table.once(SoftBatch.of)
+        index, columns = batch.index, batch.columns
+        slots, logits = context.slots[index], context.logits[index]
         seeds, positions = noise_origins(
-            context.noise, table.seeds, table.has_seed, context.positions.long()
+            self._model.noise, table.seeds, table.has_seed, context.positions.long()
         )
         mixture = soft_mixture(
-            context.logits[index],
-            soft_rows(columns, table.filters, context.temperature, index),
-            limits,
-            seeds[index],
-            positions[index],
+            logits, batch.rows(context.temperature), batch.limits, seeds[index], positions[index]
         )
         thinks = context.thinking[index]
         stop = _cold_stop(
-            streak=soft.streak[slots],
-            low=mixture.entropy < columns["entropy_threshold"][index],
-            may_stop=thinks & (columns["entropy_threshold"][index] > 0),
-            length=columns["length_threshold"][index],
-            end=context.think_end,
-            logits=context.logits[index],
+            streak=state.streak[slots],
+            low=mixture.entropy < columns["entropy_threshold"],
+            may_stop=thinks & (columns["entropy_threshold"] > 0),
+            length=columns["length_threshold"],
+            end=self._model.think_end,
+            logits=logits,
         )
         tokens = torch.where(stop.forced, stop.token_ids, mixture.ids[:, 0])
         owned = torch.zeros_like(context.thinking).index_copy(0, index, thinks)
@@ -53,7 +48,7 @@ class SoftThinking:
         # The token that ends the thought and a forced one are fed as themselves.
         active = thinks & ~stop.forced & context.thinks_after(everyone)[index]
         streak = torch.where(thinks, stop.streak, 0)
-        soft.store(slots, mixture.ids, mixture.weights, active, streak)
+        state.store(slots, mixture.ids, mixture.weights, active, streak)
         record = SoftRecord(
             index=index,
             phases=context.phases[index],
@@ -90,16 +85,3 @@ def _cold_stop(
         token_ids,
         torch.where(forced, torch.where(unfinished, -(out + 1), 0), count),
     )
-
-
-def _places(table: RowTable) -> Tensor:
-    return table.places_of(*SOFT_SAMPLERS)
-
-
-def _columns(table: RowTable) -> dict[str, Tensor]:
-    return table.columns("soft")
-
-
-def _limits(table: RowTable) -> SoftLimits:
-    filters = [row.filters for row in table.rows if row.sampler in SOFT_SAMPLERS]
-    return soft_limits(table.params_of(*SOFT_SAMPLERS), filters)

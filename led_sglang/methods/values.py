@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-Parser = Callable[[str, Any], Any]
+from led_sglang.settings import ServerSettings
+
+# Takes the key as messages name it, the value a request gave and the server's settings.
+Parser = Callable[[str, Any, ServerSettings], Any]
 
 # Of numbers without a bound of their own: finite in float32 and far beyond any meaning.
 LARGEST = 1.7e308
@@ -16,11 +19,11 @@ class ParameterError(ValueError):
     """A request asks for something that is not offered; SGLang turns it into HTTP 400."""
 
 
-def integer(low: int, high: int, note: str = "") -> Callable[[str, Any], int]:
+def integer(low: int, high: int, note: str = "") -> Parser:
     """An integer in low..high; `note` follows the range in the message."""
     allowed = f"an integer in {low}..{high}{note}"
 
-    def parse(key: str, value: Any) -> int:
+    def parse(key: str, value: Any, _: ServerSettings) -> int:
         # bool is an int in Python; `"depth": true` is a mistake all the same.
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise ParameterError(f"{key} must be {allowed}, got {show(value)}")
@@ -29,12 +32,10 @@ def integer(low: int, high: int, note: str = "") -> Callable[[str, Any], int]:
     return parse
 
 
-def number(
-    low: float, high: float, allowed: str, *, low_open: bool = False
-) -> Callable[[str, Any], float]:
+def number(low: float, high: float, allowed: str, *, low_open: bool = False) -> Parser:
     """A finite number in [low, high], or in (low, high] with `low_open`."""
 
-    def parse(key: str, value: Any) -> float:
+    def parse(key: str, value: Any, _: ServerSettings) -> float:
         good = (
             isinstance(value, (int, float))
             and not isinstance(value, bool)
@@ -50,39 +51,22 @@ def number(
     return parse
 
 
-def boolean(key: str, value: Any) -> bool:
+def boolean(key: str, value: Any, _: ServerSettings) -> bool:
     """true or false."""
     if not isinstance(value, bool):
         raise ParameterError(f"{key} must be true or false, got {show(value)}")
     return value
 
 
-def choice(choices: tuple[str, ...]) -> Callable[[str, Any], str]:
+def choice(choices: tuple[str, ...]) -> Parser:
     """One of `choices`."""
 
-    def parse(key: str, value: Any) -> str:
+    def parse(key: str, value: Any, _: ServerSettings) -> str:
         if not isinstance(value, str) or value not in choices:
             raise ParameterError(f"{key} must be one of {', '.join(choices)}, got {show(value)}")
         return value
 
     return parse
-
-
-def parse_group(
-    name: str, group: Mapping[str, Any], parsers: Mapping[str, Parser]
-) -> dict[str, Any]:
-    """The values a request gave in the group `custom_params.<name>`.
-
-    Raises:
-        ParameterError: a key that has no parser, or a value its parser refuses.
-    """
-    unknown = [key for key in group if key not in parsers]
-    if unknown:
-        raise ParameterError(
-            f"custom_params.{name}.{show(unknown[0])[1:-1]} is unknown; "
-            f"allowed: {', '.join(parsers)}"
-        )
-    return {key: parsers[key](f"custom_params.{name}.{key}", value) for key, value in group.items()}
 
 
 def show(value: Any) -> str:

@@ -1,29 +1,16 @@
-"""A request's whole `custom_params` as one frozen record (SPEC section 7).
+"""A request's whole `custom_params` as one frozen record (docs/method.md#requests).
 
 Knows nothing of SGLang: the same code serves the HTTP front end and the scheduler's second check.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from led_sglang.params.dola import DOLA_KEYS, DolaParams, parse_dola
-from led_sglang.params.led import LED_KEYS, LedParams, parse_led
-from led_sglang.params.soft_thinking import (
-    SOFT_SAMPLERS,
-    SoftThinkingParams,
-    parse_soft,
-    soft_keys,
-)
-from led_sglang.params.values import ParameterError, show
-
-if TYPE_CHECKING:
-    from led_sglang.settings import ServerSettings
-
-MethodParams = LedParams | DolaParams | SoftThinkingParams
+from led_sglang.methods.registry import method_of
+from led_sglang.methods.values import ParameterError, show
+from led_sglang.settings import ServerSettings
 
 # Private keys with which SGLang's own front end decorates custom_params.
 _ENGINE_KEY_PREFIX = "__sglang"
@@ -32,27 +19,10 @@ _ENGINE_KEYS = frozenset({"thinking_budget"})
 
 @dataclass(frozen=True, slots=True)
 class RequestSampling:
-    """The method a request chose and its settings; `regular` has none."""
+    """The method a request chose and its parameters; `regular` has none."""
 
     sampler: str
-    params: MethodParams | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The object of a request that belongs to one method; named like the method."""
-
-    keys: tuple[str, ...]
-    parse: Callable[[Mapping[str, Any], ServerSettings], MethodParams]
-
-
-GROUPS: dict[str, Group] = {
-    "led": Group(LED_KEYS, parse_led),
-    "dola": Group(DOLA_KEYS, parse_dola),
-    **{name: Group(soft_keys(name), partial(parse_soft, name)) for name in SOFT_SAMPLERS},
-}
-# Methods in the order of messages; `regular` is the engine's own sampler and has no settings.
-SAMPLERS = (*GROUPS, "regular")
+    params: Any = None
 
 
 def parse_request(
@@ -78,7 +48,7 @@ def parse_request(
             f"custom_params.sampler must be one of {', '.join(settings.enabled)}, "
             f"got {show(sampler)}{_how_to_enable(sampler)}"
         )
-    groups = [name for name in settings.enabled if name in GROUPS]
+    groups = [name for name in settings.enabled if name != "regular"]
     for key in custom_params:
         if key == "sampler" or key == sampler != "regular":
             continue
@@ -95,19 +65,20 @@ def parse_request(
                 f"custom_params.{show(key)[1:-1]} is unknown; allowed: "
                 + ", ".join(["sampler", *groups])
             )
-    if sampler == "regular":
+    method = method_of(sampler)
+    if method is None:
         return RequestSampling(sampler)
     values = custom_params.get(sampler)
     if values is None:
         values = {}
     if not isinstance(values, dict):
+        keys = ", ".join(p.name for p in method.parameters(sampler))
         raise ParameterError(
-            f"custom_params.{sampler} must be an object with keys "
-            f"{', '.join(GROUPS[sampler].keys)}, got {show(values)}"
+            f"custom_params.{sampler} must be an object with keys {keys}, got {show(values)}"
         )
-    return RequestSampling(sampler, GROUPS[sampler].parse(values, settings))
+    return RequestSampling(sampler, method.parse(sampler, values, settings))
 
 
 def _how_to_enable(sampler: Any) -> str:
-    known = isinstance(sampler, str) and sampler in SAMPLERS
+    known = isinstance(sampler, str) and method_of(sampler) is not None
     return f"; start the server with --enable-samplers {sampler} to offer it" if known else ""

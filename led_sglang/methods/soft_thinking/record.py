@@ -14,21 +14,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from led_sglang.common.phases import PHASE_NAMES
-from led_sglang.phase import Phase
+from led_sglang.common.phases import PHASE_NAMES, Phase
+from led_sglang.methods.reporting import Commits, Counters
+from led_sglang.methods.soft_thinking.params import SUMMARY_KEY, TRACE_KEY
 
 
 @dataclass(frozen=True)
 class SoftRecord:
     """The record of a step for its D soft rows; K is the widest mixture of the batch.
 
-    index: [D] int64 places in the batch.
-    phases: [D] int64, `Phase` of the state in which the token was sampled.
-    entropy: [D] f32, nats.
-    forced: [D] bool, by the cold stop.
-    active: [D] bool, the mixture is the next input; else the token.
-    streak: [D] int64, see `SoftState`.
-    ids, weights: [D, K].
+    Attributes:
+        index: [D] int64 places in the batch.
+        phases: [D] int64, `Phase` of the state in which the token was sampled.
+        entropy: [D] f32, nats.
+        forced: [D] bool, by the cold stop.
+        active: [D] bool, the mixture is the next input; else the token.
+        streak: [D] int64, see `SoftState`.
+        ids, weights: [D, K] int64 and f32.
     """
 
     every_rank: ClassVar[bool] = True
@@ -45,6 +47,18 @@ class SoftRecord:
     def copied(self, copy: Callable[[Tensor], Tensor]) -> SoftRecord:
         """The same record with every tensor passed through `copy` (asynchronous, to the host)."""
         return SoftRecord(*(copy(getattr(self, entry.name)) for entry in fields(self)))
+
+    def commit(self, commits: Commits, counters: Counters) -> None:
+        """Add the committed tokens to their requests' histories."""
+        arrays = self.arrays()
+        for row, place in enumerate(arrays["index"].tolist()):
+            notes = commits.notes(place)
+            if notes is None:
+                continue
+            entry = notes.statistics.add(arrays, row, commits.position(place))
+            notes.summarise(SUMMARY_KEY)
+            if notes.params.trace:
+                notes.append(TRACE_KEY, entry)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every tensor, which must be on the host, as an array."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from led_sglang.params import MAX_TOPK
+from led_sglang.methods.soft_thinking.params import MAX_TOPK
 
 
 @dataclass(frozen=True)

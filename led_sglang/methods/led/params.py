@@ -1,0 +1,215 @@
+"""What a request may set for LED (docs/method.md#variants)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from led_sglang.methods.parameter import (
+    Column,
+    columns_of,
+    parameter,
+    parameters_of,
+    parse_group,
+)
+from led_sglang.methods.values import LARGEST, ParameterError, boolean, choice, integer, number
+from led_sglang.settings import ServerSettings
+
+# Keys of `meta_info`.
+SUMMARY_KEY = "led"
+TRACE_KEY = "led_trace"
+BEHAVIOUR_KEY = "led_behaviour_logprobs"
+
+MAX_CANDIDATES = 64
+# In the order of the kernels' `Gate`.
+GATES = ("confidence", "always", "never", "entropy", "rate")
+LAYERS = ("paper", "release")
+PRESETS = ("paper", "release")
+RELEASE_FLOOR = 1e-6
+
+_FULL_VOCABULARY_NOTE = (
+    "; sampling without a top-k filter (k = V) is a failure case of the paper and is not offered"
+)
+
+
+def _depth(key: str, value: Any, settings: ServerSettings) -> int:
+    depth: int = integer(1, settings.depth, " (the depth this server captures)")(
+        key, value, settings
+    )
+    return depth
+
+
+@dataclass(frozen=True, slots=True)
+class LedParams:
+    """One request's LED settings.
+
+    `preset="release"` stands for the authors' code (docs/method.md#presets): it moves the defaults
+    of `layers` and `floor`, thinks from the first token, draws the gate at temperature 0 as well,
+    and keeps sampling the final layer's candidates after the think phase.
+    """
+
+    depth: int = parameter(
+        8,
+        _depth,
+        values="1 .. the server's `--led-depth`",
+        meaning="layers mixed; 1 samples the final layer's candidates",
+        from_server=True,
+        neutral=1.0,
+    )
+    candidates: int = parameter(
+        8,
+        integer(1, MAX_CANDIDATES, _FULL_VOCABULARY_NOTE),
+        values=f"1 .. {MAX_CANDIDATES}",
+        meaning="how many of the likeliest tokens are candidates",
+        from_server=True,
+        neutral=1.0,
+    )
+    candidate_top_p: float = parameter(
+        1.0,
+        number(0.0, 1.0, "a number in (0, 1]", low_open=True),
+        values="(0, 1]",
+        meaning="only candidates inside this nucleus of the final posterior",
+        neutral=1.0,
+    )
+    think_only: bool = parameter(
+        True,
+        boolean,
+        values="true, false",
+        meaning="explore only between the think delimiters",
+        from_server=True,
+        neutral=0.0,
+    )
+    final_norm: bool = parameter(
+        False,
+        boolean,
+        values="true, false",
+        meaning="the model's final norm on the latents too",
+        neutral=0.0,
+    )
+    normalize_layers: bool = parameter(
+        False,
+        boolean,
+        values="true, false",
+        meaning="each layer's candidates sum to one",
+        neutral=0.0,
+    )
+    gate: str = parameter(
+        "confidence",
+        choice(GATES),
+        values="`confidence`, `always`, `never`, `entropy`, `rate`",
+        meaning="explore with probability 1 - p1, always, never, when the final entropy is above "
+        "`gate_entropy`, or at random",
+        column=Column("gate", int, 0.0, lambda p: GATES.index(p.gate)),
+    )
+    gate_entropy: float = parameter(
+        0.0,
+        number(0.0, LARGEST, "a finite number of nats >= 0"),
+        values="nats",
+        meaning="required by gate `entropy`, and only there",
+    )
+    gate_rate: float = parameter(
+        0.0,
+        number(0.0, 1.0, "a number in [0, 1]"),
+        values="0 .. 1",
+        meaning="required by gate `rate`, and only there",
+    )
+    layers: str = parameter(
+        "paper",
+        choice(LAYERS),
+        values="`paper`, `release`",
+        meaning="h^{L-1}, h^{L-2}, ..., or without h^{L-1}",
+        from_server=True,
+        column=Column("release_layers", bool, 0.0, lambda p: p.layers == "release"),
+    )
+    floor: float = parameter(
+        0.0,
+        number(0.0, 1.0, "a probability in [0, 1]"),
+        values="0 .. 1",
+        meaning="lower bound of a candidate's probability in each layer",
+        neutral=0.0,
+    )
+    preset: str = parameter(
+        "paper",
+        choice(PRESETS),
+        values="`paper`, `release`",
+        meaning="`release`: all of the authors' choices",
+        column=Column("release_preset", bool, 0.0, lambda p: p.preset == "release"),
+    )
+    behaviour_logprobs: bool = parameter(
+        False,
+        boolean,
+        values="true, false",
+        meaning="log of the probability with which LED drew each think token",
+    )
+    trace: bool = parameter(
+        False, boolean, values="true, false", meaning="all of each step's numbers"
+    )
+
+    @property
+    def thinks_at_once(self) -> bool:
+        """Whether the first generated token is thought, whatever the prompt says."""
+        return self.preset == "release"
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether the prompt's ids decide the phase of the first token."""
+        return self.think_only and not self.thinks_at_once
+
+    @property
+    def projects(self) -> bool:
+        """Project every think step: an exploiting step needs a^{l*} too to state log q(token)."""
+        return self.behaviour_logprobs or self.trace
+
+    @property
+    def gate_value(self) -> float:
+        """Threshold in nats (`entropy`), probability (`rate`), else 0."""
+        return {"entropy": self.gate_entropy, "rate": self.gate_rate}.get(self.gate, 0.0)
+
+
+LED_PARAMETERS = parameters_of(LedParams)
+LED_COLUMNS = columns_of(
+    LedParams,
+    Column("gate_value", float, 0.0, lambda p: p.gate_value),
+    Column("projects", bool, 0.0, lambda p: p.projects),
+)
+
+
+def parse_led(group: Mapping[str, Any], settings: ServerSettings) -> LedParams:
+    """The `led` group of a request on top of the server's defaults.
+
+    Raises:
+        ParameterError: unknown key, wrong type, value out of range, or values that do not fit
+            together; the message names the key and what is allowed.
+    """
+    given = parse_group("led", group, LED_PARAMETERS, settings)
+    base = {p.name: getattr(settings, p.name) for p in LED_PARAMETERS if p.from_server}
+    if given.get("preset") == "release":
+        base |= {"layers": "release", "floor": RELEASE_FLOOR}
+    params = LedParams(**{**base, **given})
+
+    for key, gate in (("gate_entropy", "entropy"), ("gate_rate", "rate")):
+        if key in given and params.gate != gate:
+            raise ParameterError(
+                f'custom_params.led.{key} needs custom_params.led.gate = "{gate}", '
+                f'got gate "{params.gate}"'
+            )
+        if params.gate == gate and key not in given:
+            raise ParameterError(
+                f'custom_params.led.{key} is missing: gate "{gate}" needs it '
+                + ("(a number of nats >= 0)" if gate == "entropy" else "(a number in [0, 1])")
+            )
+    deepest = settings.max_depth(params.layers)
+    if params.depth > deepest:
+        if "depth" in given:
+            raise ParameterError(
+                f"custom_params.led.depth must be an integer in 1..{deepest} with layers "
+                f'"{params.layers}" on this server, got {params.depth}'
+            )
+        params = replace(params, depth=deepest)
+    if params.think_only and not settings.has_delimiters:
+        raise ParameterError(
+            "custom_params.led.think_only must be false: this server was started with "
+            "--led-think-only false and knows no think delimiters"
+        )
+    return params

@@ -1,0 +1,172 @@
+"""What a step of LED leaves behind: counts of think tokens, and all numbers where asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from led_sglang.common.phases import PHASE_NAMES
+from led_sglang.kernels import LedResult
+from led_sglang.methods.led.params import BEHAVIOUR_KEY, SUMMARY_KEY, TRACE_KEY, LedParams
+from led_sglang.methods.reporting import Commits, Counters
+
+
+@dataclass
+class LedStatistics:
+    """Counts of one request over its committed tokens."""
+
+    think_tokens: int = 0
+    explored_tokens: int = 0
+    depth_histogram: dict[int, int] = field(default_factory=dict)
+    p1_sum: float = 0.0
+
+    def add(self, explored: bool, depth: int, p1: float) -> None:
+        """Count one token of the think phase; `depth` counts only where it explored."""
+        self.think_tokens += 1
+        self.p1_sum += p1
+        if explored:
+            self.explored_tokens += 1
+            self.depth_histogram[depth] = self.depth_histogram.get(depth, 0) + 1
+
+    def report(self) -> dict[str, Any]:
+        """As it appears in `meta_info["led"]`."""
+        return {
+            "think_tokens": self.think_tokens,
+            "explored_tokens": self.explored_tokens,
+            # string keys: JSON has no others
+            "depth_histogram": {str(d): n for d, n in sorted(self.depth_histogram.items())},
+            "mean_p1": self.p1_sum / self.think_tokens if self.think_tokens else None,
+        }
+
+
+@dataclass(frozen=True)
+class LedRecord:
+    """The record of a step of B rows.
+
+    Attributes:
+        summary: [B, 5] f32, one copy to the host: is LED's, thinks, explored, depth, p1.
+        phases: [B] int64, `Phase` of the state in which the token was sampled.
+        behaviour_logprob: None where no row asked, else [B] f32, log q(token); -inf where the step
+            did not need q.
+        trace: None, or the detailed tensors by name, [B, ...] each.
+        projected_rows: latent rows sent through the LM head; None where only the GPU knows.
+    """
+
+    every_rank: ClassVar[bool] = False
+
+    summary: Tensor
+    phases: Tensor
+    behaviour_logprob: Tensor | None
+    trace: dict[str, Tensor] | None
+    projected_rows: int | None
+
+    @classmethod
+    def of(
+        cls,
+        result: LedResult,
+        led_rows: Tensor,
+        think_rows: Tensor,
+        phases: Tensor,
+        *,
+        behaviour: bool,
+        trace: bool,
+    ) -> LedRecord:
+        """Gather a step's tensors without synchronising.
+
+        Args:
+            result: the step's outcome.
+            led_rows, think_rows: [B] bool.
+            phases: [B] int64, `Phase` of the state in which the token was sampled.
+            behaviour: keep log q(token).
+            trace: keep the detailed tensors as well.
+        """
+        # fp32, as p1 is: torch promotes bools and integers to it.
+        summary = torch.stack(
+            [led_rows, think_rows, result.explored, result.depth, result.p1], dim=1
+        )
+        # Copies: the next step may overwrite its results before the host has read these.
+        detail = None
+        if trace:
+            detail = {
+                "candidate_ids": result.candidate_ids.clone(),
+                "layer_probs": result.layer_probs.clone(),
+                "behaviour_probs": result.behaviour_probs.clone(),
+                "entropy": result.entropy.clone(),
+                "explore_probability": result.explore_probability.clone(),
+            }
+            if result.gate_draw is not None:
+                detail["gate_draw"] = result.gate_draw.clone()
+        logprob = result.behaviour_logprob.clone() if behaviour else None
+        return cls(summary, phases, logprob, detail, result.projected_rows)
+
+    def copied(self, copy: Callable[[Tensor], Tensor]) -> LedRecord:
+        """The same record with every tensor passed through `copy` (asynchronous, to the host)."""
+        trace = self.trace and {name: copy(value) for name, value in self.trace.items()}
+        return LedRecord(
+            copy(self.summary),
+            copy(self.phases),
+            None if self.behaviour_logprob is None else copy(self.behaviour_logprob),
+            trace,
+            self.projected_rows,
+        )
+
+    def commit(self, commits: Commits, counters: Counters) -> None:
+        """Count the think tokens of LED requests, and note what they asked for."""
+        think_tokens, depths = 0, Counter[int]()
+        phases = self.phases.tolist()
+        for row, (is_led, thinks, explored, depth, p1) in enumerate(self.summary.tolist()):
+            notes = commits.notes(row) if is_led else None
+            if notes is None:
+                continue
+            notes.summarise(SUMMARY_KEY)
+            if thinks:
+                notes.statistics.add(bool(explored), int(depth), p1)
+                think_tokens += 1
+                if explored:
+                    depths[int(depth)] += 1
+            params: LedParams = notes.params
+            if not params.projects:
+                continue
+            logprob = None
+            if thinks and self.behaviour_logprob is not None:
+                logprob = float(self.behaviour_logprob[row])
+            if params.behaviour_logprobs:
+                notes.append(BEHAVIOUR_KEY, logprob)
+            if params.trace:
+                entry = {"token_id": commits.token_id(row), "phase": PHASE_NAMES[phases[row]]}
+                if thinks:
+                    entry |= {"explored": bool(explored), "depth": int(depth), "p1": p1}
+                    entry |= self._detail(row, params) | {"behaviour_logprob": logprob}
+                notes.append(TRACE_KEY, entry)
+        counters.add("steps")
+        counters.add("projected_rows", self.projected_rows or 0)
+        counters.add("think_tokens", think_tokens)
+        counters.add("explored_tokens", depths.total())
+        for depth, count in depths.items():
+            counters.add("tokens_per_depth", count, depth)
+
+    def _detail(self, row: int, params: LedParams) -> dict[str, Any]:
+        """The detailed numbers of a row as its trace entry shows them.
+
+        Args:
+            params: the request's own; k and d of the batch may be larger.
+        """
+        assert self.trace is not None
+        detail = {name: value[row].tolist() for name, value in self.trace.items()}
+        final = detail["layer_probs"][0][: params.candidates]
+        live = [i for i, p in enumerate(final) if p > 0.0]
+        layers = detail["layer_probs"][: params.depth]
+        return {
+            "entropy": detail["entropy"],
+            "explore_probability": detail["explore_probability"],
+            "candidate_ids": [detail["candidate_ids"][i] for i in live],
+            "candidate_probs": [final[i] for i in live],
+            "layer_probs": [[layer[i] for i in live] for layer in layers],
+            "behaviour_probs": [detail["behaviour_probs"][i] for i in live],
+            "gate_draw": detail.get("gate_draw"),
+        }

@@ -1,0 +1,1 @@
+"""The models that come with the package, and a random one for tests."""
