@@ -44,6 +44,7 @@ reproduce-tiny: $(INSTALLED)  ## measure every method on the tiny reasoner, writ
 lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	rm -rf build/typed build/lib
 	$(BIN)/pip install --quiet --no-deps --upgrade --target build/typed .
 	$(BIN)/mypy -p led_sglang
 
