@@ -1,4 +1,4 @@
-"""Presets per model family: think delimiters, LED defaults, recommended sampling (docs/method.md#think-phase).
+"""Presets per model family: think delimiters, LED's defaults, recommended sampling.
 
 Each family is one YAML file of the package `led_sglang.configs`.
 """

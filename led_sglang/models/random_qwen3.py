@@ -56,8 +56,8 @@ def write_random_qwen3(
     final posterior. Measured with the defaults over 2,048 tokens sampled at temperature 0.6:
     top-1 probability 0.10 / 0.20 / 0.45 (10th, 50th, 90th percentile; 0.10 / 0.19 / 0.42 untied),
     mass of the top 8 0.60, total variation between the posteriors of neighbouring layers 0.28 to
-    0.31, and every one of the last 8 layers is the most entropic one (docs/method.md#entropy-choice) on some rows.
-    Transformers' own scale of 0.02 gives top-1 0.01 and layers that hardly differ (0.01). For
+    0.31, and every one of the last 8 layers is chosen (docs/method.md#entropy-choice) on some
+    rows. Transformers' own scale of 0.02 gives top-1 0.01 and layers that hardly differ (0.01). For
     another `hidden`, scale by sqrt(128 / hidden).
 
     Args:

@@ -176,7 +176,7 @@ def test_grammar(
     server: Server, oracle: Oracle, prompts: list[Sequence[int]], tokenizer: Any, kind: str
 ) -> None:
     """Only the final logits are masked: without normalising, the latents' few allowed tokens
-    weigh next to nothing beside a final posterior that has nothing else (docs/method.md#latent-posteriors)."""
+    weigh next to nothing beside a final posterior that has nothing else."""
     led = ALWAYS | {"normalize_layers": True}
     grammar = Grammar(kind, GRAMMARS[kind], tokenizer)
     sampling = {"temperature": 0, "max_new_tokens": 80, kind: GRAMMARS[kind]}
