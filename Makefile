@@ -41,11 +41,12 @@ tiny-reasoner: $(TINY)/rl/trainer_state.json  ## train the tiny reasoner: data, 
 reproduce-tiny: $(INSTALLED)  ## measure every method on the tiny reasoner, write its RESULTS.md
 	$(TINY_RUN).reproduce --out build/reproduce
 
-lint: $(INSTALLED)  ## ruff and mypy
+lint: $(INSTALLED)  ## ruff, import-linter and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	rm -rf build/typed build/lib
 	$(BIN)/pip install --quiet --no-deps --upgrade --target build/typed .
+	cd build/typed && ../../$(BIN)/lint-imports ../../pyproject.toml
 	$(BIN)/mypy -p led_sglang
 
 # PYTHON names the version of the host without network: make wheelhouse PYTHON=3.12 PART_MB=60

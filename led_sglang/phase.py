@@ -5,7 +5,6 @@ The same automaton runs on the host (one `int` a request) and on the device (one
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +15,6 @@ import torch
 from led_sglang.common.phases import Phase
 
 _SCAN_CHUNK = 4096
-_TAG = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
-_CONTROL_TAG = re.compile(r"<\|.+\|>|<｜.+｜>")
 
 
 @dataclass(frozen=True)
@@ -284,100 +281,3 @@ def _last_match(tokens: np.ndarray, delimiter: tuple[int, ...]) -> int:
         hit &= tokens[offset : offset + positions] == token
     found = np.flatnonzero(hit)
     return int(found[-1]) + width - 1 if found.size else -1
-
-
-def resolve_delimiters(
-    tokenizer: Any, think_start: str, think_end: str, *, named_by_user: bool
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Token ids of both think delimiters (docs/method.md#think-phase).
-
-    A delimiter that splits into ordinary tokens may be merged with the text around it and then be
-    missed. So a preset's tags (`<think>`, `[THINK]`, `<|channel|>`) must be single tokens of the
-    vocabulary, while a delimiter that the user named is taken as it encodes.
-
-    Args:
-        tokenizer: a Hugging Face tokenizer.
-        think_start: text of the start delimiter.
-        think_end: text of the end delimiter.
-        named_by_user: whether the user chose the texts, not a preset.
-
-    Returns:
-        Token ids of the start and of the end delimiter, each at least one.
-
-    Raises:
-        ValueError: the tokenizer cannot express a delimiter; the sentence names the flags to set.
-    """
-    start, end = (
-        _encode_delimiter(tokenizer, text, named_by_user=named_by_user)
-        for text in (think_start, think_end)
-    )
-    return start, end
-
-
-def resolve_tool_start(tokenizer: Any, text: str) -> tuple[int, ...]:
-    """Token ids that begin a tool call.
-
-    Args:
-        tokenizer: a Hugging Face tokenizer.
-        text: with which a tool call begins; empty: tool calls do not end a thought.
-
-    Returns:
-        The tokens it encodes to, none for an empty text.
-
-    Raises:
-        ValueError: the tokenizer cannot express it; the sentence names the flag to set.
-    """
-    ids = _encode(tokenizer, text) if text else ()
-    if text and not ids:
-        raise ValueError(
-            f"the tokenizer cannot express the tool start {text!r} (it has an unknown token or "
-            "does not decode back); set --led-tool-start to text that it can, or to an empty one"
-        )
-    return ids
-
-
-def _encode_delimiter(tokenizer: Any, text: str, *, named_by_user: bool) -> tuple[int, ...]:
-    if named_by_user:
-        ids = _encode(tokenizer, text)
-        if not ids:
-            raise ValueError(
-                f"the tokenizer cannot express the think delimiter {text!r} (it is empty, has an "
-                "unknown token or does not decode back); set --led-think-start and "
-                "--led-think-end to text that it can"
-            )
-        return ids
-    for piece in _TAG.findall(text) or [text]:
-        if len(_encode(tokenizer, piece)) != 1:
-            raise ValueError(
-                f"the tokenizer has no token {piece!r}; name the model's own think delimiters with "
-                "--led-think-start and --led-think-end, or turn the think phase off with "
-                "--led-think-only false"
-            )
-    return _encode(tokenizer, text)
-
-
-def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
-    """The ids of `text` without special tokens; empty if they do not stand for just that text."""
-    ids = tuple(tokenizer.encode(text, add_special_tokens=False))
-    unknown = tokenizer.unk_token_id
-    decoded = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    if decoded != text or (unknown is not None and unknown in ids):
-        return ()
-    return ids
-
-
-def boundary_ids(tokenizer: Any) -> frozenset[int]:
-    """Ids of the tokens that structure a prompt: turn markers, beginning and end of text.
-
-    Besides the tokens flagged special, added tokens written `<|...|>` count: DeepSeek-R1's
-    distilled models do not flag `<｜User｜>` and `<｜Assistant｜>`.
-
-    Args:
-        tokenizer: a Hugging Face tokenizer.
-    """
-    control = {
-        token_id
-        for token_id, token in tokenizer.added_tokens_decoder.items()
-        if token.special or _CONTROL_TAG.fullmatch(token.content)
-    }
-    return frozenset(control) | frozenset(tokenizer.all_special_ids)

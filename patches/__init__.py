@@ -44,7 +44,7 @@ def install() -> None:
     Raises:
         SystemExit: LED is asked for, but this SGLang cannot carry it.
     """
-    from led_sglang.serving.quiet import quieten
+    from led_sglang.patches.quiet import quieten
 
     quieten()
     enabled = os.environ.get(_ENABLED_VARIABLE) == "1"

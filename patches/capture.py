@@ -7,7 +7,7 @@ from typing import Any
 from led_sglang.patches.families import CAPTURES
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.lm_head import causal_lm
-from led_sglang.patches.server_args import settings_or_none
+from led_sglang.patches.published import settings_or_none
 from led_sglang.patches.stream_capture import (
     StreamCollector,
     capture_at_boundaries,

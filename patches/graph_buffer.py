@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from led_sglang.patches.hooks import hook
-from led_sglang.patches.server_args import settings_or_none
+from led_sglang.patches.published import settings_or_none
 
 
 @hook("model_executor.model_runner.ModelRunner.get_aux_hidden_states_width", "AROUND")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from led_sglang.patches.hooks import hook
-from led_sglang.patches.server_args import settings_or_none
+from led_sglang.patches.published import settings_or_none
 
 from led_sglang.methods.values import ParameterError, show
 

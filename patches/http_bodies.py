@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import Any
 
 from led_sglang.patches.hooks import hook
-from led_sglang.patches.server_args import settings_or_none
+from led_sglang.patches.published import settings_or_none
 
 from led_sglang.methods.placement import (
     KEY,

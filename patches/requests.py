@@ -8,7 +8,7 @@ from typing import Any
 
 from led_sglang.patches.batch_state import keep_notes, seed_of
 from led_sglang.patches.hooks import hook
-from led_sglang.patches.server_args import settings_or_none
+from led_sglang.patches.published import settings_or_none
 
 from led_sglang.methods.registry import method_of
 from led_sglang.methods.reporting import RequestNotes

@@ -11,7 +11,7 @@ from led_sglang.patches.batch_state import STEP_ATTRIBUTE, automaton_of, table_o
 from led_sglang.patches.binding import Binding, bind
 from led_sglang.patches.embedding import SoftInputs
 from led_sglang.patches.hooks import hook
-from led_sglang.patches.server_args import settings_or_none
+from led_sglang.patches.published import settings_or_none
 from led_sglang.patches.statistics import DeviceStatistics
 from sglang.srt.layers.logprob_processor import OutputLogprobProcessor
 from sglang.srt.layers.sampler import Sampler

@@ -10,6 +10,7 @@ from typing import Any
 
 from led_sglang.patches import hooks
 from led_sglang.patches.hooks import hook
+from led_sglang.patches.published import publish_settings, settings_or_none
 
 from led_sglang.launch_options import (
     LaunchOptions,
@@ -25,9 +26,8 @@ from led_sglang.presets import Preset, pick_preset
 from led_sglang.settings import LaunchRefused, ServerSettings
 
 BACKEND = "led"
-# Bookkeeping attributes of ServerArgs: not fields, and pickled to every child process.
+# Bookkeeping attribute of ServerArgs: no field, and pickled to every child process.
 _OPTIONS_ATTRIBUTE = "_led_options"
-_SETTINGS_ATTRIBUTE = "_led_settings"
 
 # Names the application that extra HTTP workers load.
 _APP_VARIABLE = "SGLANG_HTTP_SERVER_APP_PATH"
@@ -65,17 +65,6 @@ def _create_sampler() -> Any:
             "handle_other_validations"
         )
     return LedSampler()
-
-
-def settings_or_none() -> ServerSettings | None:
-    """Settings of the server this process belongs to; None where LED has no part in it."""
-    from sglang.srt.runtime_context import get_server_args
-
-    try:
-        server_args = get_server_args()
-    except ValueError:  # nothing published yet
-        return None
-    return getattr(server_args, _SETTINGS_ATTRIBUTE, None)
 
 
 @contextmanager
@@ -143,7 +132,7 @@ def _enable(server_args: Any, cfg: Any, options: LaunchOptions) -> None:
 
     patches.enable()
     settings, preset, notices = resolve_settings(server_args, cfg, options)
-    setattr(server_args, _SETTINGS_ATTRIBUTE, settings)
+    publish_settings(server_args, settings)
     _declare_capture(server_args, settings)
     if cfg.tokenizer_worker_num > 1:
         _load_plugins_in_http_workers()
@@ -243,12 +232,8 @@ def _delimiters(
     """
     from sglang.srt.utils.hf_transformers import get_tokenizer
 
-    from led_sglang.phase import (
-        ThinkAutomaton,
-        boundary_ids,
-        resolve_delimiters,
-        resolve_tool_start,
-    )
+    from led_sglang.delimiters import boundary_ids, resolve_delimiters, resolve_tool_start
+    from led_sglang.phase import ThinkAutomaton
 
     tokenizer = get_tokenizer(
         cfg.tokenizer_path or cfg.model_path,

@@ -9,7 +9,7 @@ from led_sglang.patches.batch_state import notes_of
 from led_sglang.patches.embedding import is_installed
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.metrics import ServerCounters
-from led_sglang.patches.server_args import settings_or_none
+from led_sglang.patches.published import settings_or_none
 from torch import Tensor
 
 from led_sglang.methods.registry import METHODS

@@ -7,8 +7,8 @@ import os
 import sys
 
 from led_sglang.common.terminal import FAILED
-from led_sglang.cpu_platform import PLATFORM_NAME, thread_binding
 from led_sglang.launch_options import ENVIRONMENT_VARIABLE, LaunchOptions
+from led_sglang.patches.cpu.platform import PLATFORM_NAME, thread_binding
 from led_sglang.serving.arguments import normalised, parser, read
 from led_sglang.serving.preflight import check_address, check_model, check_tokenizer
 from led_sglang.settings import LaunchRefused
@@ -42,7 +42,7 @@ def serve(argv: list[str]) -> int:
 
 
 def _serve(argv: list[str]) -> None:
-    from led_sglang.serving.quiet import ask_for_quiet
+    from led_sglang.patches.quiet import ask_for_quiet
     from led_sglang.serving.ready import Address, announce_when_ready
 
     given = read(argv)

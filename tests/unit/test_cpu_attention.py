@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from led_sglang.patches.cpu_attention import PADDED_TO, BatchedTorchAttention
+from led_sglang.patches.cpu.attention import PADDED_TO, BatchedTorchAttention
 from torch import Tensor
 
 SLOTS = 4000

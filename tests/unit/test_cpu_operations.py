@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from led_sglang.patches import cpu_operations
+from led_sglang.patches.cpu import operations
 from torch import Tensor
 
 ROWS, HIDDEN = 5, 48
@@ -30,7 +30,7 @@ def test_shared_expert_is_gated_and_added(dtype: torch.dtype, tolerance: float) 
     gate = draw(HIDDEN, dtype=dtype, seed=3)
     weights = 1 / (1 + torch.exp(-(hidden.double() @ gate.double())))
     truth = output.double() + weights[:, None] * shared.double()
-    cpu_operations.add_gated(hidden, gate, shared, output)
+    operations.add_gated(hidden, gate, shared, output)
     assert_near(output, truth, dtype, tolerance)
 
 
@@ -43,13 +43,12 @@ def test_norms_over_the_heads_of_all_ranks(
     queries, keys = draw(ROWS, HIDDEN, dtype=dtype, seed=0), draw(ROWS, 16, dtype=dtype, seed=1)
     weights = draw(HIDDEN, dtype=dtype, seed=2), draw(16, dtype=dtype, seed=3)
     shares = [t.chunk(ranks, dim=-1) for t in (queries, keys, *weights)]
-    means = [cpu_operations.mean_squares(q, k) for q, k in zip(*shares[:2], strict=True)]
+    means = [operations.mean_squares(q, k) for q, k in zip(*shares[:2], strict=True)]
     assert means[0].dtype == torch.float32
     assert len(means[0]) == 12  # 2 * 5 rows, padded to a multiple of four
     total = torch.stack(means).sum(0)
     normed = [
-        cpu_operations.apply_norms(*parts, total, ranks, 1e-6)
-        for parts in zip(*shares, strict=True)
+        operations.apply_norms(*parts, total, ranks, 1e-6) for parts in zip(*shares, strict=True)
     ]
     for whole, weight, parts in zip(
         (queries, keys), weights, zip(*normed, strict=True), strict=True
@@ -63,13 +62,13 @@ def test_norms_over_the_heads_of_all_ranks(
 def test_cap(dtype: torch.dtype, tolerance: float) -> None:
     logits = 20 * draw(ROWS, HIDDEN, dtype=dtype, seed=0)
     truth = 3 * torch.tanh(logits.double() / 3)
-    assert cpu_operations.cap(logits, 3.0) is logits
+    assert operations.cap(logits, 3.0) is logits
     assert_near(logits, truth, dtype, tolerance)
 
 
 def test_a_name_that_is_gone_is_an_error() -> None:
     module = SimpleNamespace(kept=1)
-    cpu_operations._replace(module, "kept", 2)
+    operations._replace(module, "kept", 2)
     assert module.kept == 2
     with pytest.raises(AttributeError, match="gone"):
-        cpu_operations._replace(module, "gone", 2)
+        operations._replace(module, "gone", 2)

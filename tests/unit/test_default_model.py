@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from led_sglang.delimiters import boundary_ids, resolve_delimiters
 from led_sglang.models.random_qwen3 import write_random_qwen3
-from led_sglang.phase import Phase, ThinkAutomaton, boundary_ids, resolve_delimiters
+from led_sglang.phase import Phase, ThinkAutomaton
 
 SMALL: dict[str, Any] = {"layers": 2, "hidden": 32, "heads": 2, "kv_heads": 1, "head_dim": 16}
 

@@ -14,13 +14,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from led_sglang.phase import (
-    Phase,
-    ThinkAutomaton,
-    boundary_ids,
-    resolve_delimiters,
-    resolve_tool_start,
-)
+from led_sglang.delimiters import boundary_ids, resolve_delimiters, resolve_tool_start
+from led_sglang.phase import Phase, ThinkAutomaton
 
 BEFORE, THINK, RESPONSE = Phase.BEFORE, Phase.THINK, Phase.RESPONSE
 

@@ -226,7 +226,7 @@ def test_a_hub_that_has_the_model(
     launched: list[list[str]] = []
     monkeypatch.setattr("led_sglang.serving.command._has_accelerator", lambda: True)
     monkeypatch.setattr("led_sglang.serving.command._launch", launched.append)
-    monkeypatch.setattr("led_sglang.serving.quiet.ask_for_quiet", lambda without_gpu: None)
+    monkeypatch.setattr("led_sglang.patches.quiet.ask_for_quiet", lambda without_gpu: None)
     monkeypatch.setattr("led_sglang.serving.ready.announce_when_ready", lambda *_: None)
     port = str(free_port())
     assert main(["serve", name, "--port", port, "--led-depth", "4"]) == 0

@@ -1,0 +1,1 @@
+"""The CPU platform: SGLang on native PyTorch operations."""

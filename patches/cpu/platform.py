@@ -1,0 +1,92 @@
+"""A pure-PyTorch CPU platform for SGLang (entry point group `sglang.srt.platforms`).
+
+SGLang's own CPU engine needs a compiled `sgl_kernel` that PyPI does not carry; this platform runs
+the same server on native PyTorch operations. It is chosen explicitly, by SGLANG_PLATFORM.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+PLATFORM_NAME = "led_cpu"
+# Host memory has no natural bound like a card's: SGLang would zero a pool of most of the machine.
+DEFAULT_KV_TOKENS = 65_536
+
+
+def activate() -> str | None:
+    """Entry point: the platform's class, or None where another platform was (or none) chosen."""
+    if os.environ.get("SGLANG_PLATFORM") != PLATFORM_NAME:
+        return None
+    from led_sglang.patches.quiet import quieten
+
+    quieten()  # SGLang asks for its platform before it warns of anything
+    return f"{__name__}.TorchCpu"
+
+
+def _platform_class() -> type:
+    from sglang.srt.platforms.cpu import CpuDeviceMixin
+    from sglang.srt.platforms.device_mixin import PlatformEnum
+    from sglang.srt.platforms.interface import SRTPlatform
+
+    class TorchCpu(CpuDeviceMixin, SRTPlatform):
+        """CPU device operations, batched torch attention, no pinned memory, no graph capture."""
+
+        _enum = PlatformEnum.OOT
+
+        def get_default_attention_backend(self) -> str:
+            return "torch_native"
+
+        def get_device(self, device_id: int | None = 0) -> str:
+            # SGLang takes it for the text that --device would be, and splits it; its own CPU
+            # platform, which returns a torch.device, never comes there.
+            return self.device_type
+
+        def init_backend(self) -> None:
+            # Called where the model runs.
+            from led_sglang.patches.cpu import attention, operations
+
+            attention.install()
+            operations.install()
+
+        # /start_profile asks an out-of-tree platform for these.
+        def get_torch_profiler_activity_str(self) -> str:
+            return "CPU"
+
+        def get_torch_profiler_activity(self) -> Any:
+            import torch
+
+            return torch.profiler.ProfilerActivity.CPU
+
+        def is_pin_memory_available(self, device: Any = None) -> bool:
+            return False
+
+        def apply_server_args_defaults(self, server_args: Any) -> None:
+            # An idle scheduler would busy-poll a whole core of the user's machine.
+            server_args.sleep_on_idle = True
+            if server_args.max_total_tokens is None:
+                server_args.max_total_tokens = DEFAULT_KV_TOKENS
+
+    return TorchCpu
+
+
+def __getattr__(name: str) -> type:
+    # SGLang's bases are imported on first use: `import led_sglang` must work without SGLang.
+    if name == "TorchCpu":
+        return _platform_class()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def thread_binding(ranks: int) -> str:
+    """Cores per tensor-parallel rank in SGLang's notation, e.g. "0|1" or "0-3|4-7"."""
+    cores = sorted(os.sched_getaffinity(0))
+    per_rank = max(len(cores) // ranks, 1)
+    shares = []
+    for rank in range(ranks):
+        share = cores[rank * per_rank : (rank + 1) * per_rank] or [cores[rank % len(cores)]]
+        contiguous = share[-1] - share[0] == len(share) - 1
+        if len(share) > 1 and contiguous:
+            shares.append(f"{share[0]}-{share[-1]}")
+        else:
+            shares.append(",".join(map(str, share)))
+    return "|".join(shares)
