@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from led_sglang.evaluation.grid import make_grid
-from led_sglang.evaluation.report import write_report
+from led_sglang.evaluation.report.write import write_report
 from led_sglang.evaluation.store import Key, RunStore, sample_path
 
 N, TEMPERATURES, SAMPLERS, TASKS = 16, (0.1, 0.6), ("regular", "led"), ("math500", "gsm8k")

@@ -19,11 +19,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "server"))
 import requests
 from browser import Viewer, chromium
 
-from led_sglang.client import ServerClient
+from led_sglang.common.client import ServerClient
+from led_sglang.common.server_process import running_server
 from led_sglang.models.random_qwen3 import write_random_qwen3
-from led_sglang.server_process import running_server
 from led_sglang.trace import write_page
-from led_sglang.trace.client import run_trace
+from led_sglang.trace.ask import run_trace
 
 PROMPT = "What is 2 + 3?"
 TIMEOUT_S = 3600

@@ -46,7 +46,7 @@ def _run(arguments: list[str]) -> int:
 
         return serve(arguments[1:])
     if arguments[:1] == ["eval"]:
-        from led_sglang.evaluation.cli import evaluate
+        from led_sglang.evaluation.command import evaluate
 
         return evaluate(arguments[1:])
     if arguments[:1] == ["bench"]:

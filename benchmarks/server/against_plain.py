@@ -17,8 +17,8 @@ from led_sglang.bench.measure import Journal, run_plan
 from led_sglang.bench.plan import Arm, Plan, regular
 from led_sglang.bench.report import write_report
 from led_sglang.bench.watch import ServerView
-from led_sglang.client import ServerError
-from led_sglang.server_process import LED_COMMAND, PLAIN_COMMAND, running_server
+from led_sglang.common.client import ServerError
+from led_sglang.common.server_process import LED_COMMAND, PLAIN_COMMAND, running_server
 
 # The plain server sends no parameters of ours: it would not know them.
 _PLAIN = Arm("plain server", None, server="plain")

@@ -10,8 +10,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from led_sglang.evaluation.figure_parts import COLOURS
-from led_sglang.evaluation.plots import draw_all
+from led_sglang.evaluation.report.figure_parts import COLOURS
+from led_sglang.evaluation.report.plots import draw_all
 
 LABELS = {"before": "before RL", "after": "after RL"}
 _SHADES = {"before": "#8fb8e8", "after": "#e07b39"}

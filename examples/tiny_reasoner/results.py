@@ -11,9 +11,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from led_sglang.evaluation import tables
+from led_sglang.evaluation.report import tables
+from led_sglang.evaluation.report.tables import Table, number
 from led_sglang.evaluation.store import RunStore
-from led_sglang.evaluation.tables import Table, number
 from tiny_reasoner import figures
 from tiny_reasoner.figures import LABELS
 from tiny_reasoner.thoughts import share_of_mistakes

@@ -12,12 +12,12 @@ from typing import Any
 
 from led_sglang.analysis import AnalysisError
 from led_sglang.analysis.prompts import read_prompts
-from led_sglang.client import ServerClient
+from led_sglang.common.client import ServerClient
+from led_sglang.common.extras import need
 from led_sglang.common.flags import Parser, above_zero, share, whole_number
 from led_sglang.common.paths import writable_folder
+from led_sglang.common.server_process import running_server
 from led_sglang.common.threads import run_all
-from led_sglang.extras import need
-from led_sglang.server_process import running_server
 
 TOKENS = "tokens.jsonl"
 _SERVER_LOG = "server.log"

@@ -15,7 +15,7 @@ from led_sglang.analysis.statistics import (
     LayerTable,
     recommended_depth,
 )
-from led_sglang.extras import need
+from led_sglang.common.extras import need
 
 TABLE = "layers.csv"
 SUMMARY = "summary.json"

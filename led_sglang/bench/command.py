@@ -18,11 +18,11 @@ from led_sglang.bench.plan import Arm, Plan, arms_of, explore_rates, regular
 from led_sglang.bench.profile import profile_arms
 from led_sglang.bench.report import write_report
 from led_sglang.bench.watch import ServerView
-from led_sglang.common.endpoint import ServerError
+from led_sglang.common.address import ServerError
+from led_sglang.common.extras import need
 from led_sglang.common.flags import Parser
 from led_sglang.common.paths import writable_folder
-from led_sglang.extras import need
-from led_sglang.server_process import running_server
+from led_sglang.common.server_process import running_server
 
 SERVER_LOG = "server.log"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from led_sglang.client import ServerClient
+from led_sglang.common.client import ServerClient
 
 _INTERVAL_S = 0.5
 _MB = 2**20

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from led_sglang.evaluation.code_execution import judge
+from led_sglang.evaluation.grading.code_execution import judge
 from led_sglang.evaluation.store import Key, RunStore, write_atomically
 from led_sglang.evaluation.tasks import Task
 

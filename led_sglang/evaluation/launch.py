@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from led_sglang.client import ServerError
+from led_sglang.common.client import ServerError
+from led_sglang.common.server_process import running_server
 from led_sglang.evaluation import EvaluationError
-from led_sglang.server_process import running_server
 
 _ENABLE = "--enable-samplers"
 

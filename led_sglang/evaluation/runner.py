@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from led_sglang.evaluation import EvaluationError
-from led_sglang.evaluation.client import Completion, Endpoint
-from led_sglang.evaluation.grading_pool import GradingPool
+from led_sglang.evaluation.endpoint import Completion, Endpoint
+from led_sglang.evaluation.grading.pool import GradingPool
+from led_sglang.evaluation.grading.thinking import Delimiters, Parts
 from led_sglang.evaluation.grid import Grid
 from led_sglang.evaluation.samples import Job, grade_completion, make_record
 from led_sglang.evaluation.seeds import sample_seed
 from led_sglang.evaluation.store import Key, RunStore
 from led_sglang.evaluation.tasks import Task
-from led_sglang.evaluation.thinking import Delimiters, Parts
 from led_sglang.evaluation.tokenizer import ServerTokenizer
 
 

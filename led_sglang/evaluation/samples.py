@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from led_sglang.evaluation.client import Completion
-from led_sglang.evaluation.fences import fenced_code
-from led_sglang.evaluation.graders import Grade, Question
+from led_sglang.evaluation.endpoint import Completion
+from led_sglang.evaluation.grading.fences import fenced_code
+from led_sglang.evaluation.grading.graders import Grade, Question
+from led_sglang.evaluation.grading.thinking import Delimiters, Parts, split_thinking
 from led_sglang.evaluation.grid import SamplerSpec
 from led_sglang.evaluation.store import Key
 from led_sglang.evaluation.tasks import Item, Task
-from led_sglang.evaluation.thinking import Delimiters, Parts, split_thinking
 
 
 @dataclass(frozen=True)

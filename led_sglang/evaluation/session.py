@@ -17,17 +17,17 @@ from led_sglang._version import __version__
 from led_sglang.common.paths import writable_folder
 from led_sglang.common.terminal import CommandError
 from led_sglang.evaluation import EvaluationError, code_verdicts
-from led_sglang.evaluation.client import Endpoint
-from led_sglang.evaluation.code_execution import SECONDS_PER_TEST
 from led_sglang.evaluation.context import fitting
-from led_sglang.evaluation.grading_pool import GradingPool
+from led_sglang.evaluation.endpoint import Endpoint
+from led_sglang.evaluation.grading.code_execution import SECONDS_PER_TEST
+from led_sglang.evaluation.grading.pool import GradingPool
 from led_sglang.evaluation.grid import Grid
 from led_sglang.evaluation.launch import launched
 from led_sglang.evaluation.progress import Progress
-from led_sglang.evaluation.report import write_report
+from led_sglang.evaluation.report.tables import answers, markdown
+from led_sglang.evaluation.report.write import write_report
 from led_sglang.evaluation.runner import Plan, generate
 from led_sglang.evaluation.store import RunStore
-from led_sglang.evaluation.tables import answers, markdown
 from led_sglang.evaluation.tasks import Task, load_task
 from led_sglang.evaluation.tokenizer import ServerTokenizer
 

@@ -31,7 +31,7 @@ from typing import Any
 import yaml
 
 from led_sglang.evaluation import EvaluationError
-from led_sglang.evaluation.graders import python_grader
+from led_sglang.evaluation.grading.graders import python_grader
 from led_sglang.evaluation.prompts import LETTERS, TEMPLATES, render
 
 GOLDS = ("expr", "latex")

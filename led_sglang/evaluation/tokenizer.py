@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from led_sglang.evaluation.client import Endpoint, RequestRefused
-from led_sglang.evaluation.thinking import Delimiters
+from led_sglang.evaluation.endpoint import Endpoint, RequestRefused
+from led_sglang.evaluation.grading.thinking import Delimiters
 from led_sglang.presets import pick_preset
 
 _TEXTS_AT_ONCE = 256

@@ -8,7 +8,8 @@ trace.layers_to_pandas()   # one row a token, layer and candidate
 
 from __future__ import annotations
 
-from led_sglang.trace.client import run_trace
+from led_sglang.common.client import ServerClient
+from led_sglang.trace.ask import run_trace
 from led_sglang.trace.page import write_page
 from led_sglang.trace.records import (
     Step,
@@ -20,6 +21,7 @@ from led_sglang.trace.records import (
 )
 
 __all__ = [
+    "ServerClient",
     "Step",
     "Token",
     "Trace",

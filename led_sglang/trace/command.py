@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from led_sglang.client import ServerClient
+from led_sglang.common.client import ServerClient
 from led_sglang.common.flags import Parser
 from led_sglang.common.paths import writable_file
-from led_sglang.trace.client import run_trace
+from led_sglang.trace.ask import run_trace
 from led_sglang.trace.page import write_page
 from led_sglang.trace.records import Trace, first_divergence
 from led_sglang.trace.waiting import generated

@@ -269,6 +269,6 @@ def _step(entry: Mapping[str, Any]) -> Step | None:
 
 
 def _pandas() -> Any:
-    from led_sglang.extras import need
+    from led_sglang.common.extras import need
 
     return need("pandas")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from led_sglang.client import ServerClient
-from led_sglang.common.endpoint import ServerError
-from led_sglang.common.progress import Waiting
+from led_sglang.common.address import ServerError
+from led_sglang.common.client import ServerClient
 from led_sglang.common.threads import run_all
+from led_sglang.common.waiting import Waiting
 from led_sglang.trace.records import Trace
 
 # A server that is too busy to count is not asked for long.

@@ -15,8 +15,8 @@ from typing import Any
 from aiohttp import web
 from fake_engine import FakeEngine
 
+from led_sglang.common.server_process import free_port
 from led_sglang.evaluation.tasks import load_task
-from led_sglang.server_process import free_port
 
 TASKS = ("aime24", "aime25", "math500", "gsm8k")
 

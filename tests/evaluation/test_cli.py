@@ -12,7 +12,7 @@ import pytest
 from eval_harness import led_eval
 
 from led_sglang.evaluation import EvaluationError
-from led_sglang.evaluation.cli import evaluate
+from led_sglang.evaluation.command import evaluate
 from led_sglang.evaluation.grid import Grid, make_grid, read_grid
 
 WHAT = ["--tasks", "gsm8k", "--samplers", "led"]

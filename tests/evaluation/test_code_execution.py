@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from code_cases import DIFFERENT, OFFICIAL
 
-from led_sglang.evaluation.code_execution import judge, run_confined, same_output
+from led_sglang.evaluation.grading.code_execution import judge, run_confined, same_output
 
 ADD = {"inputs": ["3 4\n", "1 1\n"], "outputs": ["7\n", "2"], "fn_name": None}
 METHOD = {"inputs": ["[1, 2]\n3"], "outputs": ["[3, 3]"], "fn_name": "add"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from led_sglang.evaluation.fences import fenced_code
+from led_sglang.evaluation.grading.fences import fenced_code
 
 CASES = {
     "tagged": ("```python\nprint(1)\n```", "print(1)"),

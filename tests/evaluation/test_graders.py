@@ -18,8 +18,8 @@ from math_cases import MISREAD
 from math_forms import FORMS_OF_ANSWERS
 
 from led_sglang.evaluation import EvaluationError
-from led_sglang.evaluation.client import Completion
-from led_sglang.evaluation.graders import (
+from led_sglang.evaluation.endpoint import Completion
+from led_sglang.evaluation.grading.graders import (
     Grade,
     Question,
     grade,
@@ -28,10 +28,10 @@ from led_sglang.evaluation.graders import (
     grade_text,
     official_choice,
 )
-from led_sglang.evaluation.grading_pool import GradingPool
+from led_sglang.evaluation.grading.pool import GradingPool
+from led_sglang.evaluation.grading.thinking import Delimiters
 from led_sglang.evaluation.samples import grade_completion
 from led_sglang.evaluation.tasks import Item, Task, load_task
-from led_sglang.evaluation.thinking import Delimiters
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from led_sglang.evaluation.metrics import (
+from led_sglang.evaluation.report.metrics import (
     fit_plane,
     majority_at_k,
     paired_bootstrap,

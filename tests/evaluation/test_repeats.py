@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from eval_harness import engine, led_eval, running, small_grid
 
-from led_sglang.evaluation.cautions import cautions
 from led_sglang.evaluation.grid import make_grid
-from led_sglang.evaluation.repeats import copies, nothing_differs
-from led_sglang.evaluation.results import Results, Row
+from led_sglang.evaluation.report.cautions import cautions
+from led_sglang.evaluation.report.repeats import copies, nothing_differs
+from led_sglang.evaluation.report.results import Results, Row
 from led_sglang.evaluation.store import Key, Stored
 
 ITEMS, SAMPLES = 8, 16

@@ -18,7 +18,7 @@ from eval_harness import TASKS, engine, led_eval, running, small_grid
 from matplotlib import pyplot as plt
 from selenium.webdriver import Chrome
 
-from led_sglang.evaluation.tables import reading
+from led_sglang.evaluation.report.tables import reading
 
 PLOTS = ["pass_at_n", "paired", "alpha", "length", "exploration"]
 SAMPLES = 320

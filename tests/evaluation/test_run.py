@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from eval_harness import engine, eval_command, led_eval, records, running, small_grid
 
+from led_sglang.common.server_process import free_port
 from led_sglang.evaluation.seeds import sample_seed
-from led_sglang.server_process import free_port
 
 SAMPLES = 2 * 2 * 4 * 5 * 4
 

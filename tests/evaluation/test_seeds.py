@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from eval_harness import engine, records, running, small_grid
 
-from led_sglang.evaluation.cli import evaluate
+from led_sglang.evaluation.command import evaluate
 from led_sglang.evaluation.seeds import sample_seed
 
 

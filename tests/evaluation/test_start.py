@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from eval_harness import engine, eval_command, records, running
 
-from led_sglang.evaluation.cli import evaluate
+from led_sglang.common.server_process import free_port
+from led_sglang.evaluation.command import evaluate
 from led_sglang.evaluation.tasks import load_task
-from led_sglang.server_process import free_port
 
 
 def grid(url: str, run_dir: Path, *more: object) -> list[str]:
@@ -204,9 +204,9 @@ def test_a_server_that_never_speaks_is_not_waited_for(
 ) -> None:
     import aiohttp
 
-    from led_sglang.evaluation import client
+    from led_sglang.evaluation import endpoint
 
-    monkeypatch.setattr(client, "_FIRST_CONTACT", aiohttp.ClientTimeout(total=0.5))
+    monkeypatch.setattr(endpoint, "_FIRST_CONTACT", aiohttp.ClientTimeout(total=0.5))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         assert evaluate(grid(url, tmp_path)) == 2

@@ -17,13 +17,13 @@ import pytest
 
 from led_sglang.evaluation import EvaluationError
 from led_sglang.evaluation.code_verdicts import execute, export, read_verdicts
-from led_sglang.evaluation.graders import Grade, Question
-from led_sglang.evaluation.grading_pool import GradingPool
+from led_sglang.evaluation.grading.graders import Grade, Question
+from led_sglang.evaluation.grading.pool import GradingPool
+from led_sglang.evaluation.grading.thinking import Delimiters, split_thinking
 from led_sglang.evaluation.hub import load_items
 from led_sglang.evaluation.prompts import CHOICE, CODE, MATH, render
 from led_sglang.evaluation.store import Key, RunStore
 from led_sglang.evaluation.tasks import Item, Task, load_task, read_items
-from led_sglang.evaluation.thinking import Delimiters, split_thinking
 
 
 def test_aime24_item_22_is_the_corrected_one() -> None:

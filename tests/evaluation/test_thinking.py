@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from led_sglang.evaluation.thinking import Delimiters, split_thinking
+from led_sglang.evaluation.grading.thinking import Delimiters, split_thinking
 from led_sglang.presets import Preset, load_presets
 
 # {s} and {e} stand for the delimiters. What the completion begins with (a template that has opened

@@ -19,7 +19,7 @@ import psutil
 import requests
 from preloaded import Forked, run_module
 
-from led_sglang.server_process import free_port
+from led_sglang.common.server_process import free_port
 
 START_TIMEOUT_S = 600
 REQUEST_TIMEOUT_S = 300

@@ -12,7 +12,7 @@ from typing import Any
 
 from preloaded import Forked, redirect
 
-from led_sglang.server_process import free_port
+from led_sglang.common.server_process import free_port
 
 
 def refused_launch(

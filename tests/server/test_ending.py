@@ -16,7 +16,7 @@ import psutil
 import pytest
 from harness import START_TIMEOUT_S, Process, kill, start
 
-from led_sglang.server_process import free_port
+from led_sglang.common.server_process import free_port
 
 # What to wait for before the signal: SGLang being imported, its processes starting, all of it up.
 IMPORTING, LOADING, SERVING = "starting on", "captured ", "Try it:"

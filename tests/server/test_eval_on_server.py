@@ -12,7 +12,7 @@ from browser import chromium
 from eval_harness import led_eval, records
 from harness import Server, serve
 
-from led_sglang.server_process import free_port
+from led_sglang.common.server_process import free_port
 
 SAMPLES = 2 * 2 * 4 * 5 * 4
 

@@ -18,10 +18,10 @@ import pytest
 from harness import Server, _wait_until_ready, kill, serve
 from pages import PAGES, ROOT, Snippet, snippets
 
+from led_sglang.common.server_process import free_port
 from led_sglang.evaluation.grid import make_grid, read_grid
 from led_sglang.evaluation.tasks import load_task
 from led_sglang.models.bundled import bundled_model
-from led_sglang.server_process import free_port
 
 BIN = Path(sys.executable).parent
 FOUND = [snippet for page in PAGES for snippet in snippets(page)]
@@ -199,7 +199,7 @@ CHECKS = {
     'led-sglang trace --prompt "What is 2 + 3?" --compare': check_page("trace.html"),
     'led-sglang trace --prompt "Prove': check_page("trace.html"),
     'led-sglang trace --prompt "Is 91': check_page("compare.html"),
-    "from led_sglang.client import ServerClient": check_page("trace.html"),
+    "from led_sglang.common.client import ServerClient": check_page("trace.html"),
     "import requests": check_page("answer.html"),
     "led-sglang analyze --model-path MODEL": check_files("report/layers.csv", "report/entropy.png"),
     "led-sglang analyze --base-url": check_files("report/coverage.png", "report/summary.json"),

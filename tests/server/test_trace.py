@@ -15,9 +15,9 @@ from oracle import Oracle
 from selenium.webdriver.common.keys import Keys
 
 from led_sglang.cli import main
-from led_sglang.client import ServerClient, ServerError
+from led_sglang.common.client import ServerClient, ServerError
 from led_sglang.trace import Trace, first_divergence, write_page
-from led_sglang.trace.client import run_trace
+from led_sglang.trace.ask import run_trace
 
 PROMPT = "What is 2 + 3? </script><img src=x onerror='document.title=1'>"
 SAMPLING = {"temperature": 0.6, "sampling_seed": 11, "max_new_tokens": 120, "ignore_eos": True}

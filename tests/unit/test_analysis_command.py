@@ -14,8 +14,8 @@ from led_sglang.analysis.prompts import read_prompts
 from led_sglang.analysis.report import FIGURES, write_report
 from led_sglang.analysis.statistics import LayerTable
 from led_sglang.cli import main
-from led_sglang.client import ServerError
-from led_sglang.server_process import running_server
+from led_sglang.common.client import ServerError
+from led_sglang.common.server_process import running_server
 
 
 def written(folder: Path, name: str, text: str) -> Path:

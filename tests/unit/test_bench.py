@@ -18,7 +18,7 @@ from led_sglang.bench.profile import own_kernels, profile_markdown, read_profile
 from led_sglang.bench.report import write_report
 from led_sglang.bench.watch import ServerView
 from led_sglang.cli import main
-from led_sglang.client import ServerError
+from led_sglang.common.client import ServerError
 from led_sglang.common.journal import LineJournal
 
 MACHINE = {"processor": "a processor", "copy_gb_per_s": 12.3456, "versions": "led-sglang 0"}

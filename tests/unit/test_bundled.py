@@ -13,9 +13,9 @@ from tiny_reasoner.tokenizer import make_tokenizer
 from transformers import AutoConfig, AutoTokenizer
 
 from led_sglang import cli
+from led_sglang.common.server_process import free_port
 from led_sglang.models import bundled
 from led_sglang.models.bundled import CHECKSUMS, bundled_model, check_files, write_checksums
-from led_sglang.server_process import free_port
 from led_sglang.settings import LaunchRefused
 
 NAMES = ("tiny-reasoner", "tiny-reasoner-sft")

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from led_sglang.cli import main
-from led_sglang.client import ServerClient
-from led_sglang.common.endpoint import ServerError, server_info, server_url
+from led_sglang.common.address import ServerError, server_info, server_url
+from led_sglang.common.client import ServerClient
 from led_sglang.common.paths import writable_file, writable_folder
 from led_sglang.common.terminal import CommandError, finish
 from led_sglang.common.threads import run_all

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from led_sglang.client import ServerClient
+from led_sglang.common.client import ServerClient
 from led_sglang.models.bundled import bundled_model
 from led_sglang.trace import Trace
 from led_sglang.trace.waiting import generated
@@ -68,7 +68,7 @@ def slow() -> Iterator[ThreadingHTTPServer]:
 def test_trace_shows_the_time_and_the_tokens_of_a_long_thought(
     slow: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("led_sglang.common.progress._LINE_EVERY_S", 0.0)
+    monkeypatch.setattr("led_sglang.common.waiting._LINE_EVERY_S", 0.0)
     totals, finished = {"think_tokens": 100}, Trace(())
     monkeypatch.setitem(LED, "totals", totals)
 

@@ -16,9 +16,9 @@ import pytest
 
 from led_sglang.cli import main
 from led_sglang.common.ports import listens
+from led_sglang.common.server_process import free_port
 from led_sglang.launch_options import LaunchOptions
 from led_sglang.models.bundled import bundled_model
-from led_sglang.server_process import free_port
 from led_sglang.serving.arguments import DEFAULT_HOST, DEFAULT_PORT, normalised, read
 from led_sglang.serving.ready import Address, ready_block
 

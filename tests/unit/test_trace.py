@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from led_sglang import extras
+from led_sglang.common import extras
 from led_sglang.trace import Trace, TraceError, TraceSettings, first_divergence
-from led_sglang.trace.client import run_trace
+from led_sglang.trace.ask import run_trace
 from led_sglang.trace.page import render_page
 
 # Two candidates, three rows; numbers exact in binary, so expectations are exact too.

@@ -17,7 +17,7 @@ from typing import Any
 
 import aiohttp
 
-from led_sglang.common.endpoint import server_info, unreachable
+from led_sglang.common.address import server_info, unreachable
 from led_sglang.evaluation import EvaluationError
 
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504, 529})

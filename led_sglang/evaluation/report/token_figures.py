@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from led_sglang.evaluation.figure_parts import (
+from led_sglang.evaluation.report.figure_parts import (
     colour,
     legend,
     panels,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from led_sglang.evaluation.results import Results, Row
+from led_sglang.evaluation.report.results import Results, Row
 from led_sglang.evaluation.store import Key, RunStore, write_atomically
 
 # Of a text, this much of its start and of its end is shown; the whole is in the JSONL file.

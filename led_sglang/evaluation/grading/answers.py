@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from led_sglang.evaluation.symbols import DASH, PLAIN
-from led_sglang.evaluation.tidy import MIXED_NUMBER, SCIENTIFIC, ungrouped
+from led_sglang.evaluation.grading.symbols import DASH, PLAIN
+from led_sglang.evaluation.grading.tidy import MIXED_NUMBER, SCIENTIFIC, ungrouped
 
 _BOX = re.compile(r"\\f?box(?:ed)?\s*(?=\{)|\\boxed\s*(?=[\d-])")
 _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from led_sglang.client import ServerClient, ServerError
+from led_sglang.common.client import ServerClient, ServerError
 from led_sglang.common.phases import PHASE_NAMES
 from led_sglang.trace.records import Token, Trace, TraceSettings, trace_entries
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from types import TracebackType
 
 from led_sglang.evaluation import EvaluationError
-from led_sglang.evaluation.graders import Grade, Question
+from led_sglang.evaluation.grading.graders import Grade, Question
 
 _MAX_REPLY_BYTES = 1 << 26
 
@@ -65,7 +65,7 @@ class GradingPool:
 
     async def _start(self) -> asyncio.subprocess.Process:
         worker = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "led_sglang.evaluation.grading_worker", str(self._timeout)),
+            *(sys.executable, "-m", "led_sglang.evaluation.grading.worker", str(self._timeout)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=_MAX_REPLY_BYTES,

@@ -18,8 +18,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from led_sglang.evaluation import accuracy_figures, token_figures
-from led_sglang.evaluation.figure_parts import GRID, INK
+from led_sglang.evaluation.report import accuracy_figures, token_figures
+from led_sglang.evaluation.report.figure_parts import GRID, INK
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",

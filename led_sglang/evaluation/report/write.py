@@ -8,12 +8,12 @@ from html import escape
 from typing import Any
 
 from led_sglang.evaluation import EvaluationError
-from led_sglang.evaluation.pages import item_link, write_pages
-from led_sglang.evaluation.plots import Plot, draw_all
-from led_sglang.evaluation.results import Results, Row, read_results
+from led_sglang.evaluation.report.pages import item_link, write_pages
+from led_sglang.evaluation.report.plots import Plot, draw_all
+from led_sglang.evaluation.report.results import Results, Row, read_results
+from led_sglang.evaluation.report.summary import summarize
+from led_sglang.evaluation.report.tables import Table, answers, backgrounds, markdown
 from led_sglang.evaluation.store import RunStore, write_atomically
-from led_sglang.evaluation.summary import summarize
-from led_sglang.evaluation.tables import Table, answers, backgrounds, markdown
 
 CSS = """\
 :root { color-scheme: light dark; --ink: #1c2330; --soft: #5a6577; --grid: #dde2ea;

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from led_sglang.common.endpoint import server_url
+from led_sglang.common.address import server_url
+from led_sglang.common.extras import missing_extra
 from led_sglang.common.flags import Parser, above_zero, whole_number
 from led_sglang.common.terminal import finish
 from led_sglang.evaluation import EvaluationError
 from led_sglang.evaluation.grid import SCOPES, SHIPPED, Grid, make_grid, read_grid
-from led_sglang.extras import missing_extra
 
 _EXAMPLES = """\
 examples:
@@ -45,8 +45,8 @@ def _check_extra() -> None:
 def _evaluate(arguments: argparse.Namespace) -> int:
     _check_extra()
     if arguments.compare:
-        from led_sglang.evaluation.compare import compare
-        from led_sglang.evaluation.tables import markdown
+        from led_sglang.evaluation.report.compare import compare
+        from led_sglang.evaluation.report.tables import markdown
 
         first, second = arguments.compare
         print(markdown(compare(first, second)))
@@ -54,7 +54,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.run_dir is None:
         raise EvaluationError("--run-dir is missing: name the folder of the run")
     if arguments.report:
-        from led_sglang.evaluation.report import write_report
+        from led_sglang.evaluation.report.write import write_report
         from led_sglang.evaluation.store import RunStore
 
         write_report(RunStore(arguments.run_dir))

@@ -1,4 +1,4 @@
-"""Is an answer right? Pure functions; `grading_worker.py` puts a clock around them.
+"""Is an answer right? Pure functions; `worker.py` puts a clock around them.
 
 Math-Verify parses both sides and compares them symbolically. Its own timeouts (SIGALRM) are off
 here: the worker process that runs these functions has a wall-clock bound instead.
@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
 
-from led_sglang.evaluation.letters import robust_letter
-from led_sglang.evaluation.math_grader import find_answers, is_right, normal_form, read_gold
+from led_sglang.evaluation.grading.letters import robust_letter
+from led_sglang.evaluation.grading.math_grader import find_answers, is_right, normal_form, read_gold
 
 PythonGrader = Callable[[Mapping[str, Any], str], tuple[bool, str | None]]
 """A user's `grade(item, answer)`: the line of the JSONL file and the answer part; the verdict and

@@ -16,7 +16,8 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-from led_sglang.evaluation import EvaluationError, confine, solution
+from led_sglang.evaluation import EvaluationError
+from led_sglang.evaluation.grading import confine, solution
 
 SECONDS_PER_TEST = 6.0
 MEMORY_BYTES = 4 << 30

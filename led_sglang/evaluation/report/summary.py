@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from led_sglang.evaluation.cautions import cautions
-from led_sglang.evaluation.metrics import (
+from led_sglang.evaluation.report.cautions import cautions
+from led_sglang.evaluation.report.metrics import (
     KS,
     Floats,
     fit_plane,
@@ -18,7 +18,7 @@ from led_sglang.evaluation.metrics import (
     paired_bootstrap,
     standard_error,
 )
-from led_sglang.evaluation.results import Cell, Results, Row
+from led_sglang.evaluation.report.results import Cell, Results, Row
 
 
 def summarize(results: Results) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from led_sglang.evaluation.repeats import copies, nothing_differs
-from led_sglang.evaluation.results import Cell, Results
+from led_sglang.evaluation.report.repeats import copies, nothing_differs
+from led_sglang.evaluation.report.results import Cell, Results
 
 # Percent of the samples.
 COPIES_TO_WARN = 5

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from led_sglang.evaluation.results import Cell, Results, Row
+from led_sglang.evaluation.report.results import Cell, Results, Row
 
 # Gates of LED that draw; the others do the same for the same text.
 _RANDOM_GATES = ("confidence", "rate")

@@ -17,10 +17,10 @@ from pathlib import Path
 import psutil
 import requests
 
-from led_sglang.common.endpoint import ServerError
+from led_sglang.common.address import ServerError
 from led_sglang.common.ports import listens
-from led_sglang.common.progress import Waiting
 from led_sglang.common.terminal import FAILED, uninterrupted
+from led_sglang.common.waiting import Waiting
 
 _LOG_TAIL = 2000
 _PR_SET_PDEATHSIG = 1

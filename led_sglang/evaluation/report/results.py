@@ -10,7 +10,7 @@ from typing import Any
 
 from led_sglang.evaluation.code_verdicts import read_verdicts
 from led_sglang.evaluation.grid import Grid
-from led_sglang.evaluation.metrics import pass_at_k
+from led_sglang.evaluation.report.metrics import pass_at_k
 from led_sglang.evaluation.store import RunStore, Stored
 
 

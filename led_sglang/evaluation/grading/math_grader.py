@@ -11,9 +11,14 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
-from led_sglang.evaluation.answers import boxed_answers, stated_answer, tagged_answer, tidy_prose
-from led_sglang.evaluation.equality import exact, is_number, same
-from led_sglang.evaluation.tidy import Tidied, same_words, tidy
+from led_sglang.evaluation.grading.answers import (
+    boxed_answers,
+    stated_answer,
+    tagged_answer,
+    tidy_prose,
+)
+from led_sglang.evaluation.grading.equality import exact, is_number, same
+from led_sglang.evaluation.grading.tidy import Tidied, same_words, tidy
 
 _BASES = (
     "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"

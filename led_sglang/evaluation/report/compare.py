@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from led_sglang.evaluation import EvaluationError
-from led_sglang.evaluation.metrics import Floats, Interval, paired_bootstrap
-from led_sglang.evaluation.results import Cell, Results, read_results
+from led_sglang.evaluation.report.metrics import Floats, Interval, paired_bootstrap
+from led_sglang.evaluation.report.results import Cell, Results, read_results
+from led_sglang.evaluation.report.tables import Table, interval_text, number, reading
 from led_sglang.evaluation.store import RunStore
-from led_sglang.evaluation.tables import Table, interval_text, number, reading
 
 
 def compare(first: Path, second: Path) -> Table:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from led_sglang.evaluation.symbols import in_latex
-from led_sglang.evaluation.units import FUNCTIONS, strip_units
+from led_sglang.evaluation.grading.symbols import in_latex
+from led_sglang.evaluation.grading.units import FUNCTIONS, strip_units
 
 _TEXT = r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|math(?:rm|bf|it|sf)|[mh]box|operatorname)\s*\{"
 # Between groups of three digits: 70\,000, 70~000, 70{,}000, 70 000, 70,\!000, 70'000. No group

@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 
-from led_sglang.evaluation.graders import Grade, Question, grade
+from led_sglang.evaluation.grading.graders import Grade, Question, grade
 
 # Symbolic powers can ask for more memory than there is.
 MEMORY_BYTES = 4 << 30
