@@ -1,6 +1,6 @@
 """Presets per model family: think delimiters, LED's defaults, recommended sampling.
 
-Each family is one YAML file of the package `led_sglang.configs`.
+Each family is one YAML file of `led_sglang.configs`, folder `families`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from typing import Any, cast
 import yaml
 
 _FALLBACK = "default"
-# A grid of `led-sglang eval` beside the families.
-_NO_FAMILY = "ablations.yaml"
 _KEYS = ("name", "match", "think_start", "think_end", "depth", "candidates", "sampling", "notes")
 _OPTIONAL_KEYS = ("tool_start",)
 _MATCH_KEYS = ("model_type", "name")
@@ -72,8 +70,7 @@ def load_presets() -> tuple[Preset, ...]:
     """
     presets = [
         parse_preset(file.name, file.read_text(encoding="utf-8"))
-        for file in resources.files("led_sglang.configs").iterdir()
-        if file.name.endswith(".yaml") and file.name != _NO_FAMILY
+        for file in (resources.files("led_sglang.configs") / "families").iterdir()
     ]
     if not any(preset.name == _FALLBACK for preset in presets):
         raise ValueError(f"the folder of presets has no {_FALLBACK}.yaml")

@@ -73,15 +73,15 @@ class Grid:
 
 
 _KEYS = tuple(field.name for field in fields(Grid))
-# Files of the package `led_sglang.configs`, by the names that `--config` takes.
-SHIPPED = {"paper": "eval/paper.yaml", "quick": "eval/quick.yaml", "ablations": "ablations.yaml"}
+# Names that `--config` takes: the files of `led_sglang.configs`, folder `eval`.
+SHIPPED = ("paper", "quick", "ablations")
 
 
 def read_grid(name: str) -> dict[str, Any]:
     """Keys of a grid file, by path or by the name of a shipped one, see `SHIPPED`."""
     path = Path(name)
     if name in SHIPPED:
-        path = Path(str(resources.files("led_sglang.configs"))) / SHIPPED[name]
+        path = Path(str(resources.files("led_sglang.configs"))) / "eval" / f"{name}.yaml"
     elif not path.is_file():
         raise EvaluationError(
             f"--config {name} is no file and no shipped grid: give one of {', '.join(SHIPPED)}, or "

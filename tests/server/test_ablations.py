@@ -1,4 +1,4 @@
-"""Every row of configs/ablations.yaml is a request: the server takes it, and it changes tokens."""
+"""Every row of the shipped grid `ablations` is a request, and it changes tokens."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def package_files() -> Iterator[str]:
 def test_every_file_is_in_the_wheel(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = set(package_files())
-    assert {"led_sglang/py.typed", "led_sglang/configs/qwen3.yaml"} <= expected
+    assert {"led_sglang/py.typed", "led_sglang/configs/families/qwen3.yaml"} <= expected
     assert expected - names == set()
     outside = {name for name in names if not name.startswith("led_sglang")}
     assert outside == set(), "nothing is installed under a name of its own"

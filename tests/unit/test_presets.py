@@ -146,9 +146,9 @@ def test_name_patterns_come_first_and_the_fallback_last() -> None:
 
 
 def test_every_preset_file_is_loaded() -> None:
-    files = {file.name for file in resources.files("led_sglang.configs").iterdir()}
-    presets = {f"{preset.name}.yaml" for preset in load_presets()}
-    assert presets == {f for f in files if f.endswith(".yaml")} - {"ablations.yaml"}
+    folder = resources.files("led_sglang.configs") / "families"
+    files = {file.name for file in folder.iterdir()}
+    assert {f"{preset.name}.yaml" for preset in load_presets()} == files
 
 
 def test_a_good_file_is_read_in_full() -> None:
