@@ -64,7 +64,7 @@ SMALLER = {
     "led-sglang bench --model-path MODEL --batch-sizes 1,8,64 --out bench": "--batch-sizes 1,2 "
     "--context 32 --output-len 16 --repeats 1",
     "led-sglang eval --base-url http://localhost:30000 --config quick "
-    "--run-dir runs/quick": "--limit 1 --n 1",
+    "--run-dir runs/quick": "--tasks gsm8k --limit 2 --n 1",
     "led-sglang eval --base-url URL --tasks math500,gsm8k --samplers regular,led "
     "--temperatures 0.1,0.3,0.6 --n 16 --limit 100 --run-dir runs/part": "--n 1 --limit 1 "
     "--max-tokens 64",
@@ -342,7 +342,7 @@ def test_the_keys_of_a_raw_trace_are_those_of_the_docs(server: Server) -> None:
     for entry, logprob in zip(meta["led_trace"], meta["led_behaviour_logprobs"], strict=True):
         phases.add(entry["phase"])
         if entry["phase"] == "think":
-            assert list(entry) == listed
+            assert set(entry) == set(listed)
             assert logprob == entry["behaviour_logprob"]
         else:
             assert list(entry) == ["token_id", "phase"]
