@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,7 +17,9 @@ from typing import Any, NoReturn
 
 import yaml
 
+from led_sglang.common.flags import Parser
 from led_sglang.launch_options import LaunchOptions, add_flags, flag_of
+from led_sglang.methods.tables import keys
 from led_sglang.settings import LaunchRefused
 
 # SGLang's own defaults, compared with them in tests/unit/test_serving.py.
@@ -26,7 +29,7 @@ DEFAULT_PORT = 30_000
 _OWN_PREFIXES = ("--led", "--dola")
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     """One whose errors can be caught."""
 
     def error(self, message: str) -> NoReturn:
@@ -42,7 +45,9 @@ def parser() -> argparse.ArgumentParser:
         description="Serve a model over SGLang's OpenAI-compatible API with Latent Exploration "
         "Decoding. Without a model, a tiny bundled one is served. Without an accelerator, or with "
         "--device cpu, the server runs on native PyTorch.",
-        epilog="Example: led-sglang serve Qwen/Qwen3-4B-Thinking-2507 --port 30000",
+        epilog="a request's own settings, in custom_params.METHOD; docs/methods.md explains them:\n"
+        f"{textwrap.indent(keys(), '  ')}\n\n"
+        "Example: led-sglang serve Qwen/Qwen3-4B-Thinking-2507 --port 30000",
         add_help=False,
     )
     add_flags(result)

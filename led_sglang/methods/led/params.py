@@ -102,14 +102,14 @@ class LedParams:
         "`gate_entropy`, or at random",
         column=Column("gate", int, 0.0, lambda p: GATES.index(p.gate)),
     )
-    gate_entropy: float = parameter(
-        0.0,
+    gate_entropy: float | None = parameter(
+        None,
         number(0.0, LARGEST, "a finite number of nats >= 0"),
         values="nats",
         meaning="required by gate `entropy`, and only there",
     )
-    gate_rate: float = parameter(
-        0.0,
+    gate_rate: float | None = parameter(
+        None,
         number(0.0, 1.0, "a number in [0, 1]"),
         values="0 .. 1",
         meaning="required by gate `rate`, and only there",
@@ -164,7 +164,7 @@ class LedParams:
     @property
     def gate_value(self) -> float:
         """Threshold in nats (`entropy`), probability (`rate`), else 0."""
-        return {"entropy": self.gate_entropy, "rate": self.gate_rate}.get(self.gate, 0.0)
+        return {"entropy": self.gate_entropy, "rate": self.gate_rate}.get(self.gate) or 0.0
 
 
 LED_PARAMETERS = parameters_of(LedParams)
