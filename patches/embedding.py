@@ -22,14 +22,6 @@ from led_sglang.settings import LaunchRefused
 _RESTORE_CHUNK = 256
 
 
-_installed: list[str] = []
-
-
-def is_installed() -> bool:
-    """Whether this process's model reads soft inputs."""
-    return bool(_installed)
-
-
 def is_soft(req: Any) -> bool:
     """Whether a request uses one of the soft methods."""
     return request_row(req).sampler in SOFT_SAMPLERS
@@ -73,7 +65,6 @@ class SoftInputs:
         embedding._embed_local_shard = self._embed
         stack.register_forward_pre_hook(self._enter, with_kwargs=True)
         stack.register_forward_hook(self._leave, always_call=True)
-        _installed.append(type(model).__name__)
 
     def _enter(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         step = kwargs.get("forward_batch", args[2] if len(args) > 2 else None)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from led_sglang.patches.batch_state import notes_of
-from led_sglang.patches.embedding import is_installed
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.metrics import ServerCounters
 from led_sglang.patches.published import settings_or_none
@@ -93,7 +92,8 @@ def _show_in_meta_info(
 def _show_in_server_info(result: Any, self: Any, recv_req: Any) -> None:
     settings = settings_or_none()
     if settings is not None:
-        step = self.scheduler.tp_worker.model_runner.sampler.step
+        sampler = self.scheduler.tp_worker.model_runner.sampler
+        step = sampler.step
         result.internal_state["led"] = {
             "settings": {
                 "sampler": settings.sampler,
@@ -111,5 +111,5 @@ def _show_in_server_info(result: Any, self: Any, recv_req: Any) -> None:
             },
             "kernels": step.name if step.reason is None else f"{step.name}: {step.reason}",
             "totals": _counters.report(step.projected_rows()),
-            "reads_soft_inputs": is_installed(),
+            "reads_soft_inputs": sampler.soft_inputs is not None,
         }
