@@ -66,8 +66,7 @@ class LaunchOptions:
         "the preset's, if any)",
     )
     dola_layers: str | None = _flag(
-        "LIST",
-        "layers DoLa may contrast with: low, high, numbers, or all (default: low,high)",
+        "LIST", "layers DoLa may contrast with: low, high, numbers, or all (default: low,high)"
     )
 
     @classmethod

@@ -17,10 +17,7 @@ from led_sglang.patches.stream_capture import (
 
 from led_sglang.settings import LaunchRefused
 
-_SETTERS = {
-    "dflash": "set_dflash_layers_to_capture",
-    "eagle3": "set_eagle3_layers_to_capture",
-}
+_SETTERS = {"dflash": "set_dflash_layers_to_capture", "eagle3": "set_eagle3_layers_to_capture"}
 _WRAPPERS = {
     "boundary": capture_at_boundaries,
     "layer_input": capture_layer_inputs,

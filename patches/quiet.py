@@ -33,7 +33,7 @@ _RECORDS_WITHOUT_GPU = {
 _WARNINGS = ("ORJSONResponse is deprecated",)
 # ... and of an endpoint that reranks, which a model that generates does not serve.
 _RECORDS = {
-    "sglang.srt.entrypoints.openai.serving_rerank": ("Using fallback token IDs for yes/no",),
+    "sglang.srt.entrypoints.openai.serving_rerank": ("Using fallback token IDs for yes/no",)
 }
 
 

@@ -18,13 +18,7 @@ from sglang.srt.layers.sampler import Sampler
 from sglang.srt.runtime_context import get_exec, get_parallel
 from torch import Tensor
 
-from led_sglang.methods.base import (
-    LogitsChanger,
-    LogitsContext,
-    Picks,
-    StepContext,
-    TokenSampler,
-)
+from led_sglang.methods.base import LogitsChanger, LogitsContext, Picks, StepContext, TokenSampler
 from led_sglang.methods.registry import METHODS
 from led_sglang.methods.regular import seeded_pick
 from led_sglang.methods.rows import RowTable

@@ -161,10 +161,7 @@ def resolve_settings(
         LaunchRefused: something LED cannot run with; says what to change.
     """
     from led_sglang.patches.capture import known_architecture
-    from led_sglang.patches.compatibility import (
-        refuse_incompatible,
-        refuse_incompatible_with_soft,
-    )
+    from led_sglang.patches.compatibility import refuse_incompatible, refuse_incompatible_with_soft
     from led_sglang.patches.families import CAPTURES
     from sglang.srt.arg_groups.model_override_base import model_config_of
 

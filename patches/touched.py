@@ -301,9 +301,7 @@ SERVING = (
         "hands per-token statistics to the scheduler",
     ),
     _symbol(
-        "environ.Envs.SGLANG_HTTP_SERVER_APP_PATH",
-        None,
-        "loads plugins in extra HTTP workers",
+        "environ.Envs.SGLANG_HTTP_SERVER_APP_PATH", None, "loads plugins in extra HTTP workers"
     ),
     _symbol("environ.Envs.SGLANG_RUST_SERVER", None, "another front end, which is refused"),
 )

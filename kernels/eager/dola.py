@@ -102,12 +102,7 @@ def dola_scores(
 
 
 def _divergence(
-    log_final: Tensor,
-    hidden: Tensor,
-    lse: Tensor,
-    rows: DolaRows,
-    head: LmHeadShard,
-    columns: int,
+    log_final: Tensor, hidden: Tensor, lse: Tensor, rows: DolaRows, head: LmHeadShard, columns: int
 ) -> Tensor:
     """[P] f64: this shard's part of the sum over V; HF's mean differs by the factor V alone."""
     total = torch.zeros(len(hidden), dtype=torch.float64, device=hidden.device)

@@ -49,7 +49,7 @@ def soft_cap(z, cap):
 
 
 @triton.jit(
-    do_not_specialize=["first", "window", "columns", "column_tiles", "logit_scale", "softcap"],
+    do_not_specialize=["first", "window", "columns", "column_tiles", "logit_scale", "softcap"]
 )
 def latent_lse_kernel(
     weight,  # [columns, HIDDEN], or its descriptor

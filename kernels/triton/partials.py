@@ -117,12 +117,7 @@ def latent_partials_kernel(
 
 
 def latent_partials(
-    ids: Tensor,
-    rows: LedRows,
-    layers: int,
-    first: int,
-    head: LmHeadShard,
-    workspace: StepWorkspace,
+    ids: Tensor, rows: LedRows, layers: int, first: int, head: LmHeadShard, workspace: StepWorkspace
 ) -> Tensor:
     """This rank's share of the latent posteriors.
 

@@ -65,9 +65,7 @@ def split_statistics_kernel(
     at = row * tl.num_programs(1) + split
     column = split * SPLIT + tl.arange(0, SPLIT)
     z = tl.load(
-        logits + row.to(tl.int64) * logits_stride + column,
-        mask=column < vocab,
-        other=-float("inf"),
+        logits + row.to(tl.int64) * logits_stride + column, mask=column < vocab, other=-float("inf")
     ).to(tl.float32)
     grouped = tl.max(tl.reshape(z, [SPLIT // GROUP, GROUP]), 1)
     peak = tl.max(grouped, 0)
@@ -142,9 +140,7 @@ def merge_splits_kernel(
     first = tl.where(key == _NOT_A_KEY, vocab, _index_of(key) * GROUP)
     column = tl.reshape(first[:, None] + tl.arange(0, GROUP)[None, :], [KEEP * GROUP])
     z = tl.load(
-        logits + row.to(tl.int64) * logits_stride + column,
-        mask=column < vocab,
-        other=-float("inf"),
+        logits + row.to(tl.int64) * logits_stride + column, mask=column < vocab, other=-float("inf")
     ).to(tl.float32)
     key = tl.topk(tl.where(column < vocab, _rank_key(z, column), _NOT_A_KEY), KEEP)
     z = _logit_of(key)

@@ -79,8 +79,7 @@ def launches(
         (
             "noise",
             partial(
-                noise.draw_noise,
-                *(stream, position, rows.owns, position, final.ids, noise_scratch),
+                noise.draw_noise, *(stream, position, rows.owns, position, final.ids, noise_scratch)
             ),
         ),
         ("gate", partial(gate_rows, final, rows, drawn, layers, workspace)),
@@ -101,10 +100,7 @@ def launches(
                 at_most=workspace.window,
             ),
         ),
-        (
-            "partials",
-            partial(latent_partials, final.ids, rows, layers, 0, head, workspace),
-        ),
+        ("partials", partial(latent_partials, final.ids, rows, layers, 0, head, workspace)),
     ]
 
 

@@ -98,11 +98,7 @@ class TritonStep:
         weight = self._head.weight
         assert weight is not None
         for kernel, launch in launches(
-            self._head,
-            self._limits,
-            self.posterior_workspace,
-            self.noise_workspace,
-            self.workspace,
+            self._head, self._limits, self.posterior_workspace, self.noise_workspace, self.workspace
         ):
             try:
                 launch()

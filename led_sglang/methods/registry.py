@@ -8,11 +8,7 @@ from led_sglang.methods.led import Led
 from led_sglang.methods.soft_thinking import SoftThinking
 
 # In the order of messages; a batch's steps run in it too.
-METHODS: list[Method] = [
-    Led(),
-    Dola(),
-    SoftThinking(),
-]
+METHODS: list[Method] = [Led(), Dola(), SoftThinking()]
 
 
 def method_of(sampler: str) -> Method | None:

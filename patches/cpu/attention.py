@@ -30,9 +30,7 @@ def install() -> None:
     Triton has no CPU, and some launches (Exaone 4 with windows) accept the names of a GPU's
     backends alone.
     """
-    from sglang.srt.models.deepseek_common.attention_backend_handler import (
-        AttentionBackendRegistry,
-    )
+    from sglang.srt.models.deepseek_common.attention_backend_handler import AttentionBackendRegistry
     from sglang.srt.models.deepseek_common.attention_forward_methods.forward_methods import (
         AttnForwardMethod,
     )

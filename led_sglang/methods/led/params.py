@@ -6,13 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from led_sglang.methods.parameter import (
-    Column,
-    columns_of,
-    parameter,
-    parameters_of,
-    parse_group,
-)
+from led_sglang.methods.parameter import Column, columns_of, parameter, parameters_of, parse_group
 from led_sglang.methods.values import LARGEST, ParameterError, boolean, choice, integer, number
 from led_sglang.settings import ServerSettings
 

@@ -6,13 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from led_sglang.methods.parameter import (
-    Column,
-    columns_of,
-    parameter,
-    parameters_of,
-    parse_group,
-)
+from led_sglang.methods.parameter import Column, columns_of, parameter, parameters_of, parse_group
 from led_sglang.methods.values import LARGEST, ParameterError, boolean, integer, number
 from led_sglang.settings import ServerSettings
 

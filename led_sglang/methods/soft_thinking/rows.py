@@ -47,8 +47,7 @@ class SoftBatch:
         """
         names = ("top_k", "top_p", "min_p", "max_topk", "noise", "noise_value")
         return SoftRows(
-            temperature=temperature[self.index],
-            **{name: self.columns[name] for name in names},
+            temperature=temperature[self.index], **{name: self.columns[name] for name in names}
         )
 
 

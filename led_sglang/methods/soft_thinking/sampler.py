@@ -81,7 +81,5 @@ def _cold_stop(
     forced = may_stop & allowed & ((out > 0) | (count >= length))
     unfinished = out + 1 < len(end)
     return _Stop(
-        forced,
-        token_ids,
-        torch.where(forced, torch.where(unfinished, -(out + 1), 0), count),
+        forced, token_ids, torch.where(forced, torch.where(unfinished, -(out + 1), 0), count)
     )
