@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 _SHELL = ("make", "led-sglang", "curl", "pip", "python", "pytest", "mkdir", "printf", "bash")
+_FENCED = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Text in backquotes that is a whole command, not only the name of one.
 _INLINE = re.compile(r"`(led-sglang (?:doctor|[a-z]+ [^`]+))`")
 
@@ -23,7 +24,8 @@ class Snippet:
 
     Attributes:
         page: its file's name.
-        kind: "shell" (one command), "python" (a block), or "data" (a file's content).
+        kind: "shell" (one command), "python" (a block), "data" (a file's content), or "console" (a
+            command behind "$ ", and what it prints).
         text: as it stands on the page, without the indentation.
     """
 
@@ -34,6 +36,8 @@ class Snippet:
     @property
     def key(self) -> str:
         """One line that stands for it: the command without its comment, or the first line."""
+        if self.kind == "console":
+            return self.text.partition("\n")[0].partition("  #")[0].rstrip()
         if self.kind == "shell":
             return " ".join(re.sub(r"\s+# .*$|\\\n", "", self.text).split())
         return self.text.partition("\n")[0]
@@ -48,23 +52,24 @@ def snippets(page: Path) -> list[Snippet]:
     """Everything on a page that a reader would run, from top to bottom; each text once."""
     text = page.read_text(encoding="utf-8")
     found = []
-    for block in _blocks(text):
-        kind = _kind(block)
-        parts = _commands(block) if kind == "shell" else [block]
-        found += [Snippet(page.name, kind, part) for part in parts]
-    prose = re.sub(r"^    .*$", "", text, flags=re.MULTILINE)
+    for language, block in _blocks(text):
+        if language == "text":  # a picture, nothing to run
+            continue
+        kind = "console" if language == "console" else _kind(block)
+        split = {"shell": _commands, "console": _exchanges}.get(kind, lambda block: [block])
+        found += [Snippet(page.name, kind, part) for part in split(block)]
+    prose = re.sub(r"^    .*$", "", _FENCED.sub("", text), flags=re.MULTILINE)
     inline = [" ".join(match.split()) for match in _INLINE.findall(prose)]
     found += [Snippet(page.name, "shell", command) for command in inline]
     return list(dict.fromkeys(found))
 
 
-def _blocks(text: str) -> Iterator[str]:
-    """Code blocks: fenced, or indented by four spaces behind an empty line."""
-    fenced = re.compile(r"^```[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-    yield from fenced.findall(text)
+def _blocks(text: str) -> Iterator[tuple[str, str]]:
+    """Code blocks and their languages: fenced, or indented by four spaces behind an empty line."""
+    yield from _FENCED.findall(text)
     indented = re.compile(r"(?:(?<=\n\n)|\A)(?:    [^\n]*\n(?:\n+(?=    ))?)+")
-    for match in indented.finditer(fenced.sub("", text)):
-        yield textwrap.dedent(match.group()).strip("\n")
+    for match in indented.finditer(_FENCED.sub("", text)):
+        yield "", textwrap.dedent(match.group()).strip("\n")
 
 
 def _kind(block: str) -> str:
@@ -72,6 +77,11 @@ def _kind(block: str) -> str:
     if first in _SHELL or "/bin/" in first:
         return "shell"
     return "python" if first in ("import", "from") else "data"
+
+
+def _exchanges(block: str) -> list[str]:
+    """Each command of a terminal's recording with what it prints."""
+    return [f"$ {part}".strip() for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
 
 
 def _commands(block: str) -> Iterator[str]:

@@ -48,6 +48,10 @@ EXCUSED = {
     "led-sglang analyze --model-path M --prompts p.txt --out report -- --tp 2": _RANKS,
     "led-sglang bench --model-path MODEL --load-format dummy --explore-rate 0.05,0.1,0.2 "
     "-- --tp 2": _RANKS,
+    "$ led-sglang serve --port 30000": "test_the_start_ends_with_a_request_to_try reads the start, "
+    "test_ending.py its end, unit/test_serving.py a port in use",
+    "$ echo $?": "test_ending.py",
+    "$ led-sglang serve Qwen/Qwen3-0.6B": "what a machine with a network answers is another matter",
     "led-sglang eval --config ablations": "names a grid: test_ablations.py runs each of its rows",
     "python -m venv sgl && sgl/bin/pip install sgl-eval": _HARNESS,
     "python -m venv scope && scope/bin/pip install evalscope": _HARNESS,
@@ -120,7 +124,9 @@ def test_the_start_ends_with_a_request_to_try(server: Server) -> None:
     )
     # What the machine may lack, the progress of loading weights; and the way tests start a module.
     real = re.compile(
-        r"\[[-0-9: ]+\] Fail to set RLIMIT|.*Multi-thread loading shards|<frozen runpy>"
+        r"\[[-0-9: ]+\] Fail to set RLIMIT|.*Multi-thread loading shards|<frozen runpy>|"
+        # what make itself says
+        r".*/led-sglang serve "
     )
     lines = [line for line in start.splitlines() if line.strip()]
     assert not [line for line in lines if not ours.match(line) and not real.match(line)]
@@ -199,7 +205,7 @@ CHECKS = {
     'led-sglang trace --prompt "What is 2 + 3?" --compare': check_page("trace.html"),
     'led-sglang trace --prompt "Prove': check_page("trace.html"),
     'led-sglang trace --prompt "Is 91': check_page("compare.html"),
-    "from led_sglang.common.client import ServerClient": check_page("trace.html"),
+    "from led_sglang.trace import ServerClient": check_page("trace.html"),
     "import requests": check_page("answer.html"),
     "led-sglang analyze --model-path MODEL": check_files("report/layers.csv", "report/entropy.png"),
     "led-sglang analyze --base-url": check_files("report/coverage.png", "report/summary.json"),
@@ -252,10 +258,18 @@ def test_it_runs_as_it_stands(snippet: Snippet, place: Path, server: Server) -> 
     if snippet.kind == "data":
         FILES[snippet.key](snippet.text, place)
         return
+    if snippet.kind == "console":
+        command, _, sentence = snippet.text.partition("\n")
+        environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+        done = subprocess.run(
+            ["bash", "-c", command[2:]], cwd=place, env=environment, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout, done.stderr.strip()) == (2, "", sentence)
+        return
     text = here(snippet.text, server)
     if snippet.kind == "python":
         printed = run([sys.executable, "-c", text], place, server)
-    elif snippet.key.startswith("led-sglang serve"):
+    elif snippet.key.startswith("led-sglang serve") and "--help" not in snippet.key:
         check_server(snippet)
         return
     else:
