@@ -20,7 +20,8 @@ _CORRECTION = re.compile(
     re.IGNORECASE,
 )
 _AFTER_ANSWER = re.compile(
-    r"\banswer\b[*_]*\s*(?:is|was|would be|:|=)[\s*_:]*([^\n]+)|\bsolution is[\s:]*([^\n]+)",
+    r"\"answer\"\s*:\s*\"([^\"\n]+)\""
+    r"|\banswer\b[*_]*\s*(?:is|was|would be|:|=)[\s*_:]*([^\n]+)|\bsolution is[\s:]*([^\n]+)",
     re.IGNORECASE,
 )
 
@@ -100,7 +101,7 @@ def tagged_answer(text: str) -> str | None:
 
 def stated_answer(text: str) -> str | None:
     """What follows the last "the answer is", up to the end of its sentence."""
-    stated = [match[1] or match[2] for match in _AFTER_ANSWER.finditer(text)]
+    stated = [match[1] or match[2] or match[3] for match in _AFTER_ANSWER.finditer(text)]
     if not stated:
         return None
     sentence = re.split(r"(?<![ap]\.m)(?<!\b[ap])\.(?:\s|$)", stated[-1].strip(), maxsplit=1)[0]

@@ -27,12 +27,32 @@ def same(gold: Any, value: Any) -> bool:
     if isinstance(gold, str) or isinstance(value, str):
         return isinstance(gold, str) and gold == value
     gold, value = _sides(gold, value)
+    if (pair := _column_and_point(gold, value)) is not None:
+        return len(pair[0]) == len(pair[1]) and all(map(same, *pair))
     value = exact(_unrounded(value, list(_endless_numbers(exact(gold)))))
     gold = exact(gold)
     if is_number(gold) and is_number(value):
         return _same_number(gold, value)
     equal = verify(gold, value, allow_set_relation_comp=True, timeout_seconds=None)
-    return (bool(equal) and not _differ_somewhere(gold, value)) or _same_range(gold, value)
+    return (
+        (bool(equal) and not _differ_somewhere(gold, value))
+        or _same_range(gold, value)
+        or _same_equation(gold, value)
+    )
+
+
+def union_of_ranges(value: Any) -> Any:
+    """`x < 1 or x > 2` as a set of numbers; any other value as it is."""
+    from math_verify.grader import is_equation, is_relation
+    from sympy import FiniteSet, Union
+
+    if not isinstance(value, FiniteSet):
+        return value
+    if not all(is_relation(part) and not is_equation(part) for part in value.args):
+        return value
+    if len(value.free_symbols) != 1:
+        return value
+    return Union(*(part.as_set() for part in value.args))
 
 
 def is_number(value: Any) -> bool:
@@ -44,9 +64,11 @@ def is_number(value: Any) -> bool:
 
 def exact(value: Any) -> Any:
     """The value with decimals as fractions, and sums, products and powers of them worked out."""
-    from sympy import Basic, Float, MatrixBase, Rational
+    from sympy import Basic, Float, MatrixBase, MatrixExpr, Rational
     from sympy.core.relational import Relational
 
+    if isinstance(value, MatrixExpr):
+        value = value.doit()
     if isinstance(value, MatrixBase):
         return value.applyfunc(exact)
     if isinstance(value, Float):
@@ -79,6 +101,18 @@ def _sides(gold: Any, value: Any) -> tuple[Any, Any]:
     if is_assignment_relation(gold) and not is_equation(value):
         return take_last_relation(gold).rhs, value
     return gold, value
+
+
+def _column_and_point(gold: Any, value: Any) -> tuple[list[Any], list[Any]] | None:
+    """The coordinates of both where one is a column and the other a point."""
+    from sympy import MatrixBase, Tuple
+
+    kinds = {type(side) for side in (gold, value)}
+    if len(kinds) == 1 or not all(isinstance(side, (MatrixBase, Tuple)) for side in (gold, value)):
+        return None
+    if any(isinstance(side, MatrixBase) and side.cols != 1 for side in (gold, value)):
+        return None
+    return list(gold), list(value)
 
 
 def _same_number(gold: Any, value: Any) -> bool:
@@ -155,6 +189,18 @@ def _parts(value: Any) -> list[Any]:
     from sympy import MatrixBase
 
     return list(value.flat() if isinstance(value, MatrixBase) else value.args)
+
+
+def _same_equation(gold: Any, value: Any) -> bool:
+    """Do two equations in several unknowns have the same solutions, one a multiple of the other?"""
+    from sympy import Equality, cancel
+
+    if not (isinstance(gold, Equality) and isinstance(value, Equality)):
+        return False
+    if gold.free_symbols != value.free_symbols or len(gold.free_symbols) < 2:
+        return False
+    ratio = cancel((gold.lhs - gold.rhs) / (value.lhs - value.rhs))
+    return bool(ratio.is_number and ratio != 0 and ratio.is_finite)
 
 
 def _same_range(gold: Any, value: Any) -> bool:

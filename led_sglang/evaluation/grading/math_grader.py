@@ -17,18 +17,25 @@ from led_sglang.evaluation.grading.answers import (
     tagged_answer,
     tidy_prose,
 )
-from led_sglang.evaluation.grading.equality import exact, is_number, same
-from led_sglang.evaluation.grading.tidy import Tidied, same_words, tidy
+from led_sglang.evaluation.grading.equality import exact, is_number, same, union_of_ranges
+from led_sglang.evaluation.grading.tidy import Tidied, both_signs, same_words, tidy
 
 _BASES = (
     "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
 )
 _BASE_WORDS = {word: str(base) for base, word in enumerate(_BASES.split(), start=2)}
 _BASED = re.compile(
-    rf"(-?[0-9A-F]+)_\s*\{{?(?:\\text\{{|\(|\s|base)*(\d+|{'|'.join(_BASE_WORDS)})[\s)}}]*"
+    r"(-?)(?:\\text\{|[({])?([0-9A-F]+)[)}]?"
+    r"(?=\s*(?:_|\\text|[\s(]*(?:in\s)?\s*base\b))"
+    rf"(?:\\text\{{|[_(){{}}\s]|in\b|base)*(\d+|{'|'.join(_BASE_WORDS)})[\s)}}]*"
+)
+# 1321 \equiv 321 \pmod{1000}
+_MODULUS = re.compile(
+    r"[\s,]*(?:\\(?:pmod|bmod|mod)(?![a-z])|\(?\s*(?:\\text\{\s*\(?)?mod\b).*$", re.DOTALL
 )
 _DECIMAL_COMMA = re.compile(r"(-?\d+),(\d+)")
 _SEVERAL = re.compile(r",|;|\\pm|\b(?:and|or)\b")
+_OR = re.compile(r"\bor\b")
 _LETTER = re.compile(r"(?<![\\A-Za-z])[A-Za-z]")
 # A longer text is prose, not an answer; reading it as one would take long.
 _LONGEST_ANSWER = 1000
@@ -107,6 +114,8 @@ def is_right(answer: str, gold: Gold) -> bool:
         return True
     if gold.tidied.worded and not letters:
         return False
+    if "mod" not in gold.text:
+        answer = _MODULUS.sub("", answer).replace("\\equiv", "=")
     tidied = tidy(answer, gold.lone_letters)
     readings = [tidied.latex]
     if not gold.several and (comma := _DECIMAL_COMMA.fullmatch(tidied.latex)):
@@ -116,9 +125,12 @@ def is_right(answer: str, gold: Gold) -> bool:
 
 def _is_equal(gold: Gold, reading: str, percent: bool) -> bool:
     if based := _BASED.fullmatch(gold.tidied.latex):
-        answer = _BASED.fullmatch(reading)
-        return reading == based[1] if answer is None else _in_base(answer) == _in_base(based)
+        sides = [side.strip() for side in reading.split("=")]
+        answers = [_in_base(side) for side in map(_BASED.fullmatch, sides) if side]
+        return _in_base(based) in answers or (not answers and sides[-1] == based[1] + based[2])
     expected, value = value_of(gold.tidied.latex), value_of(reading)
+    if _OR.search(reading):
+        value = union_of_ranges(value)
     if expected is None or value is None:
         return False
     if percent == gold.tidied.percent or not is_number(expected) or not is_number(value):
@@ -141,14 +153,18 @@ def normal_form(answer: str) -> str:
 
 
 def _in_base(match: re.Match[str]) -> tuple[str, int]:
-    return match[1].lstrip("0"), int(_BASE_WORDS.get(match[2], match[2]))
+    return match[1] + match[2].lstrip("0"), int(_BASE_WORDS.get(match[3], match[3]))
 
 
 @lru_cache(maxsize=64)
 def value_of(latex: str) -> Any:
     """The value of tidied LaTeX: a SymPy object, the text itself where it cannot be parsed, None
     where it is empty."""
-    found = _parse(f"${latex}$", plain=False) if latex else []
+    if not latex:
+        return None
+    found = _parse(f"${latex}$", plain=False)
+    if found and isinstance(found[0], str) and "\\pm" in latex:
+        found = _parse(f"${both_signs(latex)}$", plain=False)
     return found[0] if found else None
 
 

@@ -10,6 +10,7 @@ _MESSAGE = "<|message|>"
 _HEADER_OR_END = re.compile(
     r"<\|(?:start|channel)\|>.*?(?:<\|message\|>|\Z)|<\|(?:return|call)\|>", re.DOTALL
 )
+_TO_THE_USER = "<|channel|>final<|message|>"
 _TO_A_TOOL = "<|channel|>commentary"
 
 
@@ -92,7 +93,9 @@ def _thoughts(
     found = []
     for index, mark in enumerate([*marks, None]):
         if mark is None:
-            unknown = inside is None and finish_reason == "length"
+            unknown = (
+                inside is None and finish_reason == "length" and _TO_THE_USER not in texts[index]
+            )
             found.append(inside is True or unknown)
         elif mark == delimiters.start:
             found.append(inside is True)

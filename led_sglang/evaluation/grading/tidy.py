@@ -17,7 +17,7 @@ _TEXT = r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|math(?:rm|bf|it|sf)|[mh]box|ope
 # Between groups of three digits: 70\,000, 70~000, 70{,}000, 70 000, 70,\!000, 70'000. No group
 # follows a leading 0.
 _GROUP = r"(?:\\[,:; !]\s*|\\thinspace\s*|~|\{[,\s]\}|\\text\{[,\s]\}|,\\!\s*|\\!,\\!|'| )"
-_GROUPED = re.compile(rf"(?<![\w.,])[1-9]\d{{0,2}}(?:(?:{_GROUP}|,)\d{{3}})+(?!\w|[.,]?\d|,\d)")
+_GROUPED = re.compile(rf"(?<![\w.,])[1-9]\d{{0,2}}(?:(?:{_GROUP}|,)\d{{3}})+(?!\w|,\d)")
 _INDIAN = re.compile(r"(?<![\w.,])[1-9]\d?(?:,\d\d)+,\d{3}(?![\w,])")
 _EUROPEAN = re.compile(r"(?<![\w.,])([1-9]\d{0,2}(?:\.\d{3})+),(\d{1,2})(?![\w,.])")
 _EUROPEAN_WHOLE = re.compile(r"(?<![\w.,])[1-9]\d{0,2}(?:\.\d{3}){2,}(?![\w,.])")
@@ -26,20 +26,30 @@ MIXED_NUMBER = re.compile(
 )
 SCIENTIFIC = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?|\.\d+)e([+-]?\d+)(?!\w)", re.IGNORECASE)
 
+# {x : 1 < x < 2}
+_SET_BUILDER = (
+    r"(?:\\left)?\\\{\s*([a-z])(?:\s*\\in\s*\\(?:mathbb\s*\{?\s*)?R\}?)?\s*"
+    r"(?::|\||\\mid(?![a-z])|\\vert(?![a-z]))\s*(.*?)\s*(?:\\right)?\\\}"
+)
+
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), replacement)
     for pattern, replacement in (
         # Delimiters and Markdown around the whole answer
+        (r"(\\\\)\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm)\s*\]", r"\1"),
+        (r"\\(?:checkmark|blacksquare|square|qed|qquad|quad)(?![a-z])", " "),
         (r"\\[()\[\]](?![a-z])|(?<!\\)\$", " "),
         (r"^\s*(\*{1,3}|__|`)\s*(.*?)\s*\1\s*$", r"\2"),
         (r"\\(?:displaystyle|textstyle|limits|boldsymbol|bm|biggl?|biggr|large|huge)(?![a-z])", ""),
         (r"\\(?:small|normalsize|tt|bf|it|underline|phantom\{[^{}]*\})(?![a-z])", ""),
         (r"\\(?:text)?color\{[a-z]+\}", ""),
         (r"</?(?:answer|b|strong|em|i)>", " "),
+        (r"\\(?:begin|end)\{(?:aligned|align\*?|gathered|split)\}", " "),
         # Currencies
-        (r"\b(?:US|HK|A|C|NZ|S)?\\\$|\\(?:pounds|euro|yen|textdollar)\b|[£€¥₹₩]", ""),
-        (r"\b(?:USD|EUR|GBP|Rs\.?)\s*(?=\d)", ""),
+        (r"\b(?:US|HK|A|C|NZ|S)?\\\$|\\(?:pounds|euro|yen|textdollar|cent)\b|[£€¥₹₩¢]", ""),
+        (r"\b(?:USD|EUR|GBP|Rs\.?)\s*(?=\d)|\\text\{\s*(?:USD|EUR|GBP|Rs\.?)\s*\}(?=\s*\d)", ""),
         # A text without letters is mathematics, a label says nothing.
+        (r"^\s*\\text\{\s*\([A-J]\)\s*\}\s*(?=[-\d\\(])", ""),
         (r"\\text\{\s*(\^\\circ)\s*[CFK]?\s*\}", r"\1 "),
         (r"\\text\{([^{}a-z]*)\}", r"\1"),
         (r"\\text\{[^{}=]*(?::|\bis)\s*\}", ""),
@@ -50,10 +60,16 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\langle(?![a-z])", "("),
         (r"\\rangle(?![a-z])", ")"),
         (r"\{:\}", ":"),
-        (r"(\d)\s*\\text\{\s*to\s*\}\s*(\d)", r"\1:\2"),
+        (r"(\d)\s*(?:\\text\{\s*to\s*\}|\bto\b)\s*(\d)", r"\1:\2"),
+        (r"\^\s*\{?\s*\\text\{\s*(?:st|nd|rd|th)\s*\}\s*\}?", ""),
+        (r"\\(?:lor|vee)(?![a-z])", r"\\text{ or }"),
+        (r"\\text\{([ie])\}", r"\1"),
+        (r"(?<=\d)\s+i(?![a-z])", "i"),
         (r"^\s*(\d+)\s*:\s*(\d+)\s*:\s*(\d+)\s*$", r"(\1, \2, \3)"),
         (r"\\varnothing\b", r"\\emptyset"),
         (r"\\degrees?(?![a-z])", r"^\\circ "),
+        (r"\\log_\{?e\}?(?![a-z])", r"\\ln"),
+        (rf"^\s*{_SET_BUILDER}\s*$", r"\2"),
         (r"(\^\s*(?:\\circ|\{\s*\\circ\s*\}))\s*[CF]\b", r"\1"),
         (r"\\(?:leq|leqslant|le)(?![a-z])", r"\\le "),
         (r"\\(?:geq|geqslant|ge)(?![a-z])", r"\\ge "),
@@ -61,6 +77,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?<![\\a-z])pi(?![a-z])", r"\\pi "),
         # Numbers
         (r"\\!\s*", ""),
+        (r"(?<!\\)\\ ", " "),
         (r"(?<![\w.,])0(?:\{,\}|,)(\d{3,})(?![\d,.])", r"0.\1"),
         (r"(?<![\w.,])(\d+)\{,\}(\d+)(?![\d,.{])", r"\1.\2"),
         (r"(?<=\d)\s*[x*]\s*10\s*(?=\^|\*\*)", r"\\times 10"),
@@ -75,16 +92,21 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     )
 )
 
+_NESTED_TEXT = re.compile(r"\\text\{([^{}]*)\\text\{([^{}]*)\}([^{}]*)\}")
 _TEXT_WITH_DIGITS = re.compile(r"\\text\{([^{}]*\d[^{}]*)\}")
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _SCALE = re.compile(
     rf"(?<=\d)(?:\s|~|\\[,; ])*(\\text\{{)?\s*({'|'.join(_SCALES)})\b(?(1)([^{{}}]*)\}}|)",
     re.IGNORECASE,
 )
-_REPEATING = re.compile(r"(?<![\w.])(\d*)\.(\d*)\\(?:overline|bar)\s*\{?(\d+)\}?")
+_DOTS = r"\s*(?:\\(?:[lc]?dots|dots[bcio])(?![a-z])|\.{3}|…)"
+_REPEATING = re.compile(
+    r"(?<![\w.])(\d*)\.(?:(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?"
+    rf"|(\d*?)(\d{{2,}}?)\5+{_DOTS}|(\d*?)(\d)\7\7+{_DOTS})"
+)
 _PERCENT = re.compile(r"\s*(?:\\?%|\\text\{\s*(?:percent|per cent|pct)\s*\}|\bpercent\b)\s*$")
 _HALF_DAY = re.compile(
-    r"(?<=\d)[\s~\\,]*(?:\\text\{\s*[ap]\.?\s?m\b\.?\s*\}|[ap]\.\s?m\b\.?|\s[ap]m\b|[AP]M\b)\.?\s*$"
+    r"(?<=\d)[\s~\\,]*(?:\\text\{\s*(?i:[ap]\.?\s?m)\b\.?\s*\}|[ap]\.\s?m\b\.?|\s[ap]m\b|[AP]M\b)\.?\s*$"
 )
 _WORD = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{2,}(?![A-Za-z}])")
 
@@ -121,8 +143,8 @@ def tidy(answer: str, lone_letters: bool = False) -> Tidied:
     latex = MIXED_NUMBER.sub(r"\1\\frac{\2}{\3}", latex)
     latex = _SCALE.sub(_scaled, _REPEATING.sub(_repeated, latex))
     latex = latex.replace("~", " ").strip()
-    if lone_letters and ":" not in latex:
-        latex = _HALF_DAY.sub("", latex)
+    if lone_letters and (hour := re.fullmatch(rf"(\d+)(?::00)?{_HALF_DAY.pattern}", latex)):
+        latex = hour[1]
     latex = strip_units(latex, lone_letters)
     number = _PERCENT.sub("", latex)
     percent = number != latex
@@ -139,9 +161,24 @@ def tidy(answer: str, lone_letters: bool = False) -> Tidied:
     )
 
 
+def both_signs(latex: str) -> str:
+    r"""\frac{1 \pm \sqrt{5}}{2}, 3 -> \frac{1 + \sqrt{5}}{2}, \frac{1 - \sqrt{5}}{2}, 3"""
+    latex = re.sub(r"^\s*\\\{(.*)\\\}\s*$", r"\1", latex)
+    parts = re.split(r",(?![^(\[{]*[)\]}])", latex)
+    for index, part in enumerate(parts):
+        if len(re.findall(r"\\pm(?![a-z])", part)) == 1:
+            plus, minus = (
+                re.sub(r"\\pm(?![a-z])", sign, re.sub(r"\\mp(?![a-z])", other, part))
+                for sign, other in ("+-", "-+")
+            )
+            parts[index] = f"{plus}, {minus}"
+    return ",".join(parts)
+
+
 def one_text_macro(latex: str) -> str:
     r"""\text{ for \mathrm{, \mbox{ and all others."""
-    return re.sub(rf"{_TEXT}|\{{\\(?:rm|bf|it|sf|tt)\s", r"\\text{", latex)
+    latex = re.sub(rf"{_TEXT}|\{{\\(?:rm|bf|it|sf|tt)\s", r"\\text{", latex)
+    return _NESTED_TEXT.sub(r"\\text{\1\2\3}", latex)
 
 
 def ungrouped(text: str) -> str:
@@ -159,8 +196,9 @@ def _scaled(match: re.Match[str]) -> str:
 
 
 def _repeated(match: re.Match[str]) -> str:
-    """0.1\\overline{6} = (16 - 1) / 90"""
-    whole, once, again = match[1], match[2], match[3]
+    """0.1\\overline{6}, 0.1666... = (16 - 1) / 90"""
+    whole, *decimals = match.groups()
+    once, again = (decimal for decimal in decimals if decimal is not None)
     above = int(f"{whole}{once}{again}") - int(f"{whole}{once}" or "0")
     below = int("9" * len(again) + "0" * len(once))
     return f"\\frac{{{above}}}{{{below}}}"
@@ -188,5 +226,8 @@ def _words(answer: str) -> list[str]:
     text = re.sub(_TEXT, " ", in_latex(answer)).replace("{:}", ":")
     text = re.sub(r"\\[A-Za-z]+|\\.", " ", text).casefold()
     text = re.sub(r"\b([ap])\.?\s?m\b\.?", r" \1m", text)
+    text = re.sub(r"\b(\d+):00\b", r"\1", text)
     words = re.findall(r"\d+(?:[:.,/]\d+)*|[^\W\d_]+|(?<!\w)-(?=\d)|^\s*-", text)
+    if len(words) > 1 and words[0] in ("a", "an") and len(words[1]) > 1:
+        del words[0]
     return [word for word in words if word not in ("and", "the")] or words
