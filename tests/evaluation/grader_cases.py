@@ -324,8 +324,15 @@ LIMITS: list[tuple[str, str, str, bool]] = [
     # numbers in words, and a number in a phrase
     ("18", "expr", "$\\boxed{eighteen}$", False),
     ("12", "latex", "$\\boxed{\\text{12 (twelve)}}$", False),
-    # ranges joined by a word
-    ("(1,2)\\cup(3,4)", "latex", "\\boxed{1<x<2 \\text{ or } 3<x<4}", False),
+    # intervals joined by a word, dates and lists of words in another order
+    ("(1,2)\\cup(3,4)", "latex", "\\boxed{(1,2) \\text{ or } (3,4)}", False),
+    ("\\text{June 20}", "latex", "\\boxed{\\text{20 June}}", False),
+    ("\\text{B, E}", "latex", "\\boxed{\\text{E, B}}", False),
+    # amounts of two units, and words before a number
+    ("\\$18.90", "latex", "\\boxed{18 \\text{ dollars and } 90 \\text{ cents}}", False),
+    ("18", "expr", "\\boxed{\\text{She makes } 18 \\text{ dollars}}", False),
+    # French intervals
+    ("(3,4]", "latex", "\\boxed{]3,4]}", False),
     # a letter right behind a number is a variable
     ("6", "expr", "\\boxed{6m}", False),
     ("\\ln 2", "latex", "\\boxed{\\log 2}", False),
@@ -338,4 +345,7 @@ LIMITS: list[tuple[str, str, str, bool]] = [
     ("3R^2", "latex", "$\\boxed{3r^2}$", True),
     ("4", "latex", "$\\boxed{x^2 + y^2 = 4}$", True),
     ("52_8", "latex", "$\\boxed{52}$", True),
+    # what is said twice, and an infinity that is closed
+    ("18", "expr", "\\boxed{18, 18}", True),
+    ("(-\\infty, 0]", "latex", "\\boxed{[-\\infty, 0]}", True),
 ]

@@ -16,6 +16,7 @@ from choice_cases import CHOICE, CHOICE_MISREAD
 from grader_cases import COMPLETIONS, LIMITS, MATH, TEXT
 from math_cases import MISREAD
 from math_forms import FORMS_OF_ANSWERS
+from math_styles import STYLES_OF_ANSWERS
 
 from led_sglang.evaluation import EvaluationError
 from led_sglang.evaluation.endpoint import Completion
@@ -35,7 +36,8 @@ from led_sglang.evaluation.tasks import Item, Task, load_task
 
 
 @pytest.mark.parametrize(
-    ("gold", "gold_format", "answer", "right"), MATH + MISREAD + FORMS_OF_ANSWERS
+    ("gold", "gold_format", "answer", "right"),
+    MATH + MISREAD + FORMS_OF_ANSWERS + STYLES_OF_ANSWERS,
 )
 def test_math_verdict(gold: str, gold_format: str, answer: str, right: bool) -> None:
     question = Question("math", gold=gold, text=answer, gold_format=gold_format)

@@ -47,6 +47,15 @@ ORDERS = [
     ("unknown", "t{e}12", "stop", "12", True),
     ("unknown", "{s}t", "length", "", False),
     ("unknown", "12{s}t", "length", "12", False),
+    ("opened", "{s}{e}12", "stop", "12", True),
+    ("opened", "t{e}12{s}u", "stop", "12", False),
+    ("opened", "t{e}12{s}{e}", "stop", "12", True),
+    ("opened", "t{e}\n{s}\n{e}12", "stop", "12", True),
+    ("opened", "{s}t{s}u{e}12", "stop", "12", True),
+    ("opened", "t{e}{{}}", "tool_calls", "{}", True),
+    ("separated", "12{s}\n", "stop", "12", False),
+    ("separated", "11{s}u{e}\n", "stop", "11", True),
+    ("unopened", " {s}t{e} ", "stop", " ", True),
 ]
 # An end that no start has gone before closes a thought, unless the end closes every message.
 STRAY_ENDS = [
@@ -100,6 +109,13 @@ HARMONY = Delimiters("<|channel|>analysis<|message|>", "<|end|>", opened=False)
 THOUGHT = "<|channel|>analysis<|message|>5 + 7<|end|>"
 FINAL = "<|start|>assistant<|channel|>final<|message|>12"
 TOOL = "<|start|>assistant<|channel|>commentary to=functions.add <|constrain|>json<|message|>{}"
+
+
+def test_a_final_message_of_gpt_oss_is_no_thought_whatever_the_template_opened() -> None:
+    unknown = Delimiters(HARMONY.start, HARMONY.end, opened=None)
+    final = FINAL.removeprefix("<|start|>assistant")
+    parts = split_thinking(final, None, "length", unknown)
+    assert (parts.answer, parts.closed) == ("12", True)
 
 
 @pytest.mark.parametrize(

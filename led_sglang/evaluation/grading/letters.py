@@ -51,7 +51,7 @@ _CALLED_RIGHT = re.compile(
 # A small letter that is the whole answer.
 _WHOLE = re.compile(r"[\W_]*(?:(?i:option|choice)\s+)?[\W_]*([a-j])[\W_]*", re.ASCII)
 # A letter that has a line to itself, and an option's letter that opens the answer.
-_LINE = re.compile(r"^[^\w\n]*(?:(?i:option|choice)\s+)?[^\w\n]*([A-J])[^\w\n]*$", re.MULTILINE)
+_LINE = re.compile(r"^[^\w\n]*(?:(?i:option|choice)\s+)?[^\w\n]*([A-HJ])[^\w\n]*$", re.MULTILINE)
 _OPTION = re.compile(r"^[^\w\n]*([A-J])[).](?![A-Za-z])", re.MULTILINE)
 # The last letter that stands alone; "I" is a pronoun.
 _ALONE = re.compile(rf"(?<![\w'’\\])\(?((?!I){_LETTER})(?![\w'’]|\s*[=+^_])")
