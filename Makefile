@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/installed
 TINY := build/tiny_reasoner
 TINY_RUN := PYTHONPATH=examples $(BIN)/python -m tiny_reasoner
 
-.PHONY: serve test lint clean tiny-reasoner reproduce-tiny wheelhouse
+.PHONY: serve test lint imports clean tiny-reasoner reproduce-tiny wheelhouse
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -41,13 +41,15 @@ tiny-reasoner: $(TINY)/rl/trainer_state.json  ## train the tiny reasoner: data, 
 reproduce-tiny: $(INSTALLED)  ## measure every method on the tiny reasoner, write its RESULTS.md
 	$(TINY_RUN).reproduce --out build/reproduce
 
-lint: $(INSTALLED)  ## ruff, import-linter and mypy
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+lint: $(INSTALLED)  ## ruff and import-linter (the hooks of pre-commit), and mypy
+	$(BIN)/pre-commit run --all-files
+	$(BIN)/mypy -p led_sglang
+
+# Over an installed copy, which mypy reads as well: only there do all folders stand under one name.
+imports: $(INSTALLED)  ## who may import whom, checked by import-linter
 	rm -rf build/typed build/lib
 	$(BIN)/pip install --quiet --no-deps --upgrade --target build/typed .
-	cd build/typed && ../../$(BIN)/lint-imports ../../pyproject.toml
-	$(BIN)/mypy -p led_sglang
+	cd build/typed && ../../$(BIN)/lint-imports --config ../../pyproject.toml
 
 # PYTHON names the version of the host without network: make wheelhouse PYTHON=3.12 PART_MB=60
 HOUSE := build/wheelhouse-venv/bin/python
