@@ -11,6 +11,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from led_sglang.patches import check_symbols, hooks
+from led_sglang.patches.ending import ctrl_c_ends_requests
 from led_sglang.patches.touched import LAUNCH
 
 from led_sglang.common.terminal import uninterrupted
@@ -41,7 +42,7 @@ def launch(argv: Sequence[str]) -> None:
     # While it starts; SGLang installs its own once it serves.
     signal.signal(signal.SIGTERM, _end)
     try:
-        with _children_ignore_ctrl_c():
+        with _children_ignore_ctrl_c(), ctrl_c_ends_requests():
             with _usage_errors_of_one_line():
                 server_args = prepare_server_args(list(argv))
             run_server(server_args)

@@ -147,6 +147,7 @@ sglang.srt.managers.scheduler.Scheduler
 sglang.srt.entrypoints.http_server.ORJSONRequest
   json(self): refuses misplaced keys with HTTP 400 before a stream is opened
 sglang.srt.entrypoints.http_server
+  get_global_state(): finds the requests that still run after Ctrl-C
   generate_request: its body may hold custom_params
   openai_v1_completions: its body may hold custom_params
   openai_v1_chat_completions: its body may hold custom_params
@@ -171,6 +172,7 @@ sglang.srt.managers.tokenizer_manager.TokenizerManager
   _create_tokenized_object(self, obj, input_text, input_ids, input_embeds, mm_inputs,
       token_type_ids): refuses prompts of embeddings where the phase must be read
   _send_one_request(self, tokenized_obj): gives each of n samples its own seed
+  abort_request(self, rid, abort_all): ends the requests that still run after Ctrl-C
   update_request_meta_info(self, meta_info, state, customized_info, index, finish_reason):
       statistics in meta_info
 sglang.srt.managers.io_struct

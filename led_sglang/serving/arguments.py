@@ -25,8 +25,19 @@ from led_sglang.settings import LaunchRefused
 # SGLang's own defaults, compared with them in tests/unit/test_serving.py.
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 30_000
-# No flag of SGLang begins like this.
-_OWN_PREFIXES = ("--led", "--dola")
+_LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+# No flag of SGLang begins like this, or is as close to one of LED's.
+_OWN_PREFIXES = ("led", "dola")
+_CLOSE = 0.85
+_TEXTS = (
+    "tokenizer-path",
+    "revision",
+    "load-format",
+    "device",
+    "api-key",
+    "ssl-certfile",
+    "config",
+)
 
 
 class _Parser(Parser):
@@ -66,8 +77,10 @@ def parser() -> argparse.ArgumentParser:
     hidden: dict[str, Any] = {"help": argparse.SUPPRESS}
     sglang.add_argument("--model-path", "--model", **hidden)
     sglang.add_argument("--tensor-parallel-size", "--tp-size", "--tp", dest="tp", **hidden)
-    for flag in ("tokenizer-path", "revision", "device", "api-key", "ssl-certfile", "config"):
+    for flag in _TEXTS:
         sglang.add_argument(f"--{flag}", **hidden)
+    # In a --config file it has a value.
+    sglang.add_argument("--skip-tokenizer-init", nargs="?", const="true", **hidden)
     return result
 
 
@@ -80,11 +93,17 @@ def read(argv: Sequence[str]) -> argparse.Namespace:
     """
     known, unknown = parser().parse_known_args([*_configured(argv), *argv])
     own = [flag_of(option.name) for option in fields(LaunchOptions)]
-    for flag in (argument.partition("=")[0] for argument in unknown):
-        if flag.startswith(_OWN_PREFIXES):
-            close = difflib.get_close_matches(flag, own, n=1)
+    for flag in (argument.partition("=")[0] for argument in unknown if argument.startswith("-")):
+        typed = flag.lower().replace("_", "-")
+        begins = typed.lstrip("-").startswith(_OWN_PREFIXES)
+        close = difflib.get_close_matches(typed, own, n=1, cutoff=0.6 if begins else _CLOSE)
+        if begins or close:
             hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(own)}"
             raise LaunchRefused(f"{flag} is no flag of led-sglang{hint}")
+    if known.log_level is not None and known.log_level.lower() not in _LOG_LEVELS:
+        raise LaunchRefused(
+            f"--log-level must be one of {', '.join(_LOG_LEVELS)}, got {known.log_level!r}"
+        )
     return known
 
 
@@ -114,12 +133,12 @@ def _configured(argv: Sequence[str]) -> list[str]:
         if isinstance(value, bool | dict):
             value = json.dumps(value)
         if isinstance(value, list):
-            if str(key).replace("-", "_") in {option.name for option in fields(LaunchOptions)}:
+            text = ",".join(map(str, value))
+            if not parser().parse_known_args([f"--{key}=x"])[1]:  # a flag that is looked at here
                 raise LaunchRefused(
-                    f"{key} in --config {name} is a list; write one text, such as "
-                    f"{key}: {','.join(map(str, value))}"
+                    f"{key} in --config {name} is a list; write one text, such as {key}: {text}"
                 )
-            continue  # a flag of SGLang's that takes several values: nothing here reads one
+            value = text
         flags.append(f"--{key}={value}")
     return flags
 

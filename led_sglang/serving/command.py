@@ -10,7 +10,7 @@ from led_sglang.common.terminal import FAILED
 from led_sglang.launch_options import ENVIRONMENT_VARIABLE, LaunchOptions
 from led_sglang.patches.cpu.platform import PLATFORM_NAME, thread_binding
 from led_sglang.serving.arguments import normalised, parser, read
-from led_sglang.serving.preflight import check_address, check_model, check_tokenizer
+from led_sglang.serving.preflight import check_address, check_launched_model
 from led_sglang.settings import LaunchRefused
 
 _QUESTION = "What is 2 + 3?"
@@ -49,13 +49,11 @@ def _serve(argv: list[str]) -> None:
     port = check_address(given.host, given.port)
     options = LaunchOptions.from_flags(given).over(LaunchOptions.from_environment())
     options.check(None)
-    if given.tokenizer_path:
-        check_tokenizer(given.tokenizer_path)
     question = _QUESTION
     if given.model_path is None:
         given.model_path, question = _bundled_model()
         argv = [*argv, "--model-path", given.model_path]
-    options.check(check_model(given.model_path, given.revision))
+    options.check(check_launched_model(given))
     argv = _with_platform(argv, given)
     if given.log_level is None:
         argv = [*argv, "--log-level", "warning"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
-import json
 import os
 import queue
 import socket
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from led_sglang.common.ports import port_holder
+from led_sglang.serving.model_folder import check_tokenizer_files, check_weights, read_config
 from led_sglang.settings import LaunchRefused
 
 Result = TypeVar("Result")
@@ -23,12 +24,11 @@ _HUB = "https://huggingface.co"
 _NOT_TO_BE_HAD = ("RepoNotFound", "GatedRepo", "RevisionNotFound")
 
 
-def check_model(name: str, revision: str | None) -> int | None:
-    """Refuse a model that is neither a folder of one nor to be had from the hub.
+def check_launched_model(given: argparse.Namespace) -> int | None:
+    """Refuse a model or a tokenizer that is neither a whole folder nor to be had from the hub.
 
     Args:
-        name: `--model-path`.
-        revision: `--revision`.
+        given: the launch's flags, with a model.
 
     Returns:
         The number of the model's layers, None where it cannot be told yet.
@@ -36,10 +36,22 @@ def check_model(name: str, revision: str | None) -> int | None:
     Raises:
         LaunchRefused: names the path or the name, and the way out.
     """
+    if given.tokenizer_path:
+        _check_tokenizer(given.tokenizer_path, given.revision)
+    return _check_model(
+        given.model_path,
+        given.revision,
+        weights=given.load_format in (None, "auto"),
+        tokenizer=not given.tokenizer_path and given.skip_tokenizer_init != "true",
+    )
+
+
+def _check_model(name: str, revision: str | None, weights: bool, tokenizer: bool) -> int | None:
+    """The number of its layers; `weights`, `tokenizer`: whether its folder must have them."""
     path = Path(name).expanduser()
     if not name.strip():
         raise LaunchRefused("--model-path is empty; name a folder or a model of the hub")
-    if "://" in name:  # an object store: SGLang's business
+    if _is_elsewhere("--model-path", name):
         return None
     if path.is_file():
         with path.open("rb") as file:
@@ -48,7 +60,12 @@ def check_model(name: str, revision: str | None) -> int | None:
         raise LaunchRefused(f"--model-path {name} is a file; name the folder that holds a model")
     if path.is_dir():
         if (path / "config.json").exists():
-            return _layers(path / "config.json")
+            config = read_config(path / "config.json")
+            if weights:
+                check_weights(path)
+            if tokenizer:
+                check_tokenizer_files(path)
+            return _layers(config)
         if (path / "params.json").exists() or any(path.glob("*.gguf")):
             return None
         raise LaunchRefused(
@@ -59,18 +76,29 @@ def check_model(name: str, revision: str | None) -> int | None:
             f"--model-path {name} does not exist; name a folder that holds a model, or one of the "
             "hub, such as Qwen/Qwen3-0.6B"
         )
-    config = _check_hub(name, revision)
-    return _layers(Path(config)) if config else None
+    cached = _check_hub("--model-path", name, revision, "config.json")
+    return _layers(read_config(Path(cached))) if cached else None
 
 
-def check_tokenizer(name: str) -> None:
-    """Refuse a `--tokenizer-path` that looks like a folder and does not exist.
-
-    Raises:
-        LaunchRefused: it does.
-    """
-    if "://" not in name and _is_path(name) and not Path(name).expanduser().exists():
+def _check_tokenizer(name: str, revision: str | None) -> None:
+    path = Path(name).expanduser()
+    if _is_elsewhere("--tokenizer-path", name) or path.is_file():
+        return
+    if path.is_dir():
+        check_tokenizer_files(path)
+    elif _is_path(name):
         raise LaunchRefused(f"--tokenizer-path {name} does not exist")
+    else:
+        _check_hub("--tokenizer-path", name, revision, "tokenizer_config.json")
+
+
+def _is_elsewhere(flag: str, name: str) -> bool:
+    """Whether a name is one of an object store, which is SGLang's business."""
+    if name.startswith(("http:", "https:", "file:", "hf:")):
+        raise LaunchRefused(
+            f"{flag} {name} is an address; name a folder, or a model of the hub as OWNER/NAME"
+        )
+    return "://" in name
 
 
 def check_address(host: str, port: str) -> int:
@@ -127,23 +155,15 @@ def _is_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
 
 
-def _layers(file: Path) -> int | None:
-    """Layers of the (language) model of a config.json.
-
-    Raises:
-        LaunchRefused: it cannot be read.
-    """
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        text = config.get("text_config", config)
-        found = text.get("num_hidden_layers")
-    except (OSError, ValueError, AttributeError) as error:
-        raise LaunchRefused(f"{file} is no model's configuration ({error})") from None
+def _layers(config: dict[str, Any]) -> int | None:
+    """Layers of the (language) model of a configuration."""
+    text = config.get("text_config")
+    found = (text if isinstance(text, dict) else config).get("num_hidden_layers")
     return found if isinstance(found, int) and found > 0 else None
 
 
-def _check_hub(name: str, revision: str | None) -> str | None:
-    """The cached config.json of a model of the hub; None where it will be downloaded."""
+def _check_hub(flag: str, name: str, revision: str | None, file: str) -> str | None:
+    """The cached file of a model of the hub; None where it will be downloaded."""
     import huggingface_hub
     import requests
     from huggingface_hub.utils import build_hf_headers
@@ -154,21 +174,21 @@ def _check_hub(name: str, revision: str | None) -> str | None:
     if ":" in name or name.endswith(".gguf"):
         return None
     try:
-        cached = huggingface_hub.try_to_load_from_cache(name, "config.json", revision=revision)
+        cached = huggingface_hub.try_to_load_from_cache(name, file, revision=revision)
     except huggingface_hub.errors.HFValidationError:
         raise LaunchRefused(
-            f"--model-path {name!r} is neither a folder here nor a name of the hub (OWNER/NAME)"
+            f"{flag} {name!r} is neither a folder here nor a name of the hub (OWNER/NAME)"
         ) from None
     if isinstance(cached, str):
         return cached
     way_out = "name a folder that holds a model, or download it where there is network"
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         raise LaunchRefused(
-            f"--model-path {name} is no folder here and not in the hub's cache, and HF_HUB_OFFLINE "
+            f"{flag} {name} is no folder here and not in the hub's cache, and HF_HUB_OFFLINE "
             f"is set; {way_out}"
         )
     endpoint = os.environ.get("HF_ENDPOINT", _HUB).rstrip("/")
-    url = f"{endpoint}/{name}/resolve/{revision or 'main'}/config.json"
+    url = f"{endpoint}/{name}/resolve/{revision or 'main'}/{file}"
 
     def head() -> requests.Response:
         limits = (_LOOK_UP_S, _LOOK_UP_S)
@@ -180,12 +200,12 @@ def _check_hub(name: str, revision: str | None) -> str | None:
         return None
     except (requests.RequestException, TimeoutError):
         raise LaunchRefused(
-            f"--model-path {name} is no folder here and not in the hub's cache, and {endpoint} "
+            f"{flag} {name} is no folder here and not in the hub's cache, and {endpoint} "
             f"cannot be reached; {way_out}"
         ) from None
     if answer.headers.get("X-Error-Code") in _NOT_TO_BE_HAD or answer.status_code == 401:
         raise LaunchRefused(
-            f"--model-path {name} is no folder here, and {endpoint} gives out no such model "
+            f"{flag} {name} is no folder here, and {endpoint} gives out no such model "
             f"(HTTP {answer.status_code}); check the name, and HF_TOKEN for a private or gated one"
         )
     return None

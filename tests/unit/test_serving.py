@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import socket
@@ -9,6 +10,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -17,10 +20,12 @@ import pytest
 from led_sglang.cli import main
 from led_sglang.common.ports import listens
 from led_sglang.common.server_process import free_port
-from led_sglang.launch_options import LaunchOptions
+from led_sglang.launch_options import LaunchOptions, flag_of
 from led_sglang.models.bundled import bundled_model
 from led_sglang.serving.arguments import DEFAULT_HOST, DEFAULT_PORT, normalised, read
+from led_sglang.serving.preflight import check_launched_model
 from led_sglang.serving.ready import Address, ready_block
+from led_sglang.settings import LaunchRefused
 
 
 @pytest.fixture
@@ -59,6 +64,12 @@ FLAGS = [
     ("--led-deph 4", "did you mean --led-depth?"),
     ("--led_depth 4", "did you mean --led-depth?"),
     ("--led-xyz 4", "--led-xyz is no flag of led-sglang"),
+    ("--Led-Depth 4", "--Led-Depth is no flag of led-sglang; did you mean --led-depth?"),
+    ("-led-depth 4", "did you mean --led-depth?"),
+    ("--LED_DEPTH=4", "did you mean --led-depth?"),
+    ("--samplers regular", "did you mean --sampler?"),
+    ("--enabled-samplers=dola", "did you mean --enable-samplers?"),
+    ("-- --led-depth abc", "--led-depth is no flag"),
     ("--dola-layer low,12", "--dola-layers"),
     ("--dola-layers middle", "--dola-layers"),
     ("--dola-layers 10", "0..9"),
@@ -76,6 +87,10 @@ FLAGS = [
     ("--host 192.0.2.1", "--host 192.0.2.1 is no address of this machine"),
     ("--host no.such.host.invalid", "--host no.such.host.invalid"),
     ("--tokenizer-path /no/such/folder", "--tokenizer-path /no/such/folder does not exist"),
+    ("--tokenizer-path /usr", "/usr holds no tokenizer"),
+    ("--log-level loud", "one of debug, info, warning, error, critical"),
+    ("--model-path https://huggingface.co/Qwen/Qwen3-0.6B", "OWNER/NAME"),
+    ("--tokenizer-path file:///x", "--tokenizer-path file:///x is an address"),
 ]
 
 
@@ -92,6 +107,10 @@ def test_flags(refused, flags: str, sentence: str) -> None:  # type: ignore[no-u
         ("enable-samplers: [led, dola]", "enable-samplers: led,dola"),
         ("led-dept: 4", None),  # an abbreviation, as on the command line
         ("led-detph: 4", "did you mean --led-depth?"),
+        ("led_depth: [4]", "did you mean --led-depth?"),
+        ("LED-depth: 4", "did you mean --led-depth?"),
+        ("model-path: [./nowhere]", "is a list"),
+        ("tokenizer-path:\n- a", "is a list"),
         ("sampler: 3", "--sampler '3'"),
         ("port: 0", "1..65535"),
         ("model-path: ./nowhere", "./nowhere does not exist"),
@@ -181,7 +200,7 @@ def test_models_that_are_none(refused, tmp_path: Path) -> None:  # type: ignore[
         ("~/none/such", "does not exist"),
         ("a/b/c", "does not exist"),
         (str(empty), "holds no config.json"),
-        (str(cut), "is no model's configuration"),
+        (str(cut), "config.json is not JSON"),
         (str(file), "is a file"),
         ("no name", "neither a folder here nor a name of the hub"),
         ("", "--model-path is empty"),
@@ -189,6 +208,54 @@ def test_models_that_are_none(refused, tmp_path: Path) -> None:  # type: ignore[
         assert sentence in refused(f"--model-path={name}"), name
         assert sentence in refused("--model", name), name
     assert "holds no config.json" in refused(str(empty))
+
+
+def _copied(folder: Path, without: str = " ", **files: bytes) -> str:
+    """The bundled model without files of some beginning, and with others in their place."""
+    folder.mkdir()
+    for file in bundled_model().iterdir():
+        if not file.name.startswith(without):
+            (folder / file.name).write_bytes(file.read_bytes())
+    for name, content in files.items():
+        (folder / name.replace("_JSON", ".json").replace("_SAFE", ".safetensors")).write_bytes(
+            content
+        )
+    return str(folder)
+
+
+def test_models_that_are_not_whole(refused, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    weights = (bundled_model() / "model.safetensors").read_bytes()
+    index = json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors"}}).encode()
+    pointer = b"version https://git-lfs.github.com/spec/v1\nsize 1\n"
+    for number, (without, files, sentence) in enumerate(
+        [
+            ("model", {}, "holds no weights (*.safetensors, *.bin, *.pt)"),
+            ("model", {"model.safetensors.index_JSON": index}, "holds no weights"),
+            (" ", {"model.safetensors.index_JSON": index}, "model-00001-of-00002.safetensors"),
+            (" ", {"model_SAFE": b""}, "no safetensors file"),
+            (" ", {"model_SAFE": b"12345678{}"}, "no safetensors file"),
+            (" ", {"model_SAFE": weights[:1000]}, "no safetensors file, or cut short"),
+            (" ", {"model_SAFE": weights[:-1]}, "is cut short"),
+            (" ", {"model_SAFE": pointer}, "git lfs pull"),
+            ("token", {}, "holds no tokenizer"),
+            ("token", {"tokenizer_JSON": b"{"}, "tokenizer.json is not JSON"),
+            (" ", {"tokenizer_config_JSON": b"[]"}, "tokenizer_config.json is no JSON object"),
+            (" ", {"config_JSON": b"null"}, "config.json is no JSON object"),
+            (" ", {"config_JSON": b"{}"}, "neither model_type nor architectures"),
+        ]
+    ):
+        assert sentence in refused(_copied(tmp_path / str(number), without, **files))
+
+
+def test_parts_that_a_launch_does_not_need(tmp_path: Path) -> None:
+    for argv in (
+        [_copied(tmp_path / "a", "model"), "--load-format", "dummy"],
+        [_copied(tmp_path / "b", "token"), "--tokenizer-path", str(bundled_model())],
+        [_copied(tmp_path / "c", "token"), "--skip-tokenizer-init"],
+        [_copied(tmp_path / "d")],
+    ):
+        given = read(normalised(argv))
+        assert check_launched_model(given) == 10
 
 
 class _Hub(BaseHTTPRequestHandler):
@@ -246,6 +313,9 @@ def test_a_hub_that_cannot_be_reached(  # type: ignore[no-untyped-def]
     assert "owner/model" in line
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE" in refused("owner/model")
+    line = refused("--tokenizer-path", "owner/model")
+    assert "--tokenizer-path owner/model" in line
+    assert "HF_HUB_OFFLINE" in line
 
 
 def test_a_port_in_use_names_its_holder(refused) -> None:  # type: ignore[no-untyped-def]
@@ -297,6 +367,22 @@ def test_refusals_and_help_import_neither_torch_nor_sglang() -> None:
     assert done.returncode == 0, done.stderr
     for flag in ("--sampler", "--led-depth", "--dola-layers", "--log-level", "--help-sglang"):
         assert flag in done.stdout
+
+
+def test_no_flag_of_sglang_is_taken_for_one_of_ours() -> None:
+    from sglang.srt.server_args import ServerArgs
+
+    sglangs = argparse.ArgumentParser()
+    ServerArgs.add_cli_args(sglangs)
+    flags = [flag for action in sglangs._actions for flag in action.option_strings]
+    assert len(flags) > 400
+    own = {flag_of(option.name) for option in fields(LaunchOptions)}
+    for flag in {flag for flag in flags if flag.startswith("--")} - own:
+        with suppress(LaunchRefused):  # of one that is read here, and lacks its value
+            read([flag])
+        given = "warning" if flag == "--log-level" else "x"
+        if flag not in ("--config", "--help"):
+            read([f"{flag}={given}"])
 
 
 def test_defaults_are_sglangs_own() -> None:
