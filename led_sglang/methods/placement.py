@@ -7,6 +7,7 @@ by another sampler. Knows nothing of SGLang.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -22,14 +23,18 @@ KEY = "custom_params"
 # Objects in which clients put what belongs elsewhere. What others hold (`metadata`,
 # `chat_template_kwargs`) has a meaning of its own.
 _WRAPPERS = frozenset(
-    {"extra_args", "extra_body", "extra_params", "options", "parameters", "sampling_params"}
+    {
+        *("extra-args", "extra-body", "extra-params", "extra-query", "instances", "options"),
+        *("parameters", "sampling-params"),
+    }
 )
 _DEEPEST = 4
+_CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 @cache
 def _words() -> frozenset[str]:
-    return frozenset({"custom-params", "customparams", "sampler", *sampler_names()})
+    return frozenset({"custom-param", "custom-params", "customparams", "sampler", *sampler_names()})
 
 
 @cache
@@ -41,8 +46,13 @@ def _starts() -> tuple[str, ...]:
 
 def is_ours(key: str) -> bool:
     """Whether a key is one of LED's, however it is spelled."""
-    word = key[:64].lower().replace("_", "-")
+    word = _spelled(key)
     return word in _words() or word.startswith(_starts())
+
+
+def _spelled(key: str) -> str:
+    """`customParams`, `Custom_Params` and `custom-params` are one word."""
+    return _CAPITAL.sub("-", key[:64]).lower().replace("_", "-")
 
 
 def objects_at(body: Any, path: Path) -> Iterator[dict[str, Any]]:
@@ -80,7 +90,7 @@ def refuse_misplaced(body: Mapping[str, Any], places: tuple[Path, ...], url: str
     client = " (extra_body is an argument of the OpenAI client, not a key)"
     raise ParameterError(
         f"{show(name)[1:-1]} {where} is not read by {url}"
-        + (client if "extra_body" in inside else "")
+        + (client if "extra-body" in map(_spelled, inside) else "")
         + f"; LED's settings belong in {'.'.join((*places[0], KEY))}, as in {json.dumps(example)}"
     )
 
@@ -91,7 +101,7 @@ def _misplaced(objects: Any, places: tuple[Path, ...], path: Path) -> Path | Non
             if is_ours(key):
                 if key != KEY or path not in places:
                     return (*path, key)
-            elif key in _WRAPPERS and len(path) < _DEEPEST:
+            elif _spelled(key) in _WRAPPERS and len(path) < _DEEPEST:
                 found = _misplaced(value, places, (*path, key))
                 if found is not None:
                     return found

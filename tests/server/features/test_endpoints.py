@@ -159,6 +159,12 @@ MISPLACED: list[tuple[Body, str]] = [
     ({"soft_thinking_gumbel": {}}, "soft_thinking_gumbel at the top level"),
     ({"led_depth": 4}, "led_depth at the top level"),
     ({"customParams": REGULAR}, "customParams at the top level"),
+    ({"custom_param": REGULAR}, "custom_param at the top level"),
+    ({"ledDepth": 4}, "ledDepth at the top level"),
+    ({"extraBody": {"custom_params": REGULAR}}, "custom_params in extraBody"),
+    ({"Extra_Body": {"extra-body": REGULAR}}, "sampler in Extra_Body.extra-body"),
+    ({"samplingParams": {"custom_params": REGULAR}}, "custom_params in samplingParams"),
+    ({"instances": [{"text": "a"}, REGULAR]}, "sampler in instances"),
     ({"extra_body": {"custom_params": REGULAR}}, "custom_params in extra_body"),
     ({"extra_body": REGULAR}, "sampler in extra_body"),
     (
