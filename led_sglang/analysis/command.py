@@ -41,7 +41,7 @@ def analyze(argv: Sequence[str]) -> int:
         own, serve_flags = own[:cut], own[cut + 1 :]
     parser = _parser()
     arguments = parser.parse_args(own)
-    if serve_flags and arguments.base_url:
+    if serve_flags and arguments.base_url is not None:
         parser.error("flags after -- are for a server of this command's own, not for --base-url")
     depth, least = _run(arguments, serve_flags)
     print(
@@ -104,7 +104,7 @@ def _prompts(arguments: argparse.Namespace) -> list[str]:
 @contextmanager
 def _server(arguments: argparse.Namespace, serve_flags: Sequence[str]) -> Iterator[str]:
     """The user's server, or one of our own while the answers are generated."""
-    if arguments.base_url:
+    if arguments.base_url is not None:
         yield arguments.base_url
         return
     flags = ["--sampler", "regular", "--model-path", arguments.model_path, *serve_flags]

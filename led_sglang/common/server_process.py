@@ -95,11 +95,12 @@ def _die_with_parent() -> None:
 
 
 def _port(flags: Sequence[str]) -> str | None:
+    port = None
     for flag, following in zip(flags, [*flags[1:], ""], strict=True):
         name, equals, value = flag.partition("=")
-        if name == "--port":
-            return value if equals else following
-    return None
+        if name == "--port":  # the last one counts
+            port = value if equals else following
+    return port
 
 
 def _wait(process: subprocess.Popen[bytes], port: str, log: Path, timeout_s: float) -> None:
@@ -126,7 +127,7 @@ def _last_words(status: int, log: Path) -> str:
 
 
 def _answers(pid: int, port: str) -> bool:
-    if not listens(pid, int(port)):
+    if not port.isdecimal() or not listens(pid, int(port)):
         return False
     with suppress(requests.RequestException):
         return requests.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200

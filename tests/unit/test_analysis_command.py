@@ -80,3 +80,8 @@ def test_a_server_that_ends_shows_its_last_words(tmp_path: Path) -> None:
         running_server(flags, tmp_path / "log.txt"),
     ):
         pass
+    with (
+        pytest.raises(ServerError, match=r"ended with status 2: --port .* got 'x'\Z"),
+        running_server(["--port", "1", "--port", "x"], tmp_path / "log.txt"),
+    ):
+        pass

@@ -213,6 +213,7 @@ def test_every_command_s_bad_place_and_address_come_first(
         ("bench", "--model-path", "m", "--out", bad, "--resume"): "--out",
         ("analyze", "--model-path", "m", *prompts, "--out", bad): "--out",
         ("analyze", *nowhere, *prompts, "--out", good): "no address",
+        ("analyze", "--base-url", "", *prompts, "--out", good): "no address",
         ("analyze", "--base-url", "127.0.0.1:9", *prompts, "--out", good): "no answer",
         ("analyze", *nowhere, *prompts, "--out", good, "--device", "warp"): "--device",
         ("analyze", *nowhere, *prompts, "--out", good, "--device", "cuda:77"): "--device",
