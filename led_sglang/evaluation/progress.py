@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ class Progress:
         self._correct, self._graded, self._tokens = correct, graded, 0
         self._start = time.monotonic()
         on_terminal = sys.stderr.isatty()
+        self._interval = 1.0 if on_terminal else _FILE_INTERVAL_S
         self._bar = tqdm(
             total=total,
             initial=done,
@@ -39,6 +41,12 @@ class Progress:
         traceback: TracebackType | None,
     ) -> None:
         self._bar.close()
+
+    async def keep_time(self) -> None:
+        """Show the time that has passed until cancelled: a first sample may take minutes."""
+        while True:
+            await asyncio.sleep(self._interval)
+            self._bar.refresh()
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Count a finished sample."""

@@ -164,12 +164,16 @@ async def _generate_at(
         graded += verdict is not None
         correct += bool(verdict)
     with Progress(plan.size(), len(done), correct, graded) as progress:
-        async with GradingPool(options.grade_workers, grid.grade_timeout) as pool:
-            await generate(
-                *(plan, done, store, endpoint, tokenizer, pool),
-                concurrency=options.concurrency,
-                on_sample=progress.add,
-            )
+        clock = asyncio.create_task(progress.keep_time())
+        try:
+            async with GradingPool(options.grade_workers, grid.grade_timeout) as pool:
+                await generate(
+                    *(plan, done, store, endpoint, tokenizer, pool),
+                    concurrency=options.concurrency,
+                    on_sample=progress.add,
+                )
+        finally:
+            clock.cancel()
 
 
 def _stop(task: asyncio.Task[Any], received: list[int], signum: int) -> None:

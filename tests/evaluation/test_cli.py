@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from eval_harness import led_eval
 from led_sglang.evaluation import EvaluationError
 from led_sglang.evaluation.command import evaluate
 from led_sglang.evaluation.grid import Grid, make_grid, read_grid
+from led_sglang.evaluation.progress import Progress
 
 WHAT = ["--tasks", "gsm8k", "--samplers", "led"]
 GOOD = {"tasks": ["gsm8k"], "samplers": ["regular", "led"]}
@@ -29,7 +32,10 @@ def test_shipped_grids_are_good() -> None:
     assert [sampler.name for sampler in paper.samplers] == [
         *("regular", "led", "dola", "soft-thinking", "soft-thinking-gumbel"),
     ]
-    assert make_grid(read_grid("quick"), "quick").limit == 8
+    quick = make_grid(read_grid("quick"), "quick")
+    cells = len(quick.tasks) * len(quick.samplers) * len(quick.temperatures)
+    # One batch of the default concurrency: the bundled model on two cores ends within minutes.
+    assert cells * (quick.limit or 0) * quick.n == 32
     ablations = make_grid(read_grid("ablations"), "ablations").samplers
     assert {spec.label: spec.params for spec in ablations if spec.name == "led"} == {
         "led": {},
@@ -182,3 +188,16 @@ def test_help_shows_defaults_and_needs_no_torch() -> None:
     for default in ("each problem (default: 16)", "at most (default: 32768)", "(default: answer)"):
         assert default in text
     assert done.stdout.endswith("[]\n"), done.stderr
+
+
+def test_the_bar_shows_the_time_before_the_first_sample(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("led_sglang.evaluation.progress._FILE_INTERVAL_S", 0.01)
+
+    async def wait() -> None:
+        with Progress(2, 0, 0, 0) as progress, suppress(TimeoutError):
+            await asyncio.wait_for(progress.keep_time(), 0.3)
+
+    asyncio.run(wait())
+    assert capsys.readouterr().err.count("0/2") > 2  # one of the start, one of the end

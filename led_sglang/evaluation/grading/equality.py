@@ -25,7 +25,8 @@ def same(gold: Any, value: Any) -> bool:
     from math_verify import verify
 
     if isinstance(gold, str) or isinstance(value, str):
-        return isinstance(gold, str) and gold == value
+        sides = [side.replace(" ", "") for side in (gold, value) if isinstance(side, str)]
+        return len(sides) == 2 and sides[0] == sides[1]
     gold, value = _sides(gold, value)
     if (pair := _column_and_point(gold, value)) is not None:
         return len(pair[0]) == len(pair[1]) and all(map(same, *pair))
@@ -41,10 +42,15 @@ def same(gold: Any, value: Any) -> bool:
     )
 
 
-def union_of_ranges(value: Any) -> Any:
-    """`x < 1 or x > 2` as a set of numbers; any other value as it is."""
+def joined_ranges(value: Any, *, alternatives: bool) -> Any:
+    """`x < 1 or x > 2` as a set of numbers; any other value as it is.
+
+    Args:
+        value: both relations in one set, as Math-Verify reads them.
+        alternatives: they were joined by "or"; else by "and".
+    """
     from math_verify.grader import is_equation, is_relation
-    from sympy import FiniteSet, Union
+    from sympy import FiniteSet, Intersection, Union
 
     if not isinstance(value, FiniteSet):
         return value
@@ -52,7 +58,7 @@ def union_of_ranges(value: Any) -> Any:
         return value
     if len(value.free_symbols) != 1:
         return value
-    return Union(*(part.as_set() for part in value.args))
+    return (Union if alternatives else Intersection)(*(part.as_set() for part in value.args))
 
 
 def is_number(value: Any) -> bool:

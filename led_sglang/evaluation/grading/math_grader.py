@@ -17,7 +17,7 @@ from led_sglang.evaluation.grading.answers import (
     tagged_answer,
     tidy_prose,
 )
-from led_sglang.evaluation.grading.equality import exact, is_number, same, union_of_ranges
+from led_sglang.evaluation.grading.equality import exact, is_number, joined_ranges, same
 from led_sglang.evaluation.grading.tidy import Tidied, both_signs, same_words, tidy
 
 _BASES = (
@@ -31,11 +31,13 @@ _BASED = re.compile(
 )
 # 1321 \equiv 321 \pmod{1000}
 _MODULUS = re.compile(
-    r"[\s,]*(?:\\(?:pmod|bmod|mod)(?![a-z])|\(?\s*(?:\\text\{\s*\(?)?mod\b).*$", re.DOTALL
+    r"(?:[\s,~]|\\[,;:! ]|\\q?quad(?![a-z]))*"
+    r"(?:\\(?:pmod|bmod|mod)(?![a-z])|\(?\s*(?:\\text\{\s*\(?)?mod\b).*$",
+    re.DOTALL,
 )
 _DECIMAL_COMMA = re.compile(r"(-?\d+),(\d+)")
 _SEVERAL = re.compile(r",|;|\\pm|\b(?:and|or)\b")
-_OR = re.compile(r"\bor\b")
+_AND_OR = re.compile(r"\b(?:and|or)\b")
 _LETTER = re.compile(r"(?<![\\A-Za-z])[A-Za-z]")
 # A longer text is prose, not an answer; reading it as one would take long.
 _LONGEST_ANSWER = 1000
@@ -129,8 +131,9 @@ def _is_equal(gold: Gold, reading: str, percent: bool) -> bool:
         answers = [_in_base(side) for side in map(_BASED.fullmatch, sides) if side]
         return _in_base(based) in answers or (not answers and sides[-1] == based[1] + based[2])
     expected, value = value_of(gold.tidied.latex), value_of(reading)
-    if _OR.search(reading):
-        value = union_of_ranges(value)
+    words = {"or", "and"}.intersection(_AND_OR.findall(reading))
+    if len(words) == 1:
+        value = joined_ranges(value, alternatives="or" in words)
     if expected is None or value is None:
         return False
     if percent == gold.tidied.percent or not is_number(expected) or not is_number(value):

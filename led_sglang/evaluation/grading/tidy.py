@@ -50,6 +50,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\b(?:USD|EUR|GBP|Rs\.?)\s*(?=\d)|\\text\{\s*(?:USD|EUR|GBP|Rs\.?)\s*\}(?=\s*\d)", ""),
         # A text without letters is mathematics, a label says nothing.
         (r"^\s*\\text\{\s*\([A-J]\)\s*\}\s*(?=[-\d\\(])", ""),
+        (r"^\s*\([A-J]\)(?:\s|\\[,;: ])+(?=[-\d\\])", ""),
         (r"\\text\{\s*(\^\\circ)\s*[CFK]?\s*\}", r"\1 "),
         (r"\\text\{([^{}a-z]*)\}", r"\1"),
         (r"\\text\{[^{}=]*(?::|\bis)\s*\}", ""),
@@ -57,17 +58,18 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"^\s*(?:(?:the |my |final |correct )*answer(?: is)?\s*[:=]?)\s*(?=[-\d\\(\[])", ""),
         (r"^\s*(?:\\approx|\\sim|about |approximately |approx\. )\s*", ""),
         # Other names
+        (r"\.{3}|…", r"\\ldots "),
         (r"\\langle(?![a-z])", "("),
         (r"\\rangle(?![a-z])", ")"),
         (r"\{:\}", ":"),
         (r"(\d)\s*(?:\\text\{\s*to\s*\}|\bto\b)\s*(\d)", r"\1:\2"),
-        (r"\^\s*\{?\s*\\text\{\s*(?:st|nd|rd|th)\s*\}\s*\}?", ""),
+        (r"\^\s*\{?\s*(?:\\text\{\s*)?(?:st|nd|rd|th)(?![a-z])[\s}]*", ""),
         (r"\\(?:lor|vee)(?![a-z])", r"\\text{ or }"),
         (r"\\text\{([ie])\}", r"\1"),
-        (r"(?<=\d)\s+i(?![a-z])", "i"),
+        (r"(?<=\d)(?:\s|\\[,;: ])+i(?![a-z])", "i"),
         (r"^\s*(\d+)\s*:\s*(\d+)\s*:\s*(\d+)\s*$", r"(\1, \2, \3)"),
         (r"\\varnothing\b", r"\\emptyset"),
-        (r"\\degrees?(?![a-z])", r"^\\circ "),
+        (r"\\deg(?:rees?)?(?![a-z])", r"^\\circ "),
         (r"\\log_\{?e\}?(?![a-z])", r"\\ln"),
         (rf"^\s*{_SET_BUILDER}\s*$", r"\2"),
         (r"(\^\s*(?:\\circ|\{\s*\\circ\s*\}))\s*[CF]\b", r"\1"),
@@ -77,7 +79,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?<![\\a-z])pi(?![a-z])", r"\\pi "),
         # Numbers
         (r"\\!\s*", ""),
-        (r"(?<!\\)\\ ", " "),
+        (r"(?<!\\)\\(?: |$)", " "),
         (r"(?<![\w.,])0(?:\{,\}|,)(\d{3,})(?![\d,.])", r"0.\1"),
         (r"(?<![\w.,])(\d+)\{,\}(\d+)(?![\d,.{])", r"\1.\2"),
         (r"(?<=\d)\s*[x*]\s*10\s*(?=\^|\*\*)", r"\\times 10"),
@@ -99,7 +101,7 @@ _SCALE = re.compile(
     rf"(?<=\d)(?:\s|~|\\[,; ])*(\\text\{{)?\s*({'|'.join(_SCALES)})\b(?(1)([^{{}}]*)\}}|)",
     re.IGNORECASE,
 )
-_DOTS = r"\s*(?:\\(?:[lc]?dots|dots[bcio])(?![a-z])|\.{3}|…)"
+_DOTS = r"\s*\\(?:[lc]?dots|dots[bcio])(?![a-z])"
 _REPEATING = re.compile(
     r"(?<![\w.])(\d*)\.(?:(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?"
     rf"|(\d*?)(\d{{2,}}?)\5+{_DOTS}|(\d*?)(\d)\7\7+{_DOTS})"
