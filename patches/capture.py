@@ -87,7 +87,8 @@ def install(model: Any, architecture: str, num_layers: int, layer_ids: list[int]
         if method in _SETTERS:
             getattr(language_model, _SETTERS[method])(list(layer_ids))
         else:
-            collector = StreamCollector(language_model.logits_processor, wanted)
+            stack = language_model.model
+            collector = StreamCollector(stack, language_model.logits_processor, wanted)
             _WRAPPERS[method](layers, collector)
     except AttributeError as error:
         reason = f"SGLang builds it in another way than LED knows ({error})"

@@ -1,13 +1,15 @@
 """Capture where SGLang's model class has no setter, or one that does not hand out h^l.
 
-Both ways mark layers before which the stream is read (layer i, 0-based, is entered by h^i), collect
-the marked streams of a forward in order, and give them to the logits processor, which packs and
-prunes them as it does with those of a model's own setter.
+All ways mark layers before which the stream is read (layer i, 0-based, is entered by h^i) and
+collect the marked streams of a forward in order. The streams leave the decoder stack as part of its
+output and are given to the logits processor, which packs and prunes them as it does with those of a
+model's own setter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from inspect import Signature, signature
 from typing import Any
 
@@ -16,31 +18,58 @@ from torch import Tensor
 
 
 class StreamCollector:
-    """The marked streams of the forward that is running, lowest layer first."""
+    """The marked streams of the forward that is running, lowest layer first.
 
-    def __init__(self, processor: torch.nn.Module, marked: list[int]) -> None:
+    A prefill CUDA graph holds the decoder stack alone: it keeps what the stack's `forward` returns
+    and runs none of its Python again. So the streams are returned beside the stack's own output,
+    and taken off behind `forward`, which runs with and without a graph.
+
+    Args:
+        stack: the module that runs the layers.
+        processor: the model's logits processor.
+        marked: ascending numbers of the layers before which the stream is read.
+    """
+
+    def __init__(
+        self, stack: torch.nn.Module, processor: torch.nn.Module, marked: list[int]
+    ) -> None:
         self.marked = list(marked)
         self._streams: list[Tensor] = []
+        # Of a stack's forward that the logits processor has not seen yet.
+        self._left: list[Tensor] = []
+        stack.forward = self._with_streams(stack.forward)
+        stack.register_forward_hook(self._take_off)
         processor.register_forward_pre_hook(self._hand_over, with_kwargs=True)
-
-    def start(self) -> None:
-        """Forget the streams of a forward that never reached the logits processor."""
-        self._streams = []
 
     def take(self, stream: Tensor, *, owned: bool = False) -> None:
         """Keep a stream [..., H]; one that is not `owned` may be overwritten, hence copied."""
         self._streams.append(stream if owned else stream.clone())
 
+    def _with_streams(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(forward)
+        def forward_with_streams(*arguments: Any, **named: Any) -> tuple[Any, list[Tensor]]:
+            self._streams = []
+            output = forward(*arguments, **named)
+            streams, self._streams = self._streams, []
+            if len(streams) not in (0, len(self.marked)):  # none in an idle rank's empty forward
+                raise RuntimeError(
+                    f"LED captured {len(streams)} of the {len(self.marked)} layers before "
+                    f"{self.marked}"
+                )
+            return output, streams
+
+        return forward_with_streams
+
+    def _take_off(self, stack: Any, arguments: Any, output: tuple[Any, list[Tensor]]) -> Any:
+        own, self._left = output
+        return own
+
     def _hand_over(
         self, processor: Any, arguments: tuple[Any, ...], named: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        streams, self._streams = self._streams, []
-        if not streams:  # the forward of another part, such as a vision tower's warm-up
+        streams, self._left = self._left, []
+        if not streams:
             return arguments, named
-        if len(streams) != len(self.marked):
-            raise RuntimeError(
-                f"LED captured {len(streams)} of the {len(self.marked)} layers before {self.marked}"
-            )
         return arguments[:4], {**named, "aux_hidden_states": streams}
 
 
@@ -52,17 +81,11 @@ def capture_at_boundaries(layers: Any, collector: StreamCollector) -> None:
     """
     for index in collector.marked:
         boundary = layers[index].attn_boundary
-        boundary.prepare = _with_capture(
-            boundary.prepare, collector, restart=index == collector.marked[0]
-        )
+        boundary.prepare = _with_capture(boundary.prepare, collector)
 
 
-def _with_capture(
-    prepare: Callable[..., Any], collector: StreamCollector, restart: bool
-) -> Callable[..., Any]:
+def _with_capture(prepare: Callable[..., Any], collector: StreamCollector) -> Callable[..., Any]:
     def prepare_and_capture(hidden_states: Any, forward_batch: Any, **call: Any) -> Any:
-        if restart:
-            collector.start()
         return prepare(hidden_states, forward_batch, **{**call, "capture": collector.take})
 
     return prepare_and_capture
@@ -103,17 +126,13 @@ def _before_marked_layers(
     """Run `read` on the named arguments of each marked layer, and pass on what it makes of them."""
     for index in collector.marked:
         parameters = signature(layers[index].forward)
-        first = index == collector.marked[0]
 
         def before(
             layer: Any,
             arguments: tuple[Any, ...],
             named: dict[str, Any],
             parameters: Signature = parameters,
-            first: bool = first,
         ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            if first:
-                collector.start()
             given = parameters.bind(*arguments, **named)
             read(given.arguments)
             return given.args, given.kwargs
