@@ -25,10 +25,12 @@ class Binding:
 
     Attributes:
         model: what a method may use of it.
+        hidden_size: H.
         tracker: the think phase by request slot; None without a think phase.
     """
 
     model: LoadedModel
+    hidden_size: int
     tracker: PhaseTracker | None
 
 
@@ -70,7 +72,7 @@ def bind(
             model_runner.model_config.vocab_size,
             device,
         )
-    return Binding(model, tracker)
+    return Binding(model, int(model_runner.model_config.hidden_size), tracker)
 
 
 def _head_and_norm(model: Any) -> tuple[LmHeadShard, FinalNorm]:

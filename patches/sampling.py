@@ -202,11 +202,26 @@ class LedSampler(Sampler):
             step.logits_output.auxiliary_device_output = DeviceStatistics(records)
 
     def _captured(self, logits_output: Any, logits: Tensor) -> Tensor:
-        """[B, C, H], deepest layer first: a view of what SGLang captured."""
+        """[B, C, H], deepest layer first: a view of what SGLang captured.
+
+        Raises:
+            RuntimeError: that is something else.
+        """
         rows, captured = logits.shape[0], len(self._settings.captured)
         if captured == 0:
             return logits.new_empty(rows, 0, 1)
-        return logits_output.hidden_states.view(rows, captured, -1)
+        shape = (rows, captured, self._bound.hidden_size)
+        hidden = logits_output.hidden_states
+        got = None if hidden is None else tuple(hidden.shape)
+        if got != (rows, shape[1] * shape[2]):
+            raise RuntimeError(
+                f"LED waits for {captured} captured layers of width {shape[2]} for each of {rows} "
+                f"rows, and SGLang brings hidden states of shape {got}: the layers of "
+                f"{self._settings.architecture} were not captured in this forward; start without "
+                "LED (--sampler regular), or leave prefill graphs out "
+                "(--disable-prefill-cuda-graph) if they are on"
+            )
+        return hidden.view(shape)
 
     def _latents(self, logits_output: Any, logits: Tensor) -> Tensor:
         """[B, latents, H]: LED's part of the captured layers, the last ones."""

@@ -159,7 +159,7 @@ class CpuStep:
         noise: StepNoise,
     ) -> LedResult:
         """See `Step.led_step`."""
-        refuse_what_is_missing(latents, limits, self._final_norm)
+        refuse_what_is_missing(latents, limits, self._head, self._final_norm)
         batch, k = final.ids.shape
         layers = limits.depth - 1
         all_gather = self._all_gather

@@ -75,7 +75,7 @@ class EagerStep:
         noise: StepNoise,
     ) -> LedResult:
         """See `Step.led_step`. A row whose latents hold NaN falls back to its final layer."""
-        refuse_what_is_missing(latents, limits, self._final_norm)
+        refuse_what_is_missing(latents, limits, self._head, self._final_norm)
         decision = gate_rows(final, rows, limits, noise)
         gathered: Tensor | None = None
         projected_rows: int | None = 0
@@ -132,15 +132,19 @@ class EagerStep:
 
 
 def refuse_what_is_missing(
-    latents: Tensor, limits: LedLimits, final_norm: FinalNorm | None
+    latents: Tensor, limits: LedLimits, head: LmHeadShard, final_norm: FinalNorm | None
 ) -> None:
     """Check what every step needs.
 
     Raises:
-        ValueError: latents [B, C, H] are too few for limits.depth, or final_norm is missing.
+        ValueError: latents [B, C, H] are too few for limits.depth or not as wide as the LM head, or
+            final_norm is missing.
     """
-    if latents.shape[1] < limits.depth - 1:
-        raise ValueError(f"{latents.shape[1]} latent layers are too few for depth {limits.depth}")
+    _, layers, width = latents.shape
+    if layers < limits.depth - 1:
+        raise ValueError(f"{layers} latent layers are too few for depth {limits.depth}")
+    if limits.depth > 1 and head.weight is not None and width != head.weight.shape[1]:
+        raise ValueError(f"latents are {width} wide where the LM head takes {head.weight.shape[1]}")
     if limits.final_norm and final_norm is None:
         raise ValueError("a row wants final_norm, but no norm was given")
 

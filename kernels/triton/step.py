@@ -148,7 +148,7 @@ class TritonStep:
         noise: StepNoise,
     ) -> LedResult:
         """See `Step.led_step`; the result lies in the workspace, its `projected_rows` is None."""
-        refuse_what_is_missing(latents, limits, self._final_norm)
+        refuse_what_is_missing(latents, limits, self._head, self._final_norm)
         misfit = self._step_misfit(final, latents, limits)
         if misfit is not None:
             self._fall_back(misfit)

@@ -321,6 +321,12 @@ def test_inputs_it_cannot_serve_are_refused() -> None:
         step.led_step(final, case.latents[:, :2], rows, LedLimits(8, 4, False, False), noise)
     with pytest.raises(ValueError, match="final_norm"):
         step.led_step(final, case.latents, rows, LedLimits(8, 4, True, False), noise)
+    limits = LedLimits(8, 4, False, False)
+    for latents in (case.latents[:, :, :11], torch.cat([case.latents] * 2, dim=2)):
+        with pytest.raises(
+            ValueError, match=rf"{latents.shape[2]} wide where the LM head takes 33"
+        ):
+            step.led_step(final, latents, rows, limits, noise)
 
 
 def test_depth_one_needs_no_latents() -> None:

@@ -244,6 +244,8 @@ def test_what_the_kernels_cannot_hold_is_refused() -> None:
         prepared(case, head=LmHeadShard(None, 0, 257, project=lambda x: x))
     with pytest.raises(ValueError, match="2 latent layers are too few for depth 4"):
         triton_step(replace(case, latents=case.latents[:, :2]))
+    with pytest.raises(ValueError, match="20 wide where the LM head takes 40"):
+        triton_step(replace(case, latents=case.latents[:, :, :20]))
 
 
 def test_one_gather_of_a_fixed_shape_whatever_the_gates_say() -> None:

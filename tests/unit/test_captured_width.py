@@ -1,0 +1,53 @@
+"""What SGLang hands over as captured layers is looked at before it is taken for them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from led_sglang.patches.sampling import LedSampler
+from torch import Tensor
+
+CAPTURED, HIDDEN, ROWS = 4, 16, 3
+
+
+def captured(hidden_states: Tensor | None) -> Tensor:
+    """What a sampler of `CAPTURED` layers makes of a forward's hidden states."""
+    sampler: Any = LedSampler.__new__(LedSampler)
+    settings = SimpleNamespace(captured=(3, 2, 1, 0), architecture="MiMoForCausalLM")
+    # torch's modules cannot take attributes before their __init__
+    sampler.__dict__ |= {"_settings": settings, "_bound": SimpleNamespace(hidden_size=HIDDEN)}
+    view: Tensor = sampler._captured(
+        SimpleNamespace(hidden_states=hidden_states), torch.empty(ROWS, 7)
+    )
+    return view
+
+
+def test_captured_layers_are_viewed_and_not_copied() -> None:
+    hidden = torch.randn(ROWS, CAPTURED * HIDDEN)
+    view = captured(hidden)
+    assert view.shape == (ROWS, CAPTURED, HIDDEN)
+    assert view.data_ptr() == hidden.data_ptr()
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (ROWS, HIDDEN),  # the final layer alone: nothing was captured
+        (ROWS, CAPTURED * HIDDEN // 2),
+        (ROWS, 2 * CAPTURED * HIDDEN),
+        (ROWS + 1, CAPTURED * HIDDEN),  # rows of another step
+        (2 * ROWS, CAPTURED * HIDDEN // 2),
+        None,
+    ],
+    ids=str,
+)
+def test_anything_else_ends_with_the_cause(shape: tuple[int, int] | None) -> None:
+    with pytest.raises(RuntimeError) as failure:
+        captured(None if shape is None else torch.randn(shape))
+    message = str(failure.value)
+    assert str(shape) in message
+    assert "4 captured layers of width 16 for each of 3 rows" in message
+    assert "MiMoForCausalLM" in message
