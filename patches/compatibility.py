@@ -41,6 +41,11 @@ _REFUSED: tuple[tuple[str, str, str], ...] = (
         "each rank would capture its own part of a prompt's tokens only",
     ),
     (
+        "enable_attn_tp_input_scattered",
+        "--enable-attn-tp-input-scattered",
+        "each rank would capture its own part of a prompt's tokens only",
+    ),
+    (
         "enable_nvidia_megakernel",
         "--enable-nvidia-megakernel",
         "one kernel runs all layers, and nothing between them can be captured",
@@ -82,6 +87,11 @@ def refuse_incompatible(cfg: Any) -> None:
         _refuse("--pipeline-parallel-size > 1", "only the last stage sees the captured layers")
     if cfg.attn_cp_size > 1:
         _refuse("--attn-cp-size > 1", "the ranks capture different parts of a prompt's tokens each")
+    if cfg.dcp_size > 1:
+        _refuse(
+            "--dcp-size > 1",
+            "no test has shown the captured layers right where ranks share a prompt's KV cache",
+        )
     if cfg.model_impl == "transformers":
         _refuse("--model-impl transformers", "those models offer no captured layers")
     if os.environ.get("SGLANG_RUST_SERVER", "").lower() not in ("", "0", "false", "no", "off"):

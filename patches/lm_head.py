@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from led_sglang.kernels import FinalNorm, LmHeadShard
+from sglang.srt.layers.logits_processor import should_apply_lm_head_quant_method
 
 
 def causal_lm(model: Any) -> Any:
@@ -17,8 +18,9 @@ def causal_lm(model: Any) -> Any:
 def lm_head_shard(model: Any) -> LmHeadShard:
     """This rank's shard of the LM head.
 
-    A head without a plain floating-point weight (quantised, LoRA-wrapped) is called through
-    SGLang's own `_compute_lm_head`, which leaves gathering to LED.
+    A head that SGLang does not simply multiply with its floating-point weight (quantised,
+    LoRA-wrapped, packed for AMX) is called through SGLang's own `_compute_lm_head`, which leaves
+    gathering to LED.
 
     Args:
         model: a loaded SGLang causal language model.
@@ -39,6 +41,9 @@ def lm_head_shard(model: Any) -> LmHeadShard:
         and weight.dtype in (torch.float32, torch.float16, torch.bfloat16)
         and weight.dim() == 2
         and not hasattr(head, "apply_lora")
+        # a quantised weight may be floating point too
+        and not should_apply_lm_head_quant_method(head, getattr(head, "quant_method", None))
+        and not getattr(head, "use_intel_amx_backend", False)
         and getattr(processor, "rl_on_policy_target", None) is None
     )
 

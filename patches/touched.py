@@ -93,6 +93,8 @@ sglang.srt.layers.sampler.Sampler
 sglang.srt.layers.logprob_processor.OutputLogprobProcessor
   compute_logprobs(self, logprobs, top_logprobs_nums, token_ids_logprobs, batch_next_token_ids):
       log-probabilities of LED's tokens, not of the engine's
+sglang.srt.layers.logits_processor
+  should_apply_lm_head_quant_method(lm_head, quant_method): LM heads that are called, not read
 sglang.srt.layers.logits_processor.LogitsProcessor
   _compute_lm_head(self, hidden_states, lm_head, embedding_bias, out): LM heads without a plain
       weight
