@@ -124,7 +124,10 @@ class RunStore:
         except FileNotFoundError:
             raise EvaluationError(f"{self.folder} holds no run (no run.json)") from None
         except ValueError as error:
-            raise EvaluationError(f"{self.settings_path}: {error}") from None
+            raise EvaluationError(
+                f"{self.settings_path} cannot be read ({error}): put it back, or choose another "
+                "--run-dir"
+            ) from None
         # Earlier versions knew no other seeds.
         settings["grid"].setdefault("seed_per_sample", True)
         return settings

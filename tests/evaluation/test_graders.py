@@ -29,6 +29,7 @@ from led_sglang.evaluation.grading.graders import (
     grade_text,
     official_choice,
 )
+from led_sglang.evaluation.grading.letters import robust_letter
 from led_sglang.evaluation.grading.pool import GradingPool
 from led_sglang.evaluation.grading.thinking import Delimiters
 from led_sglang.evaluation.samples import grade_completion
@@ -61,6 +62,13 @@ def test_a_long_text_without_an_answer_is_graded_in_time(text: str) -> None:
     started = time.monotonic()
     assert not grade_math(text, "12").correct
     assert time.monotonic() - started < 20  # seconds where it is read as one answer: minutes
+
+
+@pytest.mark.parametrize("text", [" \n", "*", '"', "((", "A\n"])
+def test_a_long_text_without_a_letter_is_read_in_time(text: str) -> None:
+    started = time.monotonic()
+    robust_letter(text * 20_000)
+    assert time.monotonic() - started < 5  # minutes where a pattern tries every place twice
 
 
 def test_verbatim_math_is_not_tidied() -> None:

@@ -30,7 +30,7 @@ _RIGHT = (
 )
 
 # The first that is found counts, each by its last match.
-_FIELD = re.compile(rf"(?i:[\"'*]+answer[\"'*]+)\s*[:=][\s\[]*{_CHOSEN}")
+_FIELD = re.compile(rf"(?i:(?<![\"'*])[\"'*]+answer[\"'*]+)\s*[:=][\s\[]*{_CHOSEN}")
 _BOX = re.compile(rf"\\boxed\s*\{{{_CHOSEN}")
 _TAG = re.compile(rf"(?i:<answer>){_CHOSEN}")
 _BE = r"(?:is|was|(?:would|must|should|has to|will) be)"
@@ -41,17 +41,17 @@ _STATED = re.compile(
     r"\s+(?:choice|option|selection)[*_]*\s*[:=])"
     rf"|(?i:\b(?:answer|choice|option|letter|selection)[*_]*\s*{_BE})[\s:]"
     rf"|(?i:\b(?:I|we|I['’]?ll|I['’]?d|we['’]?ll)\s+(?:(?!not\b|never\b)\w+\s+){{0,2}}?{_CHOOSE})"
-    r"|(?:^|[.:\n]\s*)(?i:choose|select|pick)\s)"
+    r"|(?:^|[.:\n])[ *]*(?i:choose|select|pick)\s)"
     rf"(?:[\s:*]*){_HEDGES}{_CHOSEN}"
 )
 _CALLED_RIGHT = re.compile(
-    rf"(?:(?i:option|choice|answer)\s+)?[(*]*(?<![\w'’\\])({_LETTER})[)*]*"
+    rf"(?:(?i:option|choice|answer)\s+)?(?<![(*])[(*]*(?<![\w'’\\])({_LETTER})[)*]*"
     rf"\s+(?i:is|must be|would be|seems)\s+{_HEDGES}(?i:{_RIGHT})"
 )
 # A small letter that is the whole answer.
-_WHOLE = re.compile(r"[\W_]*(?:(?i:option|choice)\s+)?[\W_]*([a-j])[\W_]*", re.ASCII)
+_WHOLE = re.compile(r"[\W_]*(?:(?i:option|choice)\b[\W_]*)?([a-j])[\W_]*", re.ASCII)
 # A letter that has a line to itself, and an option's letter that opens the answer.
-_LINE = re.compile(r"^[^\w\n]*(?:(?i:option|choice)\s+)?[^\w\n]*([A-HJ])[^\w\n]*$", re.MULTILINE)
+_LINE = re.compile(r"^[^\w\n]*(?:(?i:option|choice)\b[^\w\n]*)?([A-HJ])[^\w\n]*$", re.MULTILINE)
 _OPTION = re.compile(r"^[^\w\n]*([A-J])[).](?![A-Za-z])", re.MULTILINE)
 # The last letter that stands alone; "I" is a pronoun.
 _ALONE = re.compile(rf"(?<![\w'’\\])\(?((?!I){_LETTER})(?![\w'’]|\s*[=+^_])")
