@@ -171,7 +171,7 @@ def both_signs(latex: str) -> str:
         if len(re.findall(r"\\pm(?![a-z])", part)) == 1:
             plus, minus = (
                 re.sub(r"\\pm(?![a-z])", sign, re.sub(r"\\mp(?![a-z])", other, part))
-                for sign, other in ("+-", "-+")
+                for sign, other in (("+", "-"), ("-", "+"))
             )
             parts[index] = f"{plus}, {minus}"
     return ",".join(parts)
