@@ -140,16 +140,6 @@ def test_ctrl_c_while_requests_run() -> None:
         unread.close()
 
 
-def test_ctrl_c_with_http_workers() -> None:
-    """They are processes of their own, and know no way to abort another one's requests."""
-    with launched("--tokenizer-worker-num", "2") as launch, ThreadPoolExecutor() as pool:
-        launch.wait_for_line(SERVING)
-        answer = pool.submit(launch.ask)
-        launch.wait_for_requests(1)
-        launch.ends(signal.SIGINT, 130, within_s=15)
-        assert answer.exception(5) is not None
-
-
 def test_ctrl_c_twice_ends_at_once() -> None:
     with launched() as launch, ThreadPoolExecutor() as pool:
         launch.wait_for_line(SERVING)
