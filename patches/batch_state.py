@@ -12,7 +12,7 @@ from torch import Tensor
 
 from led_sglang.methods.registry import METHODS
 from led_sglang.methods.reporting import RequestNotes
-from led_sglang.methods.rows import REGULAR_ROW, Filters, Layout, Row, RowTable
+from led_sglang.methods.rows import REGULAR_ROW, Filters, Layout, Row, RowTable, upload
 from led_sglang.phase import KEEP, Phase, StepInputs, ThinkAutomaton
 from led_sglang.settings import ServerSettings
 
@@ -151,7 +151,7 @@ def _initial_states(batch: Any, model_runner: Any, device: Any) -> Tensor | None
     from sglang.srt.utils.common import is_pin_memory_available
 
     pin = is_pin_memory_available(device)
-    return torch.tensor(states, dtype=torch.int64, pin_memory=pin).to(device, non_blocking=True)
+    return upload(torch.tensor(states, dtype=torch.int64), device, pin)
 
 
 def _state_after_prefill(req: Any, automaton: ThinkAutomaton) -> int:

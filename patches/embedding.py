@@ -11,8 +11,10 @@ import torch
 from led_sglang.kernels.eager.soft_thinking import mix_embeddings
 from led_sglang.patches.batch_state import notes_of, request_row
 from led_sglang.patches.hooks import hook
+from sglang.srt.utils.common import is_pin_memory_available
 from torch import Tensor
 
+from led_sglang.methods.rows import upload
 from led_sglang.methods.soft_thinking.params import SOFT_SAMPLERS
 from led_sglang.methods.soft_thinking.record import SoftHistory
 from led_sglang.methods.soft_thinking.state import SoftState
@@ -50,6 +52,7 @@ class SoftInputs:
         from sglang.srt.layers.vocab_parallel_embedding import VocabParallelEmbedding
 
         self.state = state
+        self._pin = is_pin_memory_available(state.ids.device)
         self._step: Any = None
         # Whether a decode step has passed through the wrapper: proof that the model uses it.
         self._applied = False
@@ -124,13 +127,12 @@ class SoftInputs:
                 if tokens:
                     embeddings.append(self._mixed(ids, weights))
             offset += length
-        device = self.state.streak.device
         self.state.begin(
-            forward_batch.req_pool_indices, torch.tensor(streaks, dtype=torch.int64).to(device)
+            forward_batch.req_pool_indices, self._upload(torch.tensor(streaks, dtype=torch.int64))
         )
         if not embeddings:
             return
-        positions = torch.tensor(places, dtype=torch.int64, device=device)
+        positions = self._upload(torch.tensor(places, dtype=torch.int64))
         overrides = torch.cat(embeddings)
         if forward_batch.replace_embeds is not None:
             positions = torch.cat([forward_batch.replace_positions, positions])
@@ -140,13 +142,17 @@ class SoftInputs:
 
     def _mixed(self, ids: Tensor, weights: Tensor) -> Tensor:
         """[n, H] mixtures of [n, K] host tensors; every rank looks its own shard up."""
-        device = self.state.ids.device
+        ids, weights = self._upload(ids), self._upload(weights)
         parts = []
-        for at in range(0, len(ids), _RESTORE_CHUNK):
-            chunk = ids[at : at + _RESTORE_CHUNK].to(device)
+        for chunk, chunk_weights in zip(
+            ids.split(_RESTORE_CHUNK), weights.split(_RESTORE_CHUNK), strict=True
+        ):
             rows = self.embedding(chunk.flatten()).view(*chunk.shape, -1)
-            parts.append(mix_embeddings(rows, weights[at : at + _RESTORE_CHUNK].to(device)))
+            parts.append(mix_embeddings(rows, chunk_weights))
         return torch.cat(parts)
+
+    def _upload(self, values: Tensor) -> Tensor:
+        return upload(values, self.state.ids.device, self._pin)
 
 
 @hook("managers.schedule_batch.Req._compute_max_prefix_len", "AFTER")

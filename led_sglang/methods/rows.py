@@ -133,9 +133,8 @@ class RowTable:
 
     def regular(self, count: int) -> RowTable:
         """Another table, of `count` rows that the engine alone samples, on the same device."""
-        packed = self.packed.new_empty(count, len(self.layout.neutral))
-        for column, value in enumerate(self.layout.neutral):
-            packed[:, column] = value
+        packed = self.upload(torch.tensor(self.layout.neutral, dtype=torch.float64))
+        packed = packed.repeat(count, 1)
         seeds = self.seeds.new_zeros(count)
         return RowTable((REGULAR_ROW,) * count, packed, seeds, self.pin, self.layout)
 

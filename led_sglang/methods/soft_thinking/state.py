@@ -38,7 +38,8 @@ class SoftState:
 
     def begin(self, slots: Tensor, streaks: Tensor) -> None:
         """Requests [B] enter or re-enter these slots: hard inputs until their next token."""
-        self.active[slots] = False
+        # not by assignment, which would move the scalar to the device and wait for it
+        self.active.index_fill_(0, slots, False)
         self.streak[slots] = streaks
 
     def store(
@@ -48,6 +49,6 @@ class SoftState:
         width = ids.shape[1]
         self.ids[slots, :width] = ids
         self.weights[slots, :width] = weights
-        self.weights[slots, width:] = 0.0
+        self.weights[:, width:].index_fill_(0, slots, 0.0)
         self.active[slots] = active
         self.streak[slots] = streak
