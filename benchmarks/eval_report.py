@@ -14,6 +14,7 @@ import resource
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from led_sglang.evaluation.grid import make_grid
@@ -32,7 +33,7 @@ def write_samples(folder: Path, samples: int, characters: int) -> int:
     generator = random.Random(0)
     text = "".join(generator.choices("abcdefghij \n<&", k=characters))
     tasks = {task: {"kind": "math", "items": items, "prompts": "x"} for task in TASKS}
-    settings = {"model": "synthetic", "server": {}, "grid": grid.to_json(), "tasks": tasks}
+    settings = {"model": "synthetic", "server": {}, "grid": asdict(grid), "tasks": tasks}
     (folder / "run.json").write_text(json.dumps(settings))
     (folder / "sessions.jsonl").write_text('{"concurrency": 64}\n')
     for task in TASKS:

@@ -12,7 +12,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, cast
 
-import yaml
+from led_sglang.common.keys import check_keys, parse_yaml
 
 _FALLBACK = "default"
 _KEYS = ("name", "match", "think_start", "think_end", "depth", "candidates", "sampling", "notes")
@@ -102,13 +102,10 @@ def parse_preset(file_name: str, text: str) -> Preset:
         ValueError: not YAML, or a key is unknown, missing or has a wrong value; the message names
             the file and the key.
     """
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file_name} is not YAML: {error}") from None
+    document = parse_yaml(text, file_name)
     data = _Section(file_name, "", document, required=_KEYS, optional=_OPTIONAL_KEYS)
-    match = _Section(file_name, "match.", data.values["match"], required=_MATCH_KEYS)
-    sampling = _Section(file_name, "sampling.", data.values["sampling"], optional=_SAMPLING_KEYS)
+    match = _Section(file_name, "match", data.values["match"], required=_MATCH_KEYS)
+    sampling = _Section(file_name, "sampling", data.values["sampling"], optional=_SAMPLING_KEYS)
     preset = Preset(
         name=data.text("name"),
         model_types=match.texts("model_type"),
@@ -148,27 +145,9 @@ def _generality(preset: Preset) -> tuple[bool, bool, str]:
 class _Section:
     """One mapping of a preset file; its readers raise ValueError naming file and key."""
 
-    def __init__(
-        self,
-        file_name: str,
-        prefix: str,
-        values: Any,
-        *,
-        required: tuple[str, ...] = (),
-        optional: tuple[str, ...] = (),
-    ) -> None:
-        self._file_name, self._prefix = file_name, prefix
-        if not isinstance(values, dict):
-            where = prefix.rstrip(".") or "the document"
-            raise ValueError(f"{file_name}: {where} must be a mapping, not {values!r}")
-        self.values: Mapping[str, Any] = values
-        for key in values:
-            if key not in (*required, *optional):
-                allowed = ", ".join((*required, *optional))
-                raise ValueError(f"{file_name}: unknown key {prefix}{key} (allowed: {allowed})")
-        for key in required:
-            if key not in values:
-                raise ValueError(f"{file_name}: key {prefix}{key} is missing")
+    def __init__(self, file_name: str, within: str, values: Any, **keys: tuple[str, ...]) -> None:
+        self._file_name, self._prefix = file_name, f"{within}." if within else ""
+        self.values = check_keys(values, file_name, within=within, **keys)
 
     def refuse(self, key: str, wanted: str) -> None:
         value = self.values[key]

@@ -19,6 +19,7 @@ from benchmarks.server.against_plain import against_plain
 from benchmarks.server.prompts import write_prompts
 from benchmarks.server.shapes import SHAPES, write_shape
 from led_sglang.bench.command import bench
+from led_sglang.common.flags import split_flags
 from led_sglang.models.bundled import bundled_model
 
 _BATCHES = "1,8,16,32,64,128,256"
@@ -46,10 +47,9 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="show all, and what they run")
     parser.add_argument("--models", type=Path, default=Path("build/shapes"), help="made if missing")
     parser.add_argument("--out", type=Path, default=Path("results/server"), help="of all")
-    given = sys.argv[1:]
-    cut = given.index("--") if "--" in given else len(given)
-    arguments, more = parser.parse_known_args(given[:cut])
-    more += given[cut:]
+    own, serve_flags = split_flags(sys.argv[1:])
+    arguments, more = parser.parse_known_args(own)
+    more += ["--", *serve_flags]
     if arguments.list or arguments.name is None:
         for name in SETTINGS:
             print(f"{name}: {shlex.join(_flags(name, arguments.models, arguments.out))}")

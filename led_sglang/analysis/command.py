@@ -14,7 +14,7 @@ from led_sglang.analysis import AnalysisError
 from led_sglang.analysis.prompts import read_prompts
 from led_sglang.common.client import ServerClient
 from led_sglang.common.extras import need
-from led_sglang.common.flags import Parser, above_zero, share, whole_number
+from led_sglang.common.flags import Parser, above_zero, share, split_flags, whole_number
 from led_sglang.common.paths import writable_folder
 from led_sglang.common.server_process import running_server
 from led_sglang.common.threads import run_all
@@ -35,10 +35,7 @@ def analyze(argv: Sequence[str]) -> int:
     Raises:
         CommandError: the input, the server or the model is not fit for it.
     """
-    own, serve_flags = list(argv), []
-    if "--" in own:
-        cut = own.index("--")
-        own, serve_flags = own[:cut], own[cut + 1 :]
+    own, serve_flags = split_flags(argv)
     parser = _parser()
     arguments = parser.parse_args(own)
     if serve_flags and arguments.base_url is not None:

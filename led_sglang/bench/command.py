@@ -20,7 +20,7 @@ from led_sglang.bench.report import write_report
 from led_sglang.bench.watch import ServerView
 from led_sglang.common.address import ServerError
 from led_sglang.common.extras import need
-from led_sglang.common.flags import Parser
+from led_sglang.common.flags import Parser, split_flags, whole_number, whole_numbers
 from led_sglang.common.paths import writable_folder
 from led_sglang.common.server_process import running_server
 
@@ -47,10 +47,7 @@ def bench(argv: Sequence[str]) -> int:
 
 def read_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The command's own flags, and those of the server after `--`."""
-    own, serve_flags = list(argv), []
-    if "--" in own:
-        cut = own.index("--")
-        own, serve_flags = own[:cut], own[cut + 1 :]
+    own, serve_flags = split_flags(argv)
     return _parser().parse_args(own), serve_flags
 
 
@@ -123,11 +120,7 @@ def plan_of(
     prompts = arguments.prompts
     if prompts is not None and not prompts.is_file():
         raise BenchError(f"--prompts {prompts} is no file")
-    sizes = _positive("--batch-sizes", arguments.batch_sizes)
-    (context,) = _positive("--context", arguments.context)
-    (output_len,) = _positive("--output-len", arguments.output_len)
-    (repeats,) = _positive("--repeats", arguments.repeats)
-    if output_len < 8:
+    if arguments.output_len < 8:
         raise BenchError(
             "--output-len needs at least 8 tokens to tell a step's time from its noise"
         )
@@ -135,24 +128,14 @@ def plan_of(
     return Plan(
         baseline=baseline,
         arms=arms,
-        batch_sizes=tuple(dict.fromkeys(sizes)),
-        context=context,
-        output_len=output_len,
-        repeats=repeats,
+        batch_sizes=arguments.batch_sizes,
+        context=arguments.context,
+        output_len=arguments.output_len,
+        repeats=arguments.repeats,
         temperature=arguments.temperature,
         prompts=None if prompts is None else str(prompts),
         facts=facts | {"server_flags": list(serve_flags)},
     )
-
-
-def _positive(flag: str, text: str) -> list[int]:
-    try:
-        values = [int(part) for part in text.split(",")]
-    except ValueError:
-        values = [0]
-    if min(values) < 1:
-        raise BenchError(f"{flag} {text} must be whole numbers from 1")
-    return values
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -168,10 +151,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", help="cpu or cuda; default: an accelerator where there is one")
     parser.add_argument("--samplers", default="regular,led", help="what is compared with regular")
     parser.add_argument(
-        "--batch-sizes", default="1,8,16,32,64,128,256", help="requests that decode together"
+        "--batch-sizes",
+        type=whole_numbers,
+        default="1,8,16,32,64,128,256",
+        metavar="A,B",
+        help="requests that decode together",
     )
-    parser.add_argument("--context", default="2048", help="prompt length in tokens")
-    parser.add_argument("--output-len", default="256", help="tokens per request")
+    parser.add_argument(
+        "--context", type=whole_number, default=2048, help="prompt length in tokens"
+    )
+    parser.add_argument("--output-len", type=whole_number, default=256, help="tokens per request")
     parser.add_argument(
         "--explore-rate",
         default="confidence",
@@ -179,7 +168,9 @@ def _parser() -> argparse.ArgumentParser:
         help="confidence (LED's own gate), or shares of tokens to explore at random, such as "
         "0.05,0.1,0.2: random weights are never sure, so their own gate explores nearly always",
     )
-    parser.add_argument("--repeats", default="5", help="pairs per sampler and batch size")
+    parser.add_argument(
+        "--repeats", type=whole_number, default=5, help="pairs per sampler and batch size"
+    )
     parser.add_argument("--temperature", type=float, default=0.6, help="of the sampling")
     parser.add_argument(
         "--prompts",

@@ -7,20 +7,19 @@ Reads JSON lists of flags, one a line; answers each with the exit status.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import runpy
-import signal
 import sys
 import traceback
 
+from led_sglang.common.server_process import die_with_parent
+
 _MODULE = "sglang.benchmark.serving"
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    _die_with_parent()
+    die_with_parent()
     # Its imports, which every fork then finds loaded; it runs nothing under another name.
     runpy.run_module(_MODULE, run_name="loaded")
     for line in sys.stdin:
@@ -32,7 +31,7 @@ def main() -> None:
 
 
 def _run(flags: list[str]) -> int:
-    _die_with_parent()
+    die_with_parent()
     log = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -48,10 +47,6 @@ def _run(flags: list[str]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     return status if isinstance(status, int) else 0 if status is None else 1
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,8 @@ class Journal:
             {
                 "batch_size": pair.batch_size,
                 "repeat": pair.repeat,
-                "baseline": baseline.as_json(),
-                "arm": arm.as_json(),
+                "baseline": asdict(baseline),
+                "arm": asdict(arm),
             }
         )
         self.pairs[pair.key] = baseline, arm

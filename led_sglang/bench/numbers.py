@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from led_sglang.bench import BenchError
 
@@ -35,9 +37,6 @@ class Run:
     def explore_rate(self) -> float | None:
         """Explored share of the tokens that LED sampled."""
         return self.explored_tokens / self.think_tokens if self.think_tokens else None
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def run_of(
@@ -77,6 +76,7 @@ def run_of(
             "raise --output-len, or lower --context or the batch size"
         )
     rate = len(gaps) / (end - begin)
+    p50, p99 = np.quantile(gaps, (0.50, 0.99), method="inverted_cdf")
 
     def grew(key: str) -> int:
         return int(after.get(key, 0)) - int(before.get(key, 0))
@@ -85,8 +85,8 @@ def run_of(
         arm=arm,
         tokens_per_s=rate,
         step_ms=requests / rate * 1e3,
-        token_ms_p50=_quantile(gaps, 0.50) * 1e3,
-        token_ms_p99=_quantile(gaps, 0.99) * 1e3,
+        token_ms_p50=float(p50) * 1e3,
+        token_ms_p99=float(p99) * 1e3,
         whole_tokens_per_s=float(result["output_throughput"]),
         think_tokens=grew("think_tokens"),
         explored_tokens=grew("explored_tokens"),
@@ -117,9 +117,6 @@ class Row:
     projected_rows_per_step: float | None
     peak_memory_mb: float | None
     baseline_peak_memory_mb: float | None
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def row_of(batch_size: int, pairs: Sequence[tuple[Run, Run]]) -> Row:
@@ -152,9 +149,3 @@ def row_of(batch_size: int, pairs: Sequence[tuple[Run, Run]]) -> Row:
 
 def _largest(runs: Sequence[Run]) -> float | None:
     return max((r.peak_memory_mb for r in runs if r.peak_memory_mb is not None), default=None)
-
-
-def _quantile(values: Sequence[float], q: float) -> float:
-    """The smallest value that at least a share q of the values does not exceed."""
-    ranked = sorted(values)
-    return ranked[max(math.ceil(q * len(ranked)), 1) - 1]

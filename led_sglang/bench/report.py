@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def write_report(
     content = {
         "machine": dict(machine),
         "settings": plan.settings(),
-        "rows": [row.as_json() for row in rows],
+        "rows": [asdict(row) for row in rows],
         "notes": list(notes),
     }
     (folder / "bench.json").write_text(json.dumps(content, indent=1) + "\n")

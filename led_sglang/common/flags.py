@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from led_sglang.common.terminal import FAILED
@@ -35,11 +36,23 @@ class _HelpWithDefaults(argparse.HelpFormatter):
         return f"{text} (default: %(default)s)".lstrip()
 
 
+def split_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command's own flags, and those behind the first `--`, which are for its server."""
+    own = list(argv)
+    cut = own.index("--") if "--" in own else len(own)
+    return own[:cut], own[cut + 1 :]
+
+
 def whole_number(text: str) -> int:
     """A whole number from 1 up; the type of a flag."""
     if not text.isascii() or not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
     return int(text)
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers from 1 up, separated by commas, each once; the type of a flag."""
+    return tuple(dict.fromkeys(whole_number(part.strip()) for part in text.split(",")))
 
 
 def above_zero(text: str) -> float:

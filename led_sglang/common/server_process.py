@@ -67,7 +67,7 @@ def running_server(
             stdout=out,
             stderr=out,
             start_new_session=True,  # Ctrl-C ends the command first, then the server
-            preexec_fn=_die_with_parent,  # a killed command must not leave a server on the GPU
+            preexec_fn=die_with_parent,  # a killed command must not leave a server on the GPU
         )
     try:
         _wait(process, port, log, timeout_s)
@@ -90,7 +90,8 @@ def free_port() -> int:
             return port
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Have this process end, by SIGTERM, as soon as the one that started it has ended."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

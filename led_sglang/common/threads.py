@@ -7,15 +7,15 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-Item = TypeVar("Item")
+Given = TypeVar("Given")
 Result = TypeVar("Result")
 # Between two calls of `progress` while nothing ends.
 _TICK_S = 0.5
 
 
 def run_all(
-    call: Callable[[Item], Result],
-    items: Sequence[Item],
+    call: Callable[[Given], Result],
+    items: Sequence[Given],
     workers: int,
     progress: Callable[[int], None],
 ) -> list[Result]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
 
 # Between two lines where standard error is a file.
 _LINE_EVERY_S = 10.0
@@ -23,12 +22,7 @@ class Waiting:
         print(f"{self._what} ...", end="" if self._live else "\n", file=sys.stderr, flush=True)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live:
             print(file=sys.stderr, flush=True)
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from led_sglang.common.keys import check_keys, parse_yaml
 from led_sglang.evaluation import EvaluationError
 
 SCOPES = ("answer", "completion")
@@ -18,6 +17,7 @@ SCOPES = ("answer", "completion")
 _OWN_KEYS = frozenset(
     ("model", "messages", "n", "seed", "stream", "temperature", "custom_params", "max_tokens")
 )
+_SAMPLER_KEYS = ("name", "label", "params", "sampling")
 _LABEL = re.compile(r"[\w.-]+")
 
 
@@ -64,9 +64,6 @@ class Grid:
     scope: str = "answer"
     grade_timeout: float = 10.0
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Grid:
         return make_grid({**data, "samplers": list(data["samplers"])}, "run.json")
@@ -77,7 +74,7 @@ _KEYS = tuple(field.name for field in fields(Grid))
 SHIPPED = ("paper", "quick", "ablations")
 
 
-def read_grid(name: str) -> dict[str, Any]:
+def read_grid(name: str) -> Mapping[str, Any]:
     """Keys of a grid file, by path or by the name of a shipped one, see `SHIPPED`."""
     path = Path(name)
     if name in SHIPPED:
@@ -87,14 +84,9 @@ def read_grid(name: str) -> dict[str, Any]:
             f"--config {name} is no file and no shipped grid: give one of {', '.join(SHIPPED)}, or "
             "a YAML file"
         )
-    try:
-        keys = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        text = " ".join(str(error).split())
-        raise EvaluationError(f"--config {name} cannot be read as YAML: {text}") from None
-    if not isinstance(keys, dict):
-        raise EvaluationError(f"--config {name} must be a mapping of {', '.join(_KEYS)}")
-    return keys
+    where = f"--config {name}"
+    keys = parse_yaml(path.read_bytes(), where, EvaluationError)
+    return check_keys(keys, where, optional=_KEYS, error=EvaluationError)
 
 
 def make_grid(keys: Mapping[str, Any], where: str) -> Grid:
@@ -103,9 +95,7 @@ def make_grid(keys: Mapping[str, Any], where: str) -> Grid:
     Raises:
         EvaluationError: unknown, missing or wrong key; the message names it.
     """
-    for key in keys:
-        if key not in _KEYS:
-            raise EvaluationError(f"{where}: unknown key {key} (allowed: {', '.join(_KEYS)})")
+    check_keys(keys, where, optional=_KEYS, error=EvaluationError)
     for key in ("tasks", "samplers"):
         if not keys.get(key):
             raise EvaluationError(f"{where}: {key} is missing (--{key} a,b,c)")
@@ -135,11 +125,8 @@ def make_grid(keys: Mapping[str, Any], where: str) -> Grid:
             value = getattr(grid, key)
             raise EvaluationError(f"{where}: {key} must be {wanted}, not {value!r}")
     labels = [sampler.label for sampler in grid.samplers]
-    for name, entries in (
-        ("tasks", grid.tasks),
-        ("samplers", labels),
-        ("temperatures", grid.temperatures),
-    ):
+    lists = {"tasks": grid.tasks, "samplers": labels, "temperatures": grid.temperatures}
+    for name, entries in lists.items():
         if len(set(entries)) < len(entries):
             raise EvaluationError(f"{where}: {name} holds one of its entries twice")
     return replace(grid, temperatures=tuple(float(t) for t in grid.temperatures))
@@ -150,9 +137,7 @@ def _sampler(entry: Any, where: str) -> SamplerSpec:
     given: Any = {"name": entry} if isinstance(entry, str) else entry
     if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
         raise EvaluationError(f"{where}: a sampler must be a name or a mapping with `name`")
-    for key in given:
-        if key not in ("name", "label", "params", "sampling"):
-            raise EvaluationError(f"{where}: unknown key samplers.{key}")
+    check_keys(given, where, optional=_SAMPLER_KEYS, within="samplers", error=EvaluationError)
     for key in ("params", "sampling"):
         if not isinstance(given.get(key) or {}, Mapping):
             raise EvaluationError(f"{where}: samplers.{key} must be a mapping, not {given[key]!r}")

@@ -12,9 +12,9 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+from led_sglang.common.keys import check_keys
 from led_sglang.evaluation import EvaluationError
-from led_sglang.evaluation.prompts import LETTERS
-from led_sglang.evaluation.tasks import Item, checked_items
+from led_sglang.evaluation.items import LETTERS, Item, checked_items
 
 _LOAD_KEYS = ("path", "name", "split", "revision", "data_files")
 
@@ -30,12 +30,11 @@ def load_items(file_name: str, hub: Mapping[str, Any]) -> tuple[Item, ...]:
     Raises:
         EvaluationError: the data set cannot be loaded (a gated one says so).
     """
+    allowed = (*_LOAD_KEYS, "rows", "since")
+    check_keys(hub, file_name, optional=allowed, within="hub", error=EvaluationError)
     rows = hub.get("rows")
     if rows not in ("gpqa", "livecodebench"):
         raise EvaluationError(f"{file_name}: hub.rows must be gpqa or livecodebench")
-    for key in hub:
-        if key not in (*_LOAD_KEYS, "rows", "since"):
-            raise EvaluationError(f"{file_name}: unknown key hub.{key}")
     try:
         import datasets
     except ImportError as error:

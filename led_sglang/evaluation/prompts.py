@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from led_sglang.evaluation.tasks import Item
-
-LETTERS = "ABCDEFGHIJ"
+from led_sglang.evaluation.items import LETTERS, Item
 
 MATH = (
     "Please reason step by step, and put your final answer within \\boxed{}.\n"

@@ -11,8 +11,9 @@ from led_sglang.evaluation.grading.fences import fenced_code
 from led_sglang.evaluation.grading.graders import Grade, Question
 from led_sglang.evaluation.grading.thinking import Delimiters, Parts, split_thinking
 from led_sglang.evaluation.grid import SamplerSpec
+from led_sglang.evaluation.items import Item
 from led_sglang.evaluation.store import Key
-from led_sglang.evaluation.tasks import Item, Task
+from led_sglang.evaluation.tasks import Task
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 
 from led_sglang._version import __version__
 from led_sglang.common.paths import writable_folder
+from led_sglang.common.server_process import running_server
 from led_sglang.common.terminal import CommandError
 from led_sglang.evaluation import EvaluationError, code_verdicts
 from led_sglang.evaluation.context import fitting
@@ -22,7 +24,6 @@ from led_sglang.evaluation.endpoint import Endpoint
 from led_sglang.evaluation.grading.code_execution import SECONDS_PER_TEST
 from led_sglang.evaluation.grading.pool import GradingPool
 from led_sglang.evaluation.grid import Grid
-from led_sglang.evaluation.launch import launched
 from led_sglang.evaluation.progress import Progress
 from led_sglang.evaluation.report.tables import answers, markdown
 from led_sglang.evaluation.report.write import write_report
@@ -85,9 +86,8 @@ def run(grid: Grid, options: Options, *, base_url: str | None, launch: str | Non
         stack.callback(store.close)
         if launch is not None:
             print("led-sglang eval: starting the server", file=sys.stderr)
-            samplers = [sampler.name for sampler in grid.samplers]
-            log = options.run_dir / "server.log"
-            base_url = stack.enter_context(launched(launch, samplers, log))
+            flags = _launch_flags(launch, grid)
+            base_url = stack.enter_context(running_server(flags, options.run_dir / "server.log"))
         assert base_url is not None
         status = 0
         try:
@@ -110,6 +110,20 @@ def run(grid: Grid, options: Options, *, base_url: str | None, launch: str | Non
     if status:
         print("led-sglang eval: stopped; continue with --resume", file=sys.stderr)
     return status
+
+
+def _launch_flags(arguments: str, grid: Grid) -> list[str]:
+    """Flags of `--launch`, which offer the grid's samplers unless they say what is offered."""
+    try:
+        flags = shlex.split(arguments)
+    except ValueError as error:
+        raise EvaluationError(
+            f"--launch {arguments!r} cannot be split into flags: {error}"
+        ) from None
+    if not any(flag.partition("=")[0] == "--enable-samplers" for flag in flags):
+        names = dict.fromkeys(sampler.name for sampler in grid.samplers)
+        flags += ["--enable-samplers", ",".join(names)]
+    return flags
 
 
 async def _generate(
@@ -205,7 +219,7 @@ def _settings(plan: Plan, server: Mapping[str, Any]) -> dict[str, Any]:
         "model": plan.model,
         "server": {**server, "led": led},
         "delimiters": asdict(plan.delimiters),
-        "grid": plan.grid.to_json(),
+        "grid": asdict(plan.grid),
         "tasks": {task.name: task.fingerprint() for task in plan.tasks},
         "math_verify": version("math-verify"),
     }

@@ -10,11 +10,6 @@ Keys of the YAML file:
     grader  python only: file with the function `grade(item, answer)`, relative to the YAML file
     prompt  optional text with `{problem}`; the paper's prompt of the kind is the default, for text
             and python the problem alone
-
-A line of the JSONL file is an object: `id`, `problem`, `expected_answer`; for `choice` also
-`options` (unless the problem lists them) and a letter as the answer; for `code` `tests`
-(`inputs`, `outputs`, `fn_name` or null) and, where the solution is a function, `starter_code`;
-for `python` whatever the grader reads.
 """
 
 from __future__ import annotations
@@ -22,41 +17,22 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from led_sglang.common.keys import check_keys, parse_yaml
 from led_sglang.evaluation import EvaluationError
 from led_sglang.evaluation.grading.graders import python_grader
-from led_sglang.evaluation.prompts import LETTERS, TEMPLATES, render
+from led_sglang.evaluation.hub import load_items
+from led_sglang.evaluation.items import Item, read_items
+from led_sglang.evaluation.prompts import TEMPLATES, render
 
 GOLDS = ("expr", "latex")
 _KEYS = ("name", "kind", "data", "hub", "gold", "grader", "prompt")
-# Kinds whose verdict needs no gold answer.
-_WITHOUT_GOLD = ("code", "python")
 _NAME = re.compile(r"[\w.-]+")
-
-
-@dataclass(frozen=True)
-class Item:
-    """One problem.
-
-    Attributes:
-        tests: for code: `inputs`, `outputs`, `fn_name`.
-        row: for python: the whole line.
-    """
-
-    id: str
-    problem: str
-    expected_answer: str = ""
-    options: tuple[str, ...] = ()
-    starter_code: str = ""
-    tests: Mapping[str, Any] = field(default_factory=dict)
-    row: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -126,8 +102,6 @@ def load_task(name: str, *, data: Path | None = None, limit: int | None = None) 
     elif "data" in keys:
         items = read_items(path.parent / keys["data"], keys["kind"])
     else:
-        from led_sglang.evaluation.hub import load_items
-
         items = load_items(path.name, keys["hub"])
     return Task(
         name=keys["name"],
@@ -149,16 +123,9 @@ def _checked_grader(path: Path, name: str) -> Path:
     return grader
 
 
-def _read_keys(path: Path) -> dict[str, Any]:
-    try:
-        keys = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise EvaluationError(f"{path} is not YAML: {error}") from None
-    if not isinstance(keys, dict):
-        raise EvaluationError(f"{path} must be a mapping")
-    for key in keys:
-        if key not in _KEYS:
-            raise EvaluationError(f"{path}: unknown key {key} (allowed: {', '.join(_KEYS)})")
+def _read_keys(path: Path) -> Mapping[str, Any]:
+    document = parse_yaml(path.read_bytes(), str(path), EvaluationError)
+    keys = check_keys(document, str(path), optional=_KEYS, error=EvaluationError)
     if not _NAME.fullmatch(str(keys.get("name", ""))):
         raise EvaluationError(f"{path}: name must be of letters, digits, '-', '_' and '.'")
     if keys.get("kind") not in TEMPLATES:
@@ -172,79 +139,3 @@ def _read_keys(path: Path) -> dict[str, Any]:
     if "{problem}" not in keys.get("prompt", "{problem}"):
         raise EvaluationError(f"{path}: prompt must contain {{problem}}")
     return keys
-
-
-def read_items(path: Path, kind: str) -> tuple[Item, ...]:
-    """Read a JSONL file of items.
-
-    Raises:
-        EvaluationError: the file is missing, empty or has a bad line, whose number is named.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EvaluationError(f"{path}: {error}") from None
-    items = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            items.append(make_item(json.loads(line), kind))
-        except ValueError as error:  # JSONDecodeError is one
-            raise EvaluationError(f"{path}, line {number}: {error}") from None
-    return checked_items(str(path), items)
-
-
-def checked_items(where: str, items: Iterable[Item]) -> tuple[Item, ...]:
-    """The items as a tuple; refuses none at all and an id used twice."""
-    seen: set[str] = set()
-    for item in items:
-        if item.id in seen:
-            raise EvaluationError(f"{where}: id {item.id!r} is used twice")
-        seen.add(item.id)
-    if not seen:
-        raise EvaluationError(f"{where} holds no items")
-    return tuple(items)
-
-
-def make_item(row: Any, kind: str) -> Item:
-    """One item from a parsed line.
-
-    Raises:
-        ValueError: a key is missing or has a wrong value; the message names it.
-    """
-    if not isinstance(row, dict):
-        raise ValueError("a line must be a JSON object")
-    for key in ("id", "problem", *(() if kind in _WITHOUT_GOLD else ("expected_answer",))):
-        if not isinstance(row.get(key), str) or not row[key].strip():
-            raise ValueError(f"{key} must be a text")
-    if not isinstance(row.get("expected_answer", ""), str):
-        raise ValueError("expected_answer must be a text")
-    options = row.get("options", [])
-    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
-        raise ValueError("options must be a list of texts")
-    if kind == "choice":
-        letters = LETTERS[: len(options) or 4]
-        if row["expected_answer"] not in tuple(letters):
-            raise ValueError(f"expected_answer must be one of the letters {letters}")
-    tests = row.get("tests", {})
-    if kind == "code" and not _good_tests(tests):
-        raise ValueError("tests must be {inputs: [texts], outputs: as many texts, fn_name}")
-    return Item(
-        id=row["id"],
-        problem=row["problem"],
-        expected_answer=row.get("expected_answer") or "",
-        options=tuple(options),
-        starter_code=row.get("starter_code") or "",
-        tests=tests,
-        row=row if kind == "python" else {},
-    )
-
-
-def _good_tests(tests: Any) -> bool:
-    return (
-        isinstance(tests, dict)
-        and all(isinstance(tests.get(key), list) for key in ("inputs", "outputs"))
-        and all(isinstance(text, str) for text in tests["inputs"] + tests["outputs"])
-        and len(tests["inputs"]) == len(tests["outputs"]) > 0
-    )

@@ -15,9 +15,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from led_sglang.common.flags import Parser
+from led_sglang.common.keys import parse_yaml
 from led_sglang.launch_options import LaunchOptions, add_flags, flag_of
 from led_sglang.methods.tables import keys
 from led_sglang.settings import LaunchRefused
@@ -147,15 +146,11 @@ def _read_config(path: Path) -> dict[Any, Any]:
     if path.suffix.lower() not in (".yaml", ".yml"):
         raise LaunchRefused(f"--config {path} is no YAML file: its name must end in .yaml or .yml")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_bytes(), f"--config {path}", LaunchRefused)
     except FileNotFoundError:
         raise LaunchRefused(f"--config {path} does not exist") from None
     except OSError as error:
         raise LaunchRefused(f"--config {path} cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1}: {getattr(error, 'problem', '')})" if mark else ""
-        raise LaunchRefused(f"--config {path} is not YAML{where}") from None
     if content is not None and not isinstance(content, dict):
         raise LaunchRefused(f"--config {path} must hold `flag: value` lines, such as `port: 30000`")
     return content or {}

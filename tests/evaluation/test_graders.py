@@ -32,8 +32,9 @@ from led_sglang.evaluation.grading.graders import (
 from led_sglang.evaluation.grading.letters import robust_letter
 from led_sglang.evaluation.grading.pool import GradingPool
 from led_sglang.evaluation.grading.thinking import Delimiters
+from led_sglang.evaluation.items import Item
 from led_sglang.evaluation.samples import grade_completion
-from led_sglang.evaluation.tasks import Item, Task, load_task
+from led_sglang.evaluation.tasks import Task, load_task
 
 
 @pytest.mark.parametrize(

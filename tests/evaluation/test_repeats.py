@@ -14,7 +14,7 @@ from eval_harness import engine, led_eval, running, small_grid
 from led_sglang.evaluation.grid import make_grid
 from led_sglang.evaluation.report.cautions import cautions
 from led_sglang.evaluation.report.repeats import copies, nothing_differs
-from led_sglang.evaluation.report.results import Results, Row
+from led_sglang.evaluation.report.results import Results, Sample
 from led_sglang.evaluation.store import Key, Stored
 
 ITEMS, SAMPLES = 8, 16
@@ -57,7 +57,7 @@ def results_of(
             for sample in range(SAMPLES):
                 draw = random.Random(f"{seed} {sampler} {item} {0 if copied else sample}")
                 key = Key("gsm8k", sampler, 0.6, str(item), sample)
-                row = Row(
+                row = Sample(
                     stored=Stored(key, {}, "", 0, 0),
                     correct=True,
                     official=None,

@@ -21,9 +21,10 @@ from led_sglang.evaluation.grading.graders import Grade, Question
 from led_sglang.evaluation.grading.pool import GradingPool
 from led_sglang.evaluation.grading.thinking import Delimiters, split_thinking
 from led_sglang.evaluation.hub import load_items
+from led_sglang.evaluation.items import Item, read_items
 from led_sglang.evaluation.prompts import CHOICE, CODE, MATH, render
 from led_sglang.evaluation.store import Key, RunStore
-from led_sglang.evaluation.tasks import Item, Task, load_task, read_items
+from led_sglang.evaluation.tasks import Task, load_task
 
 
 def test_aime24_item_22_is_the_corrected_one() -> None:

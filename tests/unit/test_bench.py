@@ -96,8 +96,6 @@ def test_a_rate_outside_zero_to_one_is_refused(
     [
         (["--samplers", "lde"], "--samplers lde is unknown"),
         (["--samplers", "regular"], "at least one beside regular"),
-        (["--batch-sizes", "1,0"], "--batch-sizes 1,0"),
-        (["--repeats", "x"], "--repeats x"),
         (["--output-len", "4"], "--output-len"),
         (["--prompts", "/nowhere"], "--prompts /nowhere"),
     ],
@@ -106,6 +104,25 @@ def test_bad_flags_end_in_one_sentence(
     flags: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["bench", "--model-path", "m", *flags]) == 2
+    error = capsys.readouterr().err
+    assert named in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--batch-sizes", "1,0"], "--batch-sizes: '0' is not a whole number from 1 up"),
+        (["--repeats", "x"], "--repeats: 'x' is not a whole number from 1 up"),
+        (["--context", "1,2"], "--context: '1,2' is not a whole number from 1 up"),
+    ],
+)
+def test_numbers_that_are_none_end_in_one_sentence(
+    flags: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "--model-path", "m", *flags])
+    assert ended.value.code == 2
     error = capsys.readouterr().err
     assert named in error
     assert error.count("\n") == 1

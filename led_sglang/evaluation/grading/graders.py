@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import runpy
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -38,9 +38,6 @@ class Grade:
     vote: str | None = None
     official: bool | None = None
     problem: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)

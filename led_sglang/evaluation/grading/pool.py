@@ -7,7 +7,6 @@ import json
 import signal
 import sys
 from dataclasses import asdict
-from types import TracebackType
 
 from led_sglang.evaluation import EvaluationError
 from led_sglang.evaluation.grading.graders import Grade, Question
@@ -32,12 +31,7 @@ class GradingPool:
             self._idle.put_nowait(None)  # started on first use
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for worker in self._running:
             if worker.returncode is None:
                 worker.kill()

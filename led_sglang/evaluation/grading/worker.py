@@ -11,6 +11,7 @@ import logging
 import resource
 import signal
 import sys
+from dataclasses import asdict
 
 from led_sglang.evaluation.grading.graders import Grade, Question, grade
 
@@ -34,7 +35,7 @@ def main() -> None:
             verdict = Grade(correct=False, predicted=None, problem="error")
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-        print(json.dumps(verdict.to_json()), flush=True)
+        print(json.dumps(asdict(verdict)), flush=True)
 
 
 if __name__ == "__main__":

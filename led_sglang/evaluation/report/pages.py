@@ -1,94 +1,105 @@
-"""One page a problem with the text of all its samples; the report links here."""
+"""The HTML of a report, by the templates in `page/`: a page for the run, and one a problem.
+
+Templates escape whatever they are given; no page asks for anything over the network.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
-from html import escape
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from led_sglang.evaluation.report.results import Results, Row
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from led_sglang.evaluation.report.plots import Plot
+from led_sglang.evaluation.report.results import Results, Sample
+from led_sglang.evaluation.report.tables import answers, backgrounds
 from led_sglang.evaluation.store import Key, RunStore, write_atomically
 
 # Of a text, this much of its start and of its end is shown; the whole is in the JSONL file.
 SHOWN_CHARACTERS = 6000
+# Letter and CSS class of an outcome.
+_MARKS = {
+    "correct": ("✓", "correct"),
+    "wrong": ("✗", "wrong"),
+    "truncated": ("…", "truncated"),
+    "no_answer": ("∅", "other"),
+    "timeout": ("t", "other"),
+    "error": ("!", "other"),
+    "ungraded": ("?", "other"),
+}
 
 
-def page_path(task: str, item: str) -> Path:
-    """Where the page of a problem is, below the run directory."""
-    return Path("pages") / task / f"{re.sub(r'[^A-Za-z0-9.-]', _code, item)}.html"
+def render_report(
+    title: str,
+    facts: Sequence[tuple[str, str]],
+    metrics: Mapping[str, Any],
+    results: Results,
+    plots: Sequence[Plot],
+) -> str:
+    """The text of `report.html`."""
+    return (
+        _templates()
+        .get_template("report.html")
+        .render(
+            title=title,
+            facts=facts,
+            warnings=metrics["warnings"],
+            answers=answers(metrics),
+            backgrounds=backgrounds(metrics),
+            results=results,
+            plots=plots,
+            marks=_MARKS,
+            link=_link,
+        )
+    )
 
 
-def _code(match: re.Match[str]) -> str:
-    return f"_{ord(match[0]):x}_"  # distinct ids stay distinct
-
-
-def item_link(key: Key) -> str:
-    """Relative link to a sample."""
-    return f"{quote(page_path(key.task, key.item).as_posix())}#{quote(_anchor(key))}"
-
-
-def _anchor(key: Key) -> str:
-    return f"{key.sampler}-{key.temperature:g}-{key.sample}"
-
-
-def write_pages(store: RunStore, results: Results, css: str) -> None:
-    """Write the pages of a run, one problem at a time.
+def write_pages(store: RunStore, results: Results) -> None:
+    """Write the pages of a run's problems, one problem at a time.
 
     Raises:
         EvaluationError: the disk is full.
     """
-    by_item: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    template = _templates().get_template("problem.html")
+    by_item: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     for (task, _, _), items in results.cells.items():
-        for item, rows in items.items():
-            by_item[task, item] += rows
-    for (task, item), rows in by_item.items():
-        records = [(row, store.read(row.stored)) for row in rows]
-        write_atomically(store.folder / page_path(task, item), _page(task, item, records, css))
+        for item, samples in items.items():
+            by_item[task, item] += samples
+    for (task, item), samples in by_item.items():
+        records = [(sample, store.read(sample.stored)) for sample in samples]
+        page = template.render(task=task, item=item, records=records, anchor=_anchor)
+        write_atomically(store.folder / _page_path(task, item), page)
 
 
-def _page(task: str, item: str, records: list[tuple[Row, dict[str, Any]]], css: str) -> str:
-    first = records[0][1]
-    title = escape(f"{task}: {item}")
-    return "\n".join(
-        [
-            '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-            f'<link rel="icon" href="data:,"><title>{title}</title><style>{css}</style></head>',
-            f'<body><p><a href="../../report.html">Report</a></p><h1>{title}</h1>',
-            f"<pre>{escape(first['problem'])}</pre>",
-            f"<p>Expected answer: <b>{escape(first['expected_answer'] or '(tests)')}</b></p>",
-            *(_section(row, record) for row, record in records),
-            "</body></html>",
-        ]
+def _templates() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("led_sglang.evaluation.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters["shortened"] = _shortened
+    return environment
 
 
-def _section(row: Row, record: Mapping[str, Any]) -> str:
-    key = row.stored.key
-    facts = [
-        row.outcome.replace("_", " "),
-        f"{record['num_generated_tokens']:,} tokens",
-        f"finish: {record['finish_reason']}",
-        f"seed {record['seed']}",
-        row.stored.path,
-    ]
-    thought = record["reasoning_content"]
-    return (
-        f'<section class=sample id="{escape(_anchor(key), quote=True)}">'
-        f"<h2>{escape(key.sampler)}, T = {key.temperature:g}, sample {key.sample}</h2>"
-        f"<p class=note>{escape(' · '.join(facts))}</p>"
-        f"<p>Read as: <b>{escape(_shortened(str(record['predicted_answer'])))}</b></p>"
-        f"<pre>{escape(_shortened(record['generation']))}</pre>"
-        + (
-            f"<details><summary>thinking</summary><pre>{escape(_shortened(thought))}</pre></details>"
-            if thought
-            else ""
-        )
-        + "</section>"
-    )
+def _page_path(task: str, item: str) -> Path:
+    """Where the page of a problem is, below the run directory; distinct ids stay distinct."""
+    name = re.sub(r"[^A-Za-z0-9.-]", lambda match: f"_{ord(match[0]):x}_", item)
+    return Path("pages") / task / f"{name}.html"
+
+
+def _link(key: Key) -> str:
+    """Relative link to a sample."""
+    return f"{quote(_page_path(key.task, key.item).as_posix())}#{quote(_anchor(key))}"
+
+
+def _anchor(key: Key) -> str:
+    return f"{key.sampler}-{key.temperature:g}-{key.sample}"
 
 
 def _shortened(text: str) -> str:

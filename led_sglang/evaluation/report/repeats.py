@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from led_sglang.evaluation.report.results import Cell, Results, Row
+from led_sglang.evaluation.report.results import Cell, Results, Sample
 
 # Gates of LED that draw; the others do the same for the same text.
 _RANDOM_GATES = ("confidence", "rate")
@@ -63,23 +63,23 @@ def nothing_differs(results: Results, cell: Cell) -> bool:
     )
 
 
-def _alike(rows: Sequence[Row]) -> list[list[Row]]:
+def _alike(rows: Sequence[Sample]) -> list[list[Sample]]:
     """Those of a problem's samples that share text and length, where more than one does."""
-    groups: dict[tuple[bytes, int], list[Row]] = defaultdict(list)
+    groups: dict[tuple[bytes, int], list[Sample]] = defaultdict(list)
     for row in rows:
         groups[row.digest, row.tokens].append(row)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _repeats(groups: Sequence[Sequence[Row]]) -> int:
+def _repeats(groups: Sequence[Sequence[Sample]]) -> int:
     return sum(len(group) - 1 for group in groups)
 
 
-def _reported(row: Row) -> bool:
+def _reported(row: Sample) -> bool:
     return bool(row.led) and "explored_tokens" in (row.led or {})
 
 
-def _same_draws(groups: Sequence[Sequence[Row]]) -> bool:
+def _same_draws(groups: Sequence[Sequence[Sample]]) -> bool:
     """Whether samples of the same text explored as often and as deep, against all chance."""
     telling = equal = 0
     log_luck = 0.0
@@ -95,7 +95,7 @@ def _same_draws(groups: Sequence[Sequence[Row]]) -> bool:
     return equal >= _COPIED_SHARE * telling and log_luck < math.log(_LUCK)
 
 
-def _draws(row: Row) -> tuple[int, tuple[tuple[str, int], ...]]:
+def _draws(row: Sample) -> tuple[int, tuple[tuple[str, int], ...]]:
     report: Mapping[str, Any] = row.led or {}
     return report["explored_tokens"], tuple(sorted(report["depth_histogram"].items()))
 

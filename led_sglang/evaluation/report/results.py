@@ -15,7 +15,7 @@ from led_sglang.evaluation.store import RunStore, Stored
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Sample:
     """A sample without its texts. `correct` is None where code has not been executed."""
 
     stored: Stored
@@ -40,7 +40,7 @@ class Results:
 
     grid: Grid
     settings: Mapping[str, Any]
-    cells: Mapping[Cell, Mapping[str, Sequence[Row]]]
+    cells: Mapping[Cell, Mapping[str, Sequence[Sample]]]
     concurrency: Sequence[int]
 
     @property
@@ -54,7 +54,12 @@ class Results:
 
     @property
     def finished(self) -> int:
-        return sum(len(rows) for items in self.cells.values() for rows in items.values())
+        return sum(map(self.size, self.cells))
+
+    def items(self, task: str) -> list[str]:
+        """The problems of a task that have a sample."""
+        cells = (items for cell, items in self.cells.items() if cell[0] == task)
+        return sorted(set().union(*cells))
 
     def size(self, cell: Cell) -> int:
         """Number of samples of a cell."""
@@ -79,7 +84,7 @@ def read_results(store: RunStore) -> Results:
     """
     settings = store.settings()
     verdicts = read_verdicts(store)
-    cells: dict[Cell, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    cells: dict[Cell, dict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
     for stored in store.samples():
         record = stored.record
         correct, outcome = record["symbolic_correct"], record["outcome"]
@@ -87,7 +92,7 @@ def read_results(store: RunStore) -> Results:
             outcome = verdicts[stored.key]
             correct = outcome == "correct"
         texts = f"{record['reasoning_content']}\0{record['generation']}"
-        row = Row(
+        row = Sample(
             stored=replace(stored, record={}),
             correct=correct,
             official=record["official_correct"],

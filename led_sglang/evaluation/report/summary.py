@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from led_sglang.evaluation.report.metrics import (
     paired_bootstrap,
     standard_error,
 )
-from led_sglang.evaluation.report.results import Cell, Results, Row
+from led_sglang.evaluation.report.results import Cell, Results, Sample
 
 
 def summarize(results: Results) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def summarize(results: Results) -> dict[str, Any]:
         "paired": paired(results),
         "warnings": cautions(results, tasks),
         "concurrency": list(results.concurrency),
-        "grid": grid.to_json(),
+        "grid": asdict(grid),
     }
 
 
@@ -194,7 +195,7 @@ def _cells_in_order(results: Results) -> list[Cell]:
     return [cell for cell in wanted if cell in results.cells]
 
 
-def _majorities(items: Mapping[str, Sequence[Row]], k: int) -> list[float]:
+def _majorities(items: Mapping[str, Sequence[Sample]], k: int) -> list[float]:
     return [
         majority_at_k([row.vote for row in rows], [bool(row.correct) for row in rows], k)
         for rows in items.values()
@@ -210,7 +211,7 @@ def _correct(per_item: Sequence[float]) -> dict[str, float | None]:
     }
 
 
-def _lengths(rows: Sequence[Row]) -> dict[str, float | None]:
+def _lengths(rows: Sequence[Sample]) -> dict[str, float | None]:
     thinking = [row.thinking_tokens for row in rows if row.thinking_tokens is not None]
     return {
         "avg_tokens": float(np.mean([row.tokens for row in rows])),
@@ -218,7 +219,7 @@ def _lengths(rows: Sequence[Row]) -> dict[str, float | None]:
     }
 
 
-def _exploration(rows: Sequence[Row]) -> dict[str, Any] | None:
+def _exploration(rows: Sequence[Sample]) -> dict[str, Any] | None:
     """Sums of the server's statistics over the samples that carry them; no other sampler does."""
     reports = [row.led for row in rows if row.led and "explored_tokens" in row.led]
     thought = sum(report["think_tokens"] for report in reports)

@@ -1,0 +1,49 @@
+"""YAML files that people write: a key that nobody reads is refused, and so is a missing one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+
+def check_keys(
+    keys: Any,
+    where: str,
+    *,
+    required: Sequence[str] = (),
+    optional: Sequence[str] = (),
+    within: str = "",
+    error: type[Exception] = ValueError,
+) -> Mapping[str, Any]:
+    """What was written, which is a mapping with all `required` keys and no unknown one.
+
+    Args:
+        keys: as read from YAML or JSON.
+        where: file or flags it comes from, for the sentence.
+        within: key of the outer mapping that holds this one.
+        error: raised with one sentence that names the key and what is allowed.
+    """
+    allowed = [*required, *optional]
+    if not isinstance(keys, Mapping):
+        name = f"{where}: {within}" if within else where
+        raise error(f"{name} must be a mapping of {', '.join(allowed)}, not {keys!r}")
+    prefix = f"{within}." if within else ""
+    for key in keys:
+        if key not in allowed:
+            raise error(f"{where}: unknown key {prefix}{key} (allowed: {', '.join(allowed)})")
+    for key in required:
+        if key not in keys:
+            raise error(f"{where}: key {prefix}{key} is missing")
+    return keys
+
+
+def parse_yaml(text: str | bytes, where: str, error: type[Exception] = ValueError) -> Any:
+    """The document that a YAML file holds; `error` names the line where it is none."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as problem:
+        mark = getattr(problem, "problem_mark", None)
+        line = f" (line {mark.line + 1}: {getattr(problem, 'problem', '')})" if mark else ""
+        raise error(f"{where} is not YAML{line}") from None
