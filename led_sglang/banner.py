@@ -31,8 +31,7 @@ def banner(
     """The start banner.
 
     Args:
-        settings: the resolved settings.
-        preset: the family preset they started from.
+        preset: the settings started from it.
         notices: one line each.
         hooks: applied, declared.
     """

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Sequence
 
 from led_sglang._version import __version__
 from led_sglang.common.flags import Parser
-from led_sglang.common.terminal import finish
+from led_sglang.common.terminal import FAILED, finish
+
+# By name: the function that runs it on its arguments, and what the help says.
+_COMMANDS = {
+    "serve": ("led_sglang.serving.command.serve", "serve a model with LED"),
+    "eval": ("led_sglang.evaluation.command.evaluate", "measure samplers on benchmarks"),
+    "bench": ("led_sglang.bench.command.bench", "what each sampler costs on this machine"),
+    "trace": ("led_sglang.trace.command.trace", "one answer, token by token, as HTML"),
+    "analyze": ("led_sglang.analysis.command.analyze", "entropy and coverage of every layer"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,37 +40,18 @@ def _run(arguments: list[str]) -> int:
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", parser_class=Parser
     )
-    commands.add_parser("serve", add_help=False, help="serve a model with LED")
-    commands.add_parser("eval", add_help=False, help="measure samplers on benchmarks")
-    commands.add_parser("bench", add_help=False, help="what each sampler costs on this machine")
-    commands.add_parser("trace", add_help=False, help="one answer, token by token, as HTML")
-    commands.add_parser("analyze", add_help=False, help="entropy and coverage of every layer")
+    for name, (_, text) in _COMMANDS.items():
+        commands.add_parser(name, add_help=False, help=text)
     commands.add_parser(
         "doctor",
         help="check that the installed SGLang is one LED can run on",
         description="List every symbol of SGLang that LED touches, and whether the installed one "
         "fits; status 2 where one does not.",
     )
-    if arguments[:1] == ["serve"]:  # its flags are SGLang's: no second parser for them here
-        from led_sglang.serving.command import serve
-
-        return serve(arguments[1:])
-    if arguments[:1] == ["eval"]:
-        from led_sglang.evaluation.command import evaluate
-
-        return evaluate(arguments[1:])
-    if arguments[:1] == ["bench"]:
-        from led_sglang.bench.command import bench
-
-        return bench(arguments[1:])
-    if arguments[:1] == ["trace"]:
-        from led_sglang.trace.command import trace
-
-        return trace(arguments[1:])
-    if arguments[:1] == ["analyze"]:
-        from led_sglang.analysis.command import analyze
-
-        return analyze(arguments[1:])
+    if arguments and arguments[0] in _COMMANDS:  # it has a parser of its own
+        module, _, function = _COMMANDS[arguments[0]][0].rpartition(".")
+        status: int = getattr(importlib.import_module(module), function)(arguments[1:])
+        return status
     parser.parse_args(arguments)
     return doctor()
 
@@ -78,7 +69,7 @@ def doctor() -> int:
         print(f"{'ok  ' if what is None else 'FAIL'} {symbol.path.removeprefix('sglang.srt.')}")
         print(f"       {symbol.why}" + (f": {what}" if what else ""))
     print(f"{len(TOUCHED) - failures}/{len(TOUCHED)} symbols as expected")
-    return 0 if failures == 0 else 2
+    return FAILED if failures else 0
 
 
 if __name__ == "__main__":

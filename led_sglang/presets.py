@@ -79,14 +79,9 @@ def load_presets() -> tuple[Preset, ...]:
 
 
 def pick_preset(model_type: str, model_name: str) -> Preset:
-    """The preset of a model.
+    """The preset of a model, by `model_type` of its config.json and its path or name.
 
-    Args:
-        model_type: `model_type` of the model's config.json.
-        model_name: its path or Hugging Face name.
-
-    Returns:
-        The first match; presets with a name pattern come before those without.
+    Presets with a name pattern come before those without.
     """
     return next(preset for preset in load_presets() if preset.matches(model_type, model_name))
 

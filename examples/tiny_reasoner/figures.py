@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from led_sglang.evaluation.report.figure_parts import COLOURS
+from led_sglang.common.palette import COLOURS
 from led_sglang.evaluation.report.plots import draw_all
 
 LABELS = {"before": "before RL", "after": "after RL"}

@@ -24,13 +24,7 @@ _SERVER_LOG = "server.log"
 
 
 def analyze(argv: Sequence[str]) -> int:
-    """Run the command.
-
-    Args:
-        argv: arguments after `analyze`; what follows `--` goes to `led-sglang serve`.
-
-    Returns:
-        The exit status.
+    """Run the command on the arguments after `analyze`; those behind `--` go to its server.
 
     Raises:
         CommandError: the input, the server or the model is not fit for it.

@@ -28,9 +28,6 @@ def write_report(
     """Write `layers.csv`, `entropy.png`, `coverage.png` and `summary.json`.
 
     Args:
-        table: the averages.
-        folder: to write to; it exists.
-        threshold: of the recommended depth.
         facts: about the run (model, temperature, prompts), kept in the summary.
 
     Returns:

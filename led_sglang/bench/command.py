@@ -23,15 +23,13 @@ from led_sglang.common.extras import need
 from led_sglang.common.flags import Parser, split_flags, whole_number, whole_numbers
 from led_sglang.common.paths import writable_folder
 from led_sglang.common.server_process import running_server
+from led_sglang.common.terminal import FAILED
 
 SERVER_LOG = "server.log"
 
 
 def bench(argv: Sequence[str]) -> int:
-    """Run the command.
-
-    Args:
-        argv: arguments after `bench`; what follows `--` goes to `led-sglang serve`.
+    """Run the command on the arguments after `bench`; those behind `--` go to its server.
 
     Returns:
         The exit status: 0, or 2 where something could not be measured.
@@ -42,7 +40,7 @@ def bench(argv: Sequence[str]) -> int:
     arguments, serve_flags = read_flags(argv)
     refused = _run(arguments, serve_flags)
     print(arguments.out)
-    return 2 if refused else 0
+    return FAILED if refused else 0
 
 
 def read_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

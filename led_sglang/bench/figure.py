@@ -8,9 +8,7 @@ from typing import Any
 
 from led_sglang.bench.numbers import Row
 from led_sglang.bench.plan import Plan
-
-_COLOURS = ("#4c8bd6", "#e07b39", "#2fa37c", "#b06fc4", "#d1495b", "#a08c2c", "#7f8794")
-_MARKERS = ("o", "s", "^", "D", "v")
+from led_sglang.common.palette import GRID, colour, marker
 
 
 def draw(rows: Sequence[Row], plan: Plan, path: Path) -> None:
@@ -29,7 +27,7 @@ def draw(rows: Sequence[Row], plan: Plan, path: Path) -> None:
     if count == 2:
         _times(panels[0][1], rated, plan)
     for axis in panels[0]:
-        axis.grid(color="#dde2eb", linewidth=0.7)
+        axis.grid(color=GRID, linewidth=0.7)
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
@@ -50,8 +48,8 @@ def _ratios(axis: Any, rows: Sequence[Row], plan: Plan) -> None:
                 [row.ratio - row.ratio_low for row in mine],
                 [row.ratio_high - row.ratio for row in mine],
             ],
-            color=_COLOURS[index % len(_COLOURS)],
-            marker=_MARKERS[index % len(_MARKERS)],
+            color=colour(index),
+            marker=marker(index),
             capsize=3,
             label=arm,
         )
@@ -72,8 +70,8 @@ def _times(axis: Any, rows: Sequence[Row], plan: Plan) -> None:
         axis.plot(
             [0.0, *(100 * (row.explore_rate or 0) for row in mine)],
             [mine[0].baseline_token_ms_p50, *(row.token_ms_p50 for row in mine)],
-            color=_COLOURS[index % len(_COLOURS)],
-            marker=_MARKERS[index % len(_MARKERS)],
+            color=colour(index),
+            marker=marker(index),
             label=f"batch {size}",
         )
     axis.set_ylim(bottom=0)

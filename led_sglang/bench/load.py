@@ -20,10 +20,7 @@ def load_flags(
     """Flags of `bench_serving` for one run: all requests at once, all of the same length.
 
     Args:
-        plan, arm: what is measured.
-        batch_size: number of requests.
         seed: of the prompts; both runs of a pair get the same.
-        url: of the server.
         model: folder or name, for its tokenizer.
         output: file the result is appended to.
     """

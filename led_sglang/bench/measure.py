@@ -84,8 +84,6 @@ def run_plan(
 
     Args:
         servers: by the names that the arms use.
-        load: generates the requests.
-        journal: of finished pairs.
         after_batch: called when a batch size is through.
 
     Returns:

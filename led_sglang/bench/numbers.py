@@ -49,10 +49,8 @@ def run_of(
     """Numbers of a run.
 
     Args:
-        arm: its name.
         result: what `bench_serving --output-details` wrote: `ttfts` and `itls` in seconds.
         before, after: LED's totals of the server (`/server_info`); empty without the plugin.
-        peak_memory_mb: of the server, where it is known.
 
     Raises:
         BenchError: the requests never decoded together.

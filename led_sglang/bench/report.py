@@ -38,10 +38,7 @@ def write_report(
     """Write the report of the finished pairs; an earlier one is replaced.
 
     Args:
-        folder: of the report.
-        plan: what was to be measured.
-        machine: its header, from `machine.machine`.
-        rows: what was measured.
+        machine: from `machine.machine`.
         notes: sentences about what was not.
         more: Markdown below the table.
     """

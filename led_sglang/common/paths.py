@@ -9,11 +9,9 @@ from led_sglang.common.terminal import CommandError
 
 
 def writable_file(path: Path, flag: str) -> Path:
-    """Make sure that a file can be written; what it holds already stays.
+    """Make sure that the file which `flag` names can be written; what it holds already stays.
 
-    Args:
-        path: of the file; its folder is made where it is missing.
-        flag: that named it, for the message.
+    Its folder is made where it is missing.
 
     Raises:
         CommandError: it cannot be written; one sentence.
@@ -34,11 +32,7 @@ def writable_file(path: Path, flag: str) -> Path:
 
 
 def writable_folder(path: Path, flag: str) -> Path:
-    """Make a folder, parents included, and make sure that files can be written in it.
-
-    Args:
-        path: of the folder.
-        flag: that named it, for the message.
+    """Make the folder which `flag` names, and make sure that files can be written in it.
 
     Raises:
         CommandError: it cannot be; one sentence.

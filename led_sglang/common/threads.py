@@ -1,16 +1,34 @@
-"""Calls that wait for a server, on threads that Ctrl-C does not wait for."""
+"""Calls that wait for the network, on threads that nobody waits for.
+
+An interpreter that ends joins the threads of `concurrent.futures`: after Ctrl-C it would wait for
+answers that nobody wants any more. These are left behind.
+"""
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import TypeVar
 
 Given = TypeVar("Given")
 Result = TypeVar("Result")
-# Between two calls of `progress` while nothing ends.
+# Between two calls of `progress`.
 _TICK_S = 0.5
+
+
+def start(call: Callable[[], Result]) -> Future[Result]:
+    """Run a call on a thread of its own; its result or error is in the future."""
+    future: Future[Result] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
 
 
 def run_all(
@@ -21,52 +39,28 @@ def run_all(
 ) -> list[Result]:
     """`[call(item) for item in items]` on threads.
 
-    An interpreter that ends joins the threads of `concurrent.futures`: after Ctrl-C it would wait
-    for answers of the server that nobody wants any more. These are left behind.
-
     Args:
-        call: of one item; what it raises is raised here, and no further item begins.
-        items: each is one call.
+        call: what it raises is raised here, and no further item begins.
         workers: so many calls run at once.
         progress: told, in this thread, how many calls have ended; about twice a second.
-
-    Returns:
-        The results, in the order of the items.
     """
-    todo: queue.SimpleQueue[int] = queue.SimpleQueue()
-    done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+    todo = iter(enumerate(items))  # shared: taking the next one is atomic
     results: dict[int, Result] = {}
     stopped = threading.Event()
 
     def work() -> None:
-        while not stopped.is_set():
-            try:
-                index = todo.get_nowait()
-            except queue.Empty:
+        for index, item in todo:
+            if stopped.is_set():
                 return
-            try:
-                results[index] = call(items[index])
-            except BaseException as error:
-                done.put(error)
-            else:
-                done.put(None)
+            results[index] = call(item)
 
-    for index in range(len(items)):
-        todo.put(index)
+    threads = {start(work) for _ in range(min(workers, len(items)))}
     try:
-        for _ in range(min(workers, len(items))):
-            threading.Thread(target=work, daemon=True).start()
-        ended = 0
-        while ended < len(items):
-            try:
-                error = done.get(timeout=_TICK_S)
-            except queue.Empty:
-                progress(ended)
-                continue
-            if error is not None:
-                raise error
-            ended += 1
-            progress(ended)
+        while threads:
+            ended, threads = wait(threads, timeout=_TICK_S, return_when=FIRST_COMPLETED)
+            for thread in ended:
+                thread.result()  # raises what its call raised
+            progress(len(results))
     finally:
         stopped.set()
     return [results[index] for index in range(len(items))]

@@ -27,11 +27,8 @@ async def fitting(
     """The grid with a `max_tokens` that leaves room for the longest prompt.
 
     Args:
-        tokenizer: of the server.
         context: tokens that prompt and completion may have together; None where the server does
             not say.
-        grid: of the run.
-        tasks: of the run.
         adapt: nobody has asked for this `max_tokens`: lower it, and say so.
 
     Raises:

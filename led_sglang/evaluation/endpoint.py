@@ -93,7 +93,7 @@ class Endpoint:
     """Client of one server.
 
     Args:
-        url: of the server, as `common.endpoint.server_url` writes it.
+        url: of the server, as `common.address.server_url` writes it.
         attempts: how often a request is tried.
         timeout: seconds that one try may take, generation included.
         first_wait: seconds before the second try; each further wait is about twice as long.
@@ -106,7 +106,6 @@ class Endpoint:
         self._attempts, self._first_wait = attempts, first_wait
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=20)
         self._session: aiohttp.ClientSession | None = None
-        self.retries = 0
 
     async def __aenter__(self) -> Endpoint:
         key = os.environ.get("OPENAI_API_KEY")
@@ -188,7 +187,6 @@ class Endpoint:
                     raise EvaluationError(
                         f"{self.url}{path} failed {attempt} times, last with: {error}"
                     ) from None
-                self.retries += 1
                 # Half of it is random, so that many requests do not come back at once.
                 pause = error.wait if error.wait is not None else wait * random.uniform(0.5, 1)
                 await asyncio.sleep(min(pause, _LONGEST_WAIT_S))

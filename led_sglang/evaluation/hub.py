@@ -23,7 +23,6 @@ def load_items(file_name: str, hub: Mapping[str, Any]) -> tuple[Item, ...]:
     """Items of a task whose YAML file has the key `hub`.
 
     Args:
-        file_name: of the YAML file, for errors.
         hub: `rows` (gpqa | livecodebench) and arguments of `datasets.load_dataset`; for
             livecodebench also `since`, the first contest date kept.
 

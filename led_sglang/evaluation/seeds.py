@@ -15,10 +15,8 @@ def sample_seed(run_seed: int, task: str, item: str, sample: int, *, per_sample:
     samplers and temperatures of a run share them: their paired differences are the surer for it.
 
     Args:
-        run_seed: `seed` of the grid.
-        task: its name.
         item: id of the problem.
-        sample: index of the sample, from 0.
+        sample: its index, from 0.
         per_sample: the authors' way instead, `run_seed` + index for every problem alike.
 
     Returns:

@@ -63,7 +63,6 @@ class RunStore:
 
         Args:
             settings: everything that must not change once a sample is finished, as JSON.
-            resume: continue what is there.
 
         Raises:
             EvaluationError: another process writes here, there are samples already, or a setting

@@ -13,23 +13,14 @@ _TEXTS_AT_ONCE = 256
 
 
 class ServerTokenizer:
-    """Asks a server to tokenize; `delimiters` comes first and finds out whether it does.
-
-    Args:
-        endpoint: the server.
-        model: its name there.
-    """
+    """Asks a server to tokenize; `delimiters` comes first and finds out whether it does."""
 
     def __init__(self, endpoint: Endpoint, model: str) -> None:
         self._endpoint, self._model = endpoint, model
         self._offered = False
 
     async def delimiters(self, server: Mapping[str, Any]) -> Delimiters:
-        """The model's delimiters, and whether its completions begin within a thought.
-
-        Args:
-            server: answer of `Endpoint.server_info`.
-        """
+        """The delimiters, from `Endpoint.server_info`; do completions begin within a thought?"""
         start, end = await self._delimiter_texts(server["led"])
         try:
             prompt = await self._text(await self._chat_tokens("?"), special=True)

@@ -5,19 +5,15 @@ from __future__ import annotations
 import argparse
 import errno
 import os
-import queue
 import socket
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
 from led_sglang.common.ports import port_holder
+from led_sglang.common.threads import start
 from led_sglang.serving.model_folder import check_tokenizer_files, check_weights, read_config
 from led_sglang.settings import LaunchRefused
 
-Result = TypeVar("Result")
-# Of all a look-up in the network may take; what hangs longer is not there.
+# Of all a look-up in the network may take; a name server may hang for longer than anyone waits.
 _LOOK_UP_S = 2.0
 _HUB = "https://huggingface.co"
 # What the hub says in X-Error-Code when the whole repository cannot be had.
@@ -26,9 +22,6 @@ _NOT_TO_BE_HAD = ("RepoNotFound", "GatedRepo", "RevisionNotFound")
 
 def check_launched_model(given: argparse.Namespace) -> int | None:
     """Refuse a model or a tokenizer that is neither a whole folder nor to be had from the hub.
-
-    Args:
-        given: the launch's flags, with a model.
 
     Returns:
         The number of the model's layers, None where it cannot be told yet.
@@ -115,11 +108,11 @@ def check_address(host: str, port: str) -> int:
     number = int(port)
     try:
         # As the server will: an empty host means every address.
-        found = _within(
+        found = start(
             lambda: socket.getaddrinfo(
                 host or None, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
-        )
+        ).result(_LOOK_UP_S)
     except (OSError, UnicodeError, TimeoutError):
         raise LaunchRefused(
             f"--host {host} is no address of this machine: its name cannot be resolved; 0.0.0.0 "
@@ -195,7 +188,7 @@ def _check_hub(flag: str, name: str, revision: str | None, file: str) -> str | N
         return requests.head(url, headers=build_hf_headers(), timeout=limits, allow_redirects=False)
 
     try:
-        answer = _within(head)
+        answer = start(head).result(_LOOK_UP_S)
     except requests.ReadTimeout:  # slow, but there
         return None
     except (requests.RequestException, TimeoutError):
@@ -209,28 +202,3 @@ def _check_hub(flag: str, name: str, revision: str | None, file: str) -> str | N
             f"(HTTP {answer.status_code}); check the name, and HF_TOKEN for a private or gated one"
         )
     return None
-
-
-def _within(look_up: Callable[[], Result]) -> Result:
-    """What `look_up` returns or raises; a name server may hang for longer than anyone waits.
-
-    Raises:
-        TimeoutError: nothing came within the time.
-    """
-    answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            answers.put((look_up(), None))
-        except BaseException as error:
-            answers.put((None, error))
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        result, error = answers.get(timeout=_LOOK_UP_S)
-    except queue.Empty:
-        raise TimeoutError from None
-    if error is not None:
-        raise error
-    found: Result = result
-    return found

@@ -47,12 +47,7 @@ class Address:
 
 
 def announce_when_ready(address: Address, question: str) -> None:
-    """Print the block once the server of this very process answers; returns at once.
-
-    Args:
-        address: of the server that this process is about to start.
-        question: of the request to try.
-    """
+    """Print the block once the server of this very process answers; returns at once."""
     start = time.monotonic()
     arguments = (os.getpid(), address, question, start)
     threading.Thread(target=_announce, args=arguments, daemon=True).start()
@@ -77,7 +72,6 @@ def ready_block(
     """What is printed.
 
     Args:
-        address: of the server.
         info: its `/server_info`.
         question: of the request to try.
         chats: whether its model has a chat template.

@@ -5,28 +5,28 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import wait
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from led_sglang.common.client import ServerClient
+from led_sglang.common.client import ServerClient, ServerError
 from led_sglang.common.flags import Parser
 from led_sglang.common.paths import writable_file
+from led_sglang.common.threads import start
+from led_sglang.common.waiting import Waiting
 from led_sglang.trace.ask import run_trace
 from led_sglang.trace.page import write_page
 from led_sglang.trace.records import Trace, first_divergence
-from led_sglang.trace.waiting import generated
+
+# A server that is too busy to count is not asked for long.
+_COUNT_TIMEOUT_S = 3.0
+_LOOK_EVERY_S = 0.5
 
 
 def trace(argv: Sequence[str]) -> int:
-    """Run the command.
-
-    Args:
-        argv: arguments after `trace`.
-
-    Returns:
-        The exit status.
+    """Run the command on the arguments after `trace`.
 
     Raises:
         CommandError: the server or its answer is not fit for a trace, or the page has no place.
@@ -44,18 +44,15 @@ def trace(argv: Sequence[str]) -> int:
     writable_file(arguments.out, "--out")  # before minutes of generation
     traces = []
     for sampler in arguments.compare:
-        run = generated(
-            partial(
-                run_trace,
-                client,
-                arguments.prompt,
-                sampler=sampler,
-                sampling=sampling,
-                led=arguments.led,
-            ),
+        ask = partial(
+            run_trace,
             client,
-            sampler,
+            arguments.prompt,
+            sampler=sampler,
+            sampling=sampling,
+            led=arguments.led,
         )
+        run = generated(ask, client, sampler)
         print(f"{sampler}: {summary(run)}", file=sys.stderr, flush=True)
         traces.append(run)
     path = write_page(traces, arguments.out)
@@ -64,6 +61,33 @@ def trace(argv: Sequence[str]) -> int:
         print("the two runs are the same" if split is None else f"first difference: token {split}")
     print(path)
     return 0
+
+
+def generated(ask: Callable[[], Trace], client: ServerClient, sampler: str) -> Trace:
+    """The trace that `ask` gets, with the time and LED's tokens shown until it is there.
+
+    SGLang sends an answer with its trace when it is whole (docs/trace.md says why no stream is
+    asked for), so the tokens are those that LED has drawn on this server meanwhile.
+    """
+    watch = ServerClient(client.base_url, timeout_s=_COUNT_TIMEOUT_S)
+    before = client.led_totals()
+    answer = start(ask)
+    with Waiting(f"{sampler}: generating") as waiting:
+        while not wait([answer], timeout=_LOOK_EVERY_S).done:
+            if waiting.due:
+                waiting.show(_count(watch, before))
+    return answer.result()
+
+
+def _count(watch: ServerClient, before: Mapping[str, Any] | None) -> str:
+    try:
+        now = watch.led_totals()
+    except ServerError:  # the request itself says what is wrong
+        return ""
+    if now is None or before is None:
+        return ""
+    tokens = now["think_tokens"] - before["think_tokens"]
+    return f"{tokens} tokens of thought on this server meanwhile" if tokens else ""
 
 
 def summary(run: Trace) -> str:

@@ -27,13 +27,6 @@ _KINDS = ("before", "untraced", "exploited", "explored", "response")
 def write_page(traces: Sequence[Trace], path: Path | str) -> Path:
     """Write the viewer for one trace, or for two side by side from their first divergence.
 
-    Args:
-        traces: one or two.
-        path: of the HTML file; an older one is replaced.
-
-    Returns:
-        `path`.
-
     Raises:
         ValueError: neither one trace nor two.
         OSError: the file cannot be written.

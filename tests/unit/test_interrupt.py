@@ -22,7 +22,7 @@ import pytest
 from led_sglang.common.client import ServerClient
 from led_sglang.models.bundled import bundled_model
 from led_sglang.trace import Trace
-from led_sglang.trace.waiting import generated
+from led_sglang.trace.command import generated
 
 LED = {
     "settings": {"depth": 8, "candidates": 8, "layers": "paper", "captured_layers": [9]},

@@ -9,13 +9,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from led_sglang.common.palette import GRID, marker
 from led_sglang.evaluation.report.figure_parts import (
-    GRID,
     INK,
     colour,
     legend,
     line,
-    marker,
     panels,
     sampler_handles,
     samplers,

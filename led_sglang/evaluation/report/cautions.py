@@ -14,12 +14,7 @@ TRUNCATED_TO_WARN = 10
 
 
 def cautions(results: Results, tasks: Mapping[str, Any]) -> list[str]:
-    """The warnings of `metrics.json`.
-
-    Args:
-        results: of the run.
-        tasks: the metrics by task, sampler and temperature.
-    """
+    """The warnings of `metrics.json`, of which `tasks` are the metrics of each cell."""
     found = []
     if results.finished < results.expected:
         found.append(

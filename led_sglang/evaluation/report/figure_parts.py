@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-# Seven hues that read on white and on near-black, and for most colour-blind readers.
-COLOURS = ("#4c8bd6", "#e07b39", "#2fa37c", "#b06fc4", "#d1495b", "#a08c2c", "#7f8794")
+from led_sglang.common import palette
+from led_sglang.common.palette import marker
+
 LINES = ("-", "--", ":", "-.")
-MARKERS = ("o", "s", "^", "D", "v")
-# Stand-ins in the SVG, replaced by CSS variables; PNGs keep them.
-INK, GRID = "#010203", "#dde2eb"
+# A stand-in in the SVG, replaced by a CSS variable as `GRID` is; PNGs keep them.
+INK = "#010203"
 
 _COLUMNS = 3
 _WIDTH = 10.5
@@ -78,10 +78,6 @@ def line(index: int) -> str:
     return LINES[index % len(LINES)]
 
 
-def marker(index: int) -> str:
-    return MARKERS[index % len(MARKERS)]
-
-
 def samplers(metrics: Mapping[str, Any]) -> list[str]:
     return [sampler["label"] for sampler in metrics["grid"]["samplers"]]
 
@@ -91,4 +87,4 @@ def temperatures(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def colour(metrics: Mapping[str, Any], sampler: str) -> str:
-    return COLOURS[samplers(metrics).index(sampler) % len(COLOURS)]
+    return palette.colour(samplers(metrics).index(sampler))

@@ -23,13 +23,7 @@ RESAMPLES = 4000
 def pass_at_k(samples: int, correct: int, k: int) -> float:
     """Chance that a random subset of k of the samples holds a correct one (Chen et al. 2021).
 
-    Args:
-        samples: number of samples of the problem.
-        correct: how many of them are.
-        k: 1 .. samples.
-
-    Returns:
-        1 - C(samples - correct, k) / C(samples, k).
+    It is 1 - C(samples - correct, k) / C(samples, k), for k in 1 .. samples.
     """
     if not 1 <= k <= samples or not 0 <= correct <= samples:
         raise ValueError(f"pass@{k} of {correct} correct of {samples} samples")
@@ -44,7 +38,6 @@ def majority_at_k(votes: Sequence[str | None], correct: Sequence[bool], k: int) 
     Args:
         votes: normal form of each sample's answer, in sample order.
         correct: verdict of each.
-        k: number of samples that vote.
     """
     verdicts: dict[str, list[bool]] = defaultdict(list)
     for vote, verdict in zip(votes[:k], correct[:k], strict=True):

@@ -18,8 +18,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from led_sglang.common.palette import GRID
 from led_sglang.evaluation.report import accuracy_figures, token_figures
-from led_sglang.evaluation.report.figure_parts import GRID, INK
+from led_sglang.evaluation.report.figure_parts import INK
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",

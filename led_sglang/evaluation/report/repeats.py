@@ -31,12 +31,7 @@ _UNSURE_TOKENS = 10.0
 
 
 def copies(results: Results, cell: Cell) -> int:
-    """Number of samples that repeat another one's draws, as far as these can be told.
-
-    Args:
-        results: of the run.
-        cell: task, sampler label, temperature above 0.
-    """
+    """Samples of a cell above temperature 0 that repeat another's draws, as far as can be told."""
     groups = [group for rows in results.cells[cell].values() for group in _alike(rows)]
     if groups and all(_reported(row) for group in groups for row in group):
         sampler = next(spec for spec in results.grid.samplers if spec.label == cell[1])
@@ -49,12 +44,7 @@ def copies(results: Results, cell: Cell) -> int:
 
 
 def nothing_differs(results: Results, cell: Cell) -> bool:
-    """Whether all samples of each problem are alike, and no LED sample can tell why.
-
-    Args:
-        results: of the run.
-        cell: task, sampler label, temperature above 0.
-    """
+    """Whether all samples of each problem of a cell are alike, and no LED sample can tell why."""
     several = [rows for rows in results.cells[cell].values() if len(rows) > 1]
     return (
         len(several) > 1
