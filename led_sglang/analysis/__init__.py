@@ -11,13 +11,7 @@ if TYPE_CHECKING:
     from led_sglang.analysis.forward import LayerAnalysis
     from led_sglang.analysis.statistics import COVERAGE_SIZES, LayerTable, recommended_depth
 
-__all__ = [
-    "COVERAGE_SIZES",
-    "AnalysisError",
-    "LayerAnalysis",
-    "LayerTable",
-    "recommended_depth",
-]
+__all__ = ["COVERAGE_SIZES", "AnalysisError", "LayerAnalysis", "LayerTable", "recommended_depth"]
 
 
 class AnalysisError(CommandError):

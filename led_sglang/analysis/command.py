@@ -173,10 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder")
     parser.add_argument(
-        "--limit",
-        type=whole_number,
-        default=30,
-        help="prompts of the file or of each task",
+        "--limit", type=whole_number, default=30, help="prompts of the file or of each task"
     )
     parser.add_argument(
         "--max-new-tokens",
@@ -185,10 +182,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of each answer, at most; never more than the context leaves",
     )
     parser.add_argument(
-        "--temperature",
-        type=above_zero,
-        default=0.6,
-        help="of the sampling and of the posteriors",
+        "--temperature", type=above_zero, default=0.6, help="of the sampling and of the posteriors"
     )
     parser.add_argument(
         "--coverage-threshold",

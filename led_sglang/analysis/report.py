@@ -9,12 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from led_sglang._version import __version__
-from led_sglang.analysis.statistics import (
-    COVERAGE_SIZES,
-    VARIANTS,
-    LayerTable,
-    recommended_depth,
-)
+from led_sglang.analysis.statistics import COVERAGE_SIZES, VARIANTS, LayerTable, recommended_depth
 from led_sglang.common.extras import need
 
 TABLE = "layers.csv"

@@ -56,8 +56,7 @@ def _ratios(axis: Any, rows: Sequence[Row], plan: Plan) -> None:
     axis.axhline(1.0, color="#7f8794", linewidth=1, linestyle="--")
     axis.set_xticks(range(len(sizes)), [str(size) for size in sizes])
     axis.set_xlim(-0.5, len(sizes) - 0.5)
-    axis.set_xlabel("batch size")
-    axis.set_ylabel(f"tokens per second, of {plan.baseline.name}")
+    axis.set(xlabel="batch size", ylabel=f"tokens per second, of {plan.baseline.name}")
     axis.set_title("Median and range of the pairs", fontsize=10)
     _legend(axis)
 
@@ -75,8 +74,7 @@ def _times(axis: Any, rows: Sequence[Row], plan: Plan) -> None:
             label=f"batch {size}",
         )
     axis.set_ylim(bottom=0)
-    axis.set_xlabel("tokens explored, % (measured)")
-    axis.set_ylabel("ms per token, median")
+    axis.set(xlabel="tokens explored, % (measured)", ylabel="ms per token, median")
     axis.set_title(f"Time per token of a request; at 0 %: {plan.baseline.name}", fontsize=10)
     _legend(axis)
 

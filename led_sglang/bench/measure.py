@@ -92,7 +92,6 @@ def run_plan(
     Raises:
         BenchError, ServerError: a run failed; finished pairs are in the journal.
     """
-    measured = _Measured(plan, servers, load)
     refused = []
     for size in plan.batch_sizes:
         todo = [pair for pair in plan.pairs(size) if pair.key not in journal.pairs]
@@ -107,9 +106,12 @@ def run_plan(
             continue
         for arm in (plan.baseline, *plan.arms):
             _say(f"batch {size}: warming up {arm.name}")
-            measured.load(arm, size, 0)
+            answers(servers[arm.server], load, plan, arm, size, 0)
         for pair in todo:
-            runs = {a.name: measured.run(a, size, pair.repeat + 1) for a in plan.order(pair)}
+            runs = {
+                arm.name: _run(servers[arm.server], load, plan, arm, size, pair.repeat + 1)
+                for arm in plan.order(pair)
+            }
             baseline, arm_run = runs[plan.baseline.name], runs[pair.arm.name]
             journal.add(pair, baseline, arm_run)
             ratio = arm_run.tokens_per_s / baseline.tokens_per_s
@@ -121,29 +123,30 @@ def run_plan(
     return refused
 
 
-class _Measured:
-    """One run at a time: its load, its share of the server's totals, its memory."""
+def answers(
+    server: ServerView, load: LoadGenerator, plan: Plan, arm: Arm, size: int, seed: int, *more: str
+) -> dict[str, Any]:
+    """What `bench_serving`, with `more` flags, says about one run on a server.
 
-    def __init__(self, plan: Plan, servers: Mapping[str, ServerView], load: LoadGenerator) -> None:
-        self._plan, self._servers, self._load = plan, servers, load
-        self._model = {name: server.model_path() for name, server in servers.items()}
+    Raises:
+        BenchError: it failed.
+        ServerError: the server is gone.
+    """
+    try:
+        return load.run(plan, arm, size, seed, server.url, server.model_path(), *more)
+    except BenchError:
+        server.info()
+        raise
 
-    def load(self, arm: Arm, batch_size: int, seed: int) -> dict[str, Any]:
-        """What `bench_serving` says about one run."""
-        server, model = self._servers[arm.server], self._model[arm.server]
-        try:
-            return self._load.run(self._plan, arm, batch_size, seed, server.url, model)
-        except BenchError:
-            server.info()  # a ServerError of its own where the server is gone
-            raise
 
-    def run(self, arm: Arm, batch_size: int, seed: int) -> Run:
-        """One run and its numbers."""
-        server = self._servers[arm.server]
-        before = server.led_totals()
-        with PeakMemory(server) as memory:
-            result = self.load(arm, batch_size, seed)
-        return run_of(arm.name, result, before, server.led_totals(), memory.peak_mb)
+def _run(
+    server: ServerView, load: LoadGenerator, plan: Plan, arm: Arm, size: int, seed: int
+) -> Run:
+    """One run and its numbers, with its share of the server's totals and its memory."""
+    before = server.led_totals()
+    with PeakMemory(server) as memory:
+        result = answers(server, load, plan, arm, size, seed)
+    return run_of(arm.name, result, before, server.led_totals(), memory.peak_mb)
 
 
 def _say(text: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from led_sglang.bench import BenchError
 from led_sglang.bench.load import LoadGenerator
+from led_sglang.bench.measure import answers
 from led_sglang.bench.plan import Plan
 from led_sglang.bench.watch import ServerView
 
@@ -62,11 +63,7 @@ def profile_arms(
         traces = folder / "profile" / re.sub(r"\W+", "-", arm.name)
         flags = ["--profile", "--profile-steps", str(_STEPS)]
         flags += ["--profile-output-dir", str(traces.resolve())]
-        try:
-            load.run(plan, arm, size, 1, server.url, server.model_path(), *flags)
-        except BenchError:
-            server.info()  # a ServerError of its own where the server is gone
-            raise
+        answers(server, load, plan, arm, size, 1, *flags)
         found = sorted(traces.rglob("*.json.gz"))
         if not found:
             raise BenchError(f"SGLang's profiler left no trace in {traces}")

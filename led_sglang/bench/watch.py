@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from led_sglang.common.address import first_state
 from led_sglang.common.client import ServerClient
 
 _INTERVAL_S = 0.5
@@ -34,21 +35,19 @@ class ServerView:
 
     def led_totals(self) -> dict[str, Any]:
         """LED's totals; empty without the plugin."""
-        led = _state(self.info()).get("led") or {}
-        totals: dict[str, Any] = led.get("totals") or {}
-        return totals
+        return self._client.led_totals() or {}
 
     def too_large(self, batch_size: int, tokens: int) -> str | None:
         """Why a batch with so many KV tokens does not fit, or None where it does."""
         info = self.info()
-        pool = info.get("max_total_num_tokens") or _state(info).get("max_total_num_tokens")
+        pool = info.get("max_total_num_tokens") or first_state(info).get("max_total_num_tokens")
         if pool is not None and tokens > int(pool):
             return (
                 f"batch size {batch_size} needs {tokens} KV tokens and the server's pool holds "
                 f"{pool}: lower --context or --output-len, or raise --max-total-tokens or "
                 "--mem-fraction-static after --"
             )
-        running = _state(info).get("effective_max_running_requests_per_dp")
+        running = first_state(info).get("effective_max_running_requests_per_dp")
         if running is not None and batch_size > int(running) * int(info.get("dp_size") or 1):
             return (
                 f"batch size {batch_size} is more than the {running} requests the server runs at "
@@ -101,9 +100,3 @@ def _gpu_memory_mb() -> float | None:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
         return float(sum(int(line) for line in answer.stdout.split()))
     return None
-
-
-def _state(info: dict[str, Any]) -> dict[str, Any]:
-    states = info.get("internal_states") or [{}]
-    state: dict[str, Any] = states[0]
-    return state

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -82,6 +82,12 @@ def server_info(url: str, status: int, text: str) -> dict[str, Any]:
         f"the server at {url} is no SGLang server: its /server_info answers HTTP {status}{other}; "
         f"{_WAY_OUT}"
     )
+
+
+def first_state(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What the first scheduler says of itself in a `/server_info`; `led` is LED's part."""
+    states = info.get("internal_states") or [{}]
+    return states[0] if isinstance(states[0], dict) else {}
 
 
 def _reason(error: BaseException) -> str:

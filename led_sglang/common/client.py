@@ -85,9 +85,7 @@ class ServerClient:
         return self._ask("POST", "/generate", body)
 
     def _led(self, part: str) -> dict[str, Any] | None:
-        states = self.server_info().get("internal_states") or [{}]
-        led: dict[str, Any] = states[0].get("led") or {}
-        return led.get(part)
+        return (address.first_state(self.server_info()).get("led") or {}).get(part)
 
     def _ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         answer, url = self._send(method, path, body), self.base_url + path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 import psutil
 
@@ -11,9 +12,8 @@ def listens(pid: int, port: int) -> bool:
     """Whether a process, or one that it started, listens on a TCP port."""
     with suppress(psutil.Error):
         process = psutil.Process(pid)
-        if _listens(process, port):
-            return True
-        return any(_listens(child, port) for child in process.children(recursive=True))
+        family = (process, *process.children(recursive=True))
+        return any(_listens(member, port) for member in family)
     return False
 
 
@@ -32,7 +32,6 @@ def _listens(process: psutil.Process, port: int) -> bool:
     return False
 
 
-def _is_listener(connection: object, port: int) -> bool:
-    address = getattr(connection, "laddr", None)
-    listening = getattr(connection, "status", None) == psutil.CONN_LISTEN
-    return listening and bool(address) and getattr(address, "port", None) == port
+def _is_listener(connection: Any, port: int) -> bool:
+    is_listening = connection.status == psutil.CONN_LISTEN
+    return is_listening and bool(connection.laddr) and connection.laddr.port == port

@@ -27,12 +27,7 @@ def read_verdicts(store: RunStore) -> dict[Key, str]:
     return verdicts
 
 
-def execute(
-    store: RunStore,
-    tasks: Sequence[Task],
-    *,
-    seconds: float,
-) -> None:
+def execute(store: RunStore, tasks: Sequence[Task], *, seconds: float) -> None:
     """Judge every program that has no verdict yet, one at a time; resumable.
 
     Raises:

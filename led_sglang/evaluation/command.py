@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     """Keys of the grid that were given as flags."""
-    keys = ["tasks", "samplers", "temperatures", "n", "max_tokens", "top_p", "top_k", "seed"]
-    keys += ["seed_per_sample", "limit", "scope", "grade_timeout"]
-    values = {key: getattr(arguments, key) for key in keys}
+    values = {field.name: getattr(arguments, field.name) for field in fields(Grid)}
     return {key: value for key, value in values.items() if value is not None}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from led_sglang.common.address import server_info, unreachable
+from led_sglang.common.address import first_state, server_info, unreachable
 from led_sglang.evaluation import EvaluationError
 
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
@@ -155,8 +155,7 @@ class Endpoint:
             answer = await self.request("GET", "/server_info")
         else:
             answer = server_info(self.url, status, text)
-        states = answer.get("internal_states") or [{}]
-        led = states[0].get("led") if isinstance(states[0], dict) else None
+        led = first_state(answer).get("led")
         info = {key: answer.get(key) for key in _SERVER_KEYS}
         return {**info, "led": led["settings"] if led else None}
 

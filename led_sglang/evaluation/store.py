@@ -81,10 +81,7 @@ class RunStore:
         if not self.holds_samples():
             write_atomically(self.settings_path, json.dumps(settings, indent=1))
             (self.folder / "sessions.jsonl").unlink(missing_ok=True)
-            self.is_open = True
-            return
-        different = differences(self.settings(), settings)
-        if different:
+        elif different := differences(self.settings(), settings):
             raise EvaluationError(
                 f"{self.folder} was started with other settings, and mixing them would make its "
                 "numbers meaningless:\n  " + "\n  ".join(different)

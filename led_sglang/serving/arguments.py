@@ -70,8 +70,7 @@ def parser() -> argparse.ArgumentParser:
     )
     sglang.add_argument("--port", default=str(DEFAULT_PORT), help="and port (default: %(default)s)")
     sglang.add_argument(
-        "--log-level",
-        help="info shows all that SGLang logs, each request too (default: warning)",
+        "--log-level", help="info shows all that SGLang logs, each request too (default: warning)"
     )
     hidden: dict[str, Any] = {"help": argparse.SUPPRESS}
     sglang.add_argument("--model-path", "--model", **hidden)

@@ -15,6 +15,7 @@ from typing import Any
 import requests
 import urllib3
 
+from led_sglang.common.address import first_state
 from led_sglang.common.ports import listens
 
 _LOOK_EVERY_S = 0.5
@@ -77,8 +78,7 @@ def ready_block(
         chats: whether its model has a chat template.
         seconds: since the command began.
     """
-    states = info.get("internal_states") or [{}]
-    led = states[0].get("led") or {}
+    led = first_state(info).get("led") or {}
     settings = led.get("settings") or {}
     lines = [
         f"led-sglang: ready after {seconds:.0f} s; Ctrl-C ends it",

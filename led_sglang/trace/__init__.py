@@ -11,14 +11,7 @@ from __future__ import annotations
 from led_sglang.common.client import ServerClient
 from led_sglang.trace.ask import run_trace
 from led_sglang.trace.page import write_page
-from led_sglang.trace.records import (
-    Step,
-    Token,
-    Trace,
-    TraceError,
-    TraceSettings,
-    first_divergence,
-)
+from led_sglang.trace.records import Step, Token, Trace, TraceError, TraceSettings, first_divergence
 
 __all__ = [
     "ServerClient",

@@ -48,14 +48,20 @@ def run_trace(
         custom["led"] = {**(led or {}), "trace": True}
     prompt_ids = client.chat_tokens(prompt)
     response = client.generate(prompt_ids, {**(sampling or {}), "custom_params": custom})
-    model = client.model_path()
-    asked = dict(sampling or {})
-    if sampler != "led":
-        return _untraced(client, prompt, prompt_ids, response, server, sampler, model, asked)
-    entries = trace_entries(response)
-    ids = [entry["token_id"] for entry in entries]
+    if sampler == "led":
+        entries = trace_entries(response)
+        ids = [entry["token_id"] for entry in entries]
+    else:
+        entries, ids = [], list(response["output_ids"])
     candidates = {i for entry in entries for i in entry.get("candidate_ids", ())}
     texts = _token_texts(client, candidates.union(ids))
+    pieces = _joined_characters(client, ids, texts)
+    model, asked = client.model_path(), dict(sampling or {})
+    if sampler != "led":
+        phases = _phases(client, server, prompt_ids, ids)
+        found = enumerate(zip(ids, pieces, phases, strict=True))
+        tokens = tuple(Token(i, token, piece, phase, None) for i, (token, piece, phase) in found)
+        return Trace(tokens, sampler, False, prompt, model, TraceSettings(), texts, asked)
     settings = trace_settings(server, led or {})
     return Trace.from_response(
         response,
@@ -63,7 +69,7 @@ def run_trace(
         model=model,
         settings=settings,
         token_texts=texts,
-        texts=_joined_characters(client, ids, texts),
+        texts=pieces,
         # what shapes a step is shown even where the request left it alone
         request={
             "depth": server["depth"],
@@ -93,32 +99,8 @@ def trace_settings(server: Mapping[str, Any], led: Mapping[str, Any]) -> TraceSe
     )
 
 
-def _untraced(
-    client: ServerClient,
-    prompt: str,
-    prompt_ids: Sequence[int],
-    response: Mapping[str, Any],
-    server: Mapping[str, Any],
-    sampler: str,
-    model: str,
-    asked: Mapping[str, Any],
-) -> Trace:
-    ids = list(response["output_ids"])
-    texts = _token_texts(client, set(ids))
-    pieces = _joined_characters(client, ids, texts)
-    phases = _phases(client, server, prompt_ids, ids)
-    tokens = tuple(
-        Token(i, token, piece, phase, None)
-        for i, (token, piece, phase) in enumerate(zip(ids, pieces, phases, strict=True))
-    )
-    return Trace(tokens, sampler, False, prompt, model, TraceSettings(), texts, asked)
-
-
 def _phases(
-    client: ServerClient,
-    server: Mapping[str, Any],
-    prompt_ids: Sequence[int],
-    ids: Sequence[int],
+    client: ServerClient, server: Mapping[str, Any], prompt_ids: Sequence[int], ids: Sequence[int]
 ) -> list[str]:
     """The phase each token was sampled in; without delimiters every token may be LED's."""
     from led_sglang.phase import Phase, ThinkAutomaton  # torch: `--help` does without

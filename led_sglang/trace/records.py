@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from led_sglang.common.extras import need
 from led_sglang.common.phases import PHASE_NAMES
 from led_sglang.common.terminal import CommandError
 
@@ -161,7 +162,7 @@ class Trace:
                 row["layer"] = self.settings.layer(token.step.depth)
             rows.append(row)
         columns = ["position", "token_id", "text", "phase", *_STEP_COLUMNS, "layer"]
-        return _pandas().DataFrame(rows, columns=columns)
+        return need("pandas").DataFrame(rows, columns=columns)
 
     def layers_to_pandas(self) -> pandas.DataFrame:
         """One row for each token, depth (1 = final layer) and candidate: position, depth, layer,
@@ -189,7 +190,7 @@ class Trace:
                         }
                     )
         columns = ["position", "depth", "layer", "rank", "token_id", "text", "p", "a", "entropy"]
-        return _pandas().DataFrame(rows, columns=columns)
+        return need("pandas").DataFrame(rows, columns=columns)
 
 
 _STEP_COLUMNS = (
@@ -266,9 +267,3 @@ def _step(entry: Mapping[str, Any]) -> Step | None:
         gate_draw=entry.get("gate_draw"),
         explore_probability=entry.get("explore_probability"),
     )
-
-
-def _pandas() -> Any:
-    from led_sglang.common.extras import need
-
-    return need("pandas")

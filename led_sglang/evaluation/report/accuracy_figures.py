@@ -51,9 +51,7 @@ def pass_at_n(metrics: Mapping[str, Any]) -> Figure | None:
         axis.set_xticks(ks, [str(k) for k in ks])
         axis.minorticks_off()
         show_percent(axis)
-        axis.set_title(task)
-        axis.set_xlabel("n")
-        axis.set_ylabel("pass@n, %")
+        axis.set(title=task, xlabel="n", ylabel="pass@n, %")
     labels = [f"T = {temperature}" for temperature in temperatures(metrics)]
     legend(figure, [*sampler_handles(metrics), *style_handles(labels, lines=True)])
     return figure
@@ -124,8 +122,9 @@ def paired(metrics: Mapping[str, Any]) -> Figure | None:
         # Not a microscope: differences of less than a point fill no panel.
         low, high = axis.get_xlim()
         axis.set_xlim(min(low, -1), max(high, 1))
-        axis.set_title(f"{name}, difference to {entries[0]['baseline']}")
-        axis.set_xlabel("percentage points")
+        axis.set(
+            title=f"{name}, difference to {entries[0]['baseline']}", xlabel="percentage points"
+        )
     axes[0][0].set_yticks(range(len(tasks)), tasks)
     axes[0][0].set_ylim(len(tasks) - 0.5, -0.5)
     labels = [f"T = {step:g}" for step in steps]
@@ -153,9 +152,11 @@ def alpha(metrics: Mapping[str, Any]) -> Figure | None:
             axis.plot(steps, measured, marker(index), color=ink, markersize=5)
             axis.plot(steps, plane, "--", color=ink, linewidth=1.0)
         axis.set_xticks(steps, [f"{t:g}" for t in entry["temperatures"]])
-        axis.set_title(f"{entry['sampler']}, {entry['task']}: alpha = {entry['alpha']:+.2f}")
-        axis.set_xlabel("temperature")
-        axis.set_ylabel("accuracy, %")
+        axis.set(
+            title=f"{entry['sampler']}, {entry['task']}: alpha = {entry['alpha']:+.2f}",
+            xlabel="temperature",
+            ylabel="accuracy, %",
+        )
         axis.tick_params(labelleft=True)
         show_percent(axis)
     legend(figure, style_handles([f"pass@{k}" for k in shown[0]["ks"]], lines=False))

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from led_sglang.evaluation import EvaluationError
-from led_sglang.evaluation.report.metrics import Floats, Interval, paired_bootstrap
+from led_sglang.evaluation.report.metrics import Floats, paired_bootstrap
 from led_sglang.evaluation.report.results import Cell, Results, read_results
-from led_sglang.evaluation.report.tables import Table, interval_text, number, reading
+from led_sglang.evaluation.report.summary import compared_ks, comparison
+from led_sglang.evaluation.report.tables import Table, difference_table
 from led_sglang.evaluation.store import RunStore
 
 
@@ -41,7 +42,7 @@ def compare(first: Path, second: Path) -> Table:
         for temperature in temperatures:
             for task in tasks:
                 _check_same_prompts(ours, theirs, task)
-            for k in sorted({1, ours.grid.n}):
+            for k in compared_ks(ours.grid.n):
                 columns = [
                     _difference(ours, (task, old, temperature), theirs, (task, new, temperature), k)
                     for task in tasks
@@ -51,20 +52,9 @@ def compare(first: Path, second: Path) -> Table:
                     named.append(("average", columns))
                 for task, group in named:
                     (interval,) = paired_bootstrap(group)
-                    label = f"{new} - {old}"
-                    rows.append(
-                        [
-                            *(task, label, f"{temperature:g}", f"pass@{k}"),
-                            *_texts(interval, sum(map(len, group))),
-                        ]
-                    )
-    return Table(
-        f"{second} minus {first}",
-        "Percentage points on the same problems; 95% bootstrap intervals over problems.",
-        ["task", "samplers", "T", "metric", "difference", "95% interval", "reading", "problems"],
-        rows,
-        labels=4,
-    )
+                    names = {"task": task, "temperature": temperature, "sampler": new}
+                    rows.append({**names, "baseline": old, **comparison(k, group, interval)})
+    return difference_table(rows, f"{second} minus {first}")
 
 
 def _pairs(ours: Results, theirs: Results) -> list[tuple[str, str]]:
@@ -91,13 +81,3 @@ def _difference(ours: Results, old: Cell, theirs: Results, new: Cell, k: int) ->
     if not items:
         raise EvaluationError(f"task {old[0]}: no verdicts to compare (code not executed?)")
     return np.array([[after[item] - before[item]] for item in items])
-
-
-def _texts(interval: Interval, items: int) -> list[str]:
-    low, high = 100 * interval.low, 100 * interval.high
-    return [
-        number(100 * interval.mean, 2, sign=True),
-        interval_text(low, high),
-        reading(low, high),
-        f"{items:,}",
-    ]

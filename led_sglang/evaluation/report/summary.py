@@ -14,6 +14,7 @@ from led_sglang.evaluation.report.cautions import cautions
 from led_sglang.evaluation.report.metrics import (
     KS,
     Floats,
+    Interval,
     fit_plane,
     majority_at_k,
     paired_bootstrap,
@@ -99,18 +100,9 @@ def alphas(results: Results) -> list[dict[str, Any]]:
         if len(tables) > 1 and len(tables) == len(results.tasks):
             tables["average"] = np.mean(list(tables.values()), axis=0)
         for task, table in tables.items():
-            plane = fit_plane(table)
+            facts = {"temperatures": temperatures, "ks": ks, "accuracy": table.tolist()}
             found.append(
-                {
-                    "sampler": sampler.label,
-                    "task": task,
-                    "alpha": plane.alpha,
-                    "beta": plane.beta,
-                    "intercept": plane.intercept,
-                    "temperatures": temperatures,
-                    "ks": ks,
-                    "accuracy": table.tolist(),
-                }
+                {"sampler": sampler.label, "task": task, **asdict(fit_plane(table)), **facts}
             )
     return found
 
@@ -145,25 +137,26 @@ def paired(results: Results) -> list[dict[str, Any]]:
         for task, group in groups.items():
             intervals = iter(paired_bootstrap(group))
             for sampler in others:
-                for k in _compared_ks(results.grid.n):
-                    interval = next(intervals)
+                for k in compared_ks(results.grid.n):
+                    names = {"task": task, "temperature": temperature, "sampler": sampler}
                     found.append(
-                        {
-                            "task": task,
-                            "temperature": temperature,
-                            "sampler": sampler,
-                            "baseline": first,
-                            "metric": f"pass@{k}",
-                            "items": sum(len(columns) for columns in group),
-                            "difference": 100 * interval.mean,
-                            "low": 100 * interval.low,
-                            "high": 100 * interval.high,
-                        }
+                        {**names, "baseline": first, **comparison(k, group, next(intervals))}
                     )
     return found
 
 
-def _compared_ks(n: int) -> list[int]:
+def comparison(k: int, group: Sequence[Floats], interval: Interval) -> dict[str, Any]:
+    """The numbers of an entry: the differences, [items, columns] a task, and their mean."""
+    return {
+        "metric": f"pass@{k}",
+        "items": sum(map(len, group)),
+        "difference": 100 * interval.mean,
+        "low": 100 * interval.low,
+        "high": 100 * interval.high,
+    }
+
+
+def compared_ks(n: int) -> list[int]:
     return sorted({1, n})
 
 
@@ -174,13 +167,13 @@ def _difference_columns(
     n = results.grid.n
     tables = []
     for sampler in (first, *others):
-        for k in _compared_ks(n):
+        for k in compared_ks(n):
             tables.append(results.per_item((task, sampler, temperature), k))
     items = sorted(set.intersection(*(set(table) for table in tables)))
     if not others or not items:
         return None
     values = np.array([[table[item] for table in tables] for item in items])
-    width = len(_compared_ks(n))
+    width = len(compared_ks(n))
     baseline = np.tile(values[:, :width], len(others))
     return np.asarray(values[:, width:] - baseline)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,11 +34,7 @@ def answers(metrics: Mapping[str, Any]) -> list[Table]:
 
 def backgrounds(metrics: Mapping[str, Any]) -> list[Table]:
     """The other tables there are numbers for."""
-    tables = [
-        differences(metrics),
-        alpha(metrics),
-        details(metrics),
-    ]
+    tables = (differences(metrics), alpha(metrics), details(metrics))
     return [table for table in tables if table.rows]
 
 
@@ -140,28 +136,30 @@ def accuracy(metrics: Mapping[str, Any]) -> Table:
 
 def differences(metrics: Mapping[str, Any]) -> Table:
     """Paired differences with their intervals."""
+    return difference_table(
+        metrics["paired"],
+        "Paired differences",
+        "Nothing is corrected for the number of comparisons: of twenty true zeros, one is expected "
+        "to look different.",
+    )
+
+
+def difference_table(entries: Iterable[Mapping[str, Any]], title: str, note: str = "") -> Table:
+    """A row for each entry of `metrics["paired"]`."""
     rows = [
         [
-            entry["task"],
-            f"{entry['sampler']} - {entry['baseline']}",
-            f"{entry['temperature']:g}",
-            entry["metric"],
+            *(entry["task"], f"{entry['sampler']} - {entry['baseline']}"),
+            *(f"{entry['temperature']:g}", entry["metric"]),
             number(entry["difference"], 2, sign=True),
             interval_text(entry["low"], entry["high"]),
             reading(entry["low"], entry["high"]),
             f"{entry['items']:,}",
         ]
-        for entry in metrics["paired"]
+        for entry in entries
     ]
-    return Table(
-        "Paired differences",
-        "Percentage points on the same problems; 95% bootstrap intervals over problems. Nothing is "
-        "corrected for the number of comparisons: of twenty true zeros, one is expected to look "
-        "different.",
-        ["task", "samplers", "T", "metric", "difference", "95% interval", "reading", "problems"],
-        rows,
-        labels=4,
-    )
+    about = "Percentage points on the same problems; 95% bootstrap intervals over problems."
+    heads = ["task", "samplers", "T", "metric", "difference", "95% interval", "reading", "problems"]
+    return Table(title, f"{about} {note}".strip(), heads, rows, labels=4)
 
 
 def alpha(metrics: Mapping[str, Any]) -> Table:
@@ -259,10 +257,6 @@ def _columns(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _cell(
-    metrics: Mapping[str, Any], task: str, sampler: str, temperature: str
-) -> Mapping[str, Any] | None:
-    cell: Mapping[str, Any] | None = (
-        metrics["tasks"].get(task, {}).get(sampler, {}).get(temperature)
-    )
-    return cell
+def _cell(metrics: Mapping[str, Any], task: str, sampler: str, temperature: str) -> Any:
+    """The metrics of a cell; None where it has no sample."""
+    return metrics["tasks"].get(task, {}).get(sampler, {}).get(temperature)

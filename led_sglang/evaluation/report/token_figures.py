@@ -40,9 +40,7 @@ def length(metrics: Mapping[str, Any]) -> Figure | None:
                 axis.bar(place, first["avg_thinking_tokens"] or 0.0, width * 0.9, color=ink)
         axis.set_xticks(range(len(steps)), steps)
         axis.grid(visible=False, axis="x")
-        axis.set_title(task)
-        axis.set_xlabel("temperature")
-        axis.set_ylabel("tokens")
+        axis.set(title=task, xlabel="temperature", ylabel="tokens")
     legend(figure, sampler_handles(metrics))
     return figure
 
@@ -77,12 +75,9 @@ def exploration(metrics: Mapping[str, Any]) -> Figure | None:
         )
     left.set_xticks(range(len(names)), names)
     left.tick_params(axis="x", labelrotation=20 if len(names) > 3 else 0)
-    left.set_ylabel("explored, % of think tokens")
-    left.set_title("Explored share")
+    left.set(ylabel="explored, % of think tokens", title="Explored share")
     right.set_xticks(places)
-    right.set_xlabel("depth (1 = final layer)")
-    right.set_ylabel("% of explored tokens")
-    right.set_title("Chosen depth")
+    right.set(xlabel="depth (1 = final layer)", ylabel="% of explored tokens", title="Chosen depth")
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=6)
     for axis in (left, right):
         axis.grid(visible=False, axis="x")
