@@ -12,7 +12,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, cast
 
-from led_sglang.common.keys import check_keys, parse_yaml
+from led_sglang.common.user_files import check_keys, parse_yaml
 
 _FALLBACK = "default"
 _KEYS = ("name", "match", "think_start", "think_end", "depth", "candidates", "sampling", "notes")
@@ -74,7 +74,8 @@ def load_presets() -> tuple[Preset, ...]:
     ]
     if not any(preset.name == _FALLBACK for preset in presets):
         raise ValueError(f"the folder of presets has no {_FALLBACK}.yaml")
-    presets.sort(key=_generality)
+    # A name pattern is more specific than a model type, both than one of them.
+    presets.sort(key=lambda p: (not p.name_patterns, not p.model_types, p.name))
     return tuple(presets)
 
 
@@ -130,11 +131,6 @@ def parse_preset(file_name: str, text: str) -> Preset:
         except re.error:
             match.refuse("name", f"a list of regular expressions, {pattern!r} is none")
     return preset
-
-
-def _generality(preset: Preset) -> tuple[bool, bool, str]:
-    """Sort key: a name pattern is more specific than a model type, both than one of them."""
-    return (not preset.name_patterns, not preset.model_types, preset.name)
 
 
 class _Section:

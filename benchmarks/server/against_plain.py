@@ -18,8 +18,9 @@ from led_sglang.bench.plan import Arm, Plan, regular
 from led_sglang.bench.report import write_report
 from led_sglang.bench.watch import ServerView
 from led_sglang.common.client import ServerError
-from led_sglang.common.server_process import LED_COMMAND, PLAIN_COMMAND, running_server
+from led_sglang.common.server_process import LED_COMMAND, running_server
 
+_PLAIN_COMMAND = ("-m", "sglang.launch_server")
 # The plain server sends no parameters of ours: it would not know them.
 _PLAIN = Arm("plain server", None, server="plain")
 
@@ -55,7 +56,7 @@ def _measure(
     refused: list[str] = []
     with ExitStack() as stack:
         servers = {}
-        for name, command in (("plain", PLAIN_COMMAND), ("led", LED_COMMAND)):
+        for name, command in (("plain", _PLAIN_COMMAND), ("led", LED_COMMAND)):
             started_before = set(psutil.Process().children(recursive=True))
             env = on_cpu | ({"SGLANG_PLUGINS": "none"} if name == "plain" else {})
             url = stack.enter_context(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from led_sglang.analysis import AnalysisError
+from led_sglang.common.user_files import numbered_lines
 
 # Keys under which data sets of questions hold them, in the order they are looked for.
 _KEYS = ("prompt", "problem", "question")
@@ -21,11 +22,7 @@ def read_prompts(path: Path) -> list[str]:
     Raises:
         AnalysisError: unreadable, a bad line (its number is named), or no prompt at all.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise AnalysisError(f"{path} cannot be read: {error}") from None
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    numbered = numbered_lines(path, AnalysisError)
     if not numbered:
         raise AnalysisError(f"{path} holds no prompt")
     if path.suffix != ".jsonl":

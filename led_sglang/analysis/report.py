@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,22 +51,14 @@ def write_report(
 
 def _write_csv(table: LayerTable, path: Path) -> None:
     """One row a layer and variant; `depth` counts from the final layer, which is 1."""
+    heads = ["layer", "depth", "final_norm", "entropy", *(f"r_{k}" for k in COVERAGE_SIZES)]
+    entropy, coverage = table.entropy.tolist(), table.coverage.tolist()
     with path.open("w", newline="", encoding="utf-8") as out:
         writer = csv.writer(out)
-        writer.writerow(
-            ["layer", "depth", "final_norm", "entropy", *(f"r_{k}" for k in COVERAGE_SIZES)]
-        )
-        for layer in range(table.layers):
-            for variant in range(len(VARIANTS)):
-                writer.writerow(
-                    [
-                        layer + 1,
-                        table.layers - layer,
-                        bool(variant),
-                        float(table.entropy[variant, layer]),
-                        *map(float, table.coverage[variant, layer]),
-                    ]
-                )
+        writer.writerow(heads)
+        for layer, variant in itertools.product(range(table.layers), range(len(VARIANTS))):
+            names = (layer + 1, table.layers - layer, bool(variant))
+            writer.writerow([*names, entropy[variant][layer], *coverage[variant][layer]])
 
 
 def _draw(table: LayerTable, folder: Path, depth: int, threshold: float, model: str) -> None:

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -55,22 +56,18 @@ def run_of(
     Raises:
         BenchError: the requests never decoded together.
     """
+    requests = list(zip(result["ttfts"], result["itls"], strict=True))
     begin = max(result["ttfts"])
-    end = min(
-        ttft + math.fsum(itls) for ttft, itls in zip(result["ttfts"], result["itls"], strict=True)
-    )
+    end = min(ttft + math.fsum(itls) for ttft, itls in requests)
     gaps = []
-    for ttft, itls in zip(result["ttfts"], result["itls"], strict=True):
-        at = ttft
-        for gap in itls:
-            at += gap
+    for ttft, itls in requests:
+        for gap, at in zip(itls, list(accumulate(itls, initial=ttft))[1:], strict=True):
             # A whole step of tolerance would count too much; rounding needs a nanosecond.
             if begin < at <= end + 1e-9:
                 gaps.append(gap)
-    requests = len(result["ttfts"])
-    if len(gaps) < 2 * requests:
+    if len(gaps) < 2 * len(requests):
         raise BenchError(
-            f"{requests} requests decoded together for fewer than two steps: "
+            f"{len(requests)} requests decoded together for fewer than two steps: "
             "raise --output-len, or lower --context or the batch size"
         )
     rate = len(gaps) / (end - begin)
@@ -82,7 +79,7 @@ def run_of(
     return Run(
         arm=arm,
         tokens_per_s=rate,
-        step_ms=requests / rate * 1e3,
+        step_ms=len(requests) / rate * 1e3,
         token_ms_p50=float(p50) * 1e3,
         token_ms_p99=float(p99) * 1e3,
         whole_tokens_per_s=float(result["output_throughput"]),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from led_sglang.bench import BenchError
+from led_sglang.common.flags import share
 from led_sglang.methods.registry import sampler_names
 
 BASELINE = "regular"
@@ -112,18 +114,12 @@ def explore_rates(text: str) -> list[float | None]:
     """
     rates: list[float | None] = []
     for part in text.split(","):
-        if part == CONFIDENCE:
-            rates.append(None)
-            continue
         try:
-            rate = float(part)
-        except ValueError:
-            rate = -1.0
-        if not 0.0 <= rate <= 1.0:
+            rates.append(None if part == CONFIDENCE else share(part))
+        except ArgumentTypeError:
             raise BenchError(
                 f"--explore-rate {part} is neither {CONFIDENCE} nor a number from 0 to 1"
-            )
-        rates.append(rate)
+            ) from None
     return rates
 
 

@@ -66,7 +66,10 @@ def markdown(
         "",
         f"* {plan.facts.get('model', 'model')}: {prompts}, {plan.output_len} tokens a request, "
         f"temperature {plan.temperature:g}, baseline {plan.baseline.name}",
-        *(f"* {key.replace('_', ' ')}: {_shown(value)}" for key, value in machine.items()),
+        *(
+            f"* {key.replace('_', ' ')}: {f'{value:.3g}' if isinstance(value, float) else value}"
+            for key, value in machine.items()
+        ),
         "* tokens per second, and the rest, of the time in which all requests decode; medians of "
         f"{plan.repeats} pairs, order alternating",
         "",
@@ -100,7 +103,3 @@ def table_line(row: Row) -> str:
 
 def _optional(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

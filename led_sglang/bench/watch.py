@@ -35,7 +35,7 @@ class ServerView:
 
     def led_totals(self) -> dict[str, Any]:
         """LED's totals; empty without the plugin."""
-        return self._client.led_totals() or {}
+        return (first_state(self.info()).get("led") or {}).get("totals") or {}
 
     def too_large(self, batch_size: int, tokens: int) -> str | None:
         """Why a batch with so many KV tokens does not fit, or None where it does."""

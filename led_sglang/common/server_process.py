@@ -26,9 +26,8 @@ _LOG_TAIL = 2000
 _PR_SET_PDEATHSIG = 1
 
 
-# Arguments of the Python interpreter that start a server with LED, and one without the plugin.
+# Arguments of the Python interpreter that start a server with LED.
 LED_COMMAND = ("-m", "led_sglang.cli", "serve")
-PLAIN_COMMAND = ("-m", "sglang.launch_server")
 
 
 @contextmanager

@@ -26,20 +26,9 @@ _NO_ANSWER = (aiohttp.ClientError, TimeoutError, ConnectionError)
 _FIRST_CONTACT = aiohttp.ClientTimeout(total=60, sock_connect=10)
 # What of /server_info decides the numbers.
 _SERVER_KEYS = (
-    "version",
-    "model_path",
-    "revision",
-    "dtype",
-    "quantization",
-    "kv_cache_dtype",
-    "tp_size",
-    "dp_size",
-    "context_length",
-    "attention_backend",
-    "sampling_backend",
-    "enable_deterministic_inference",
-    "reasoning_parser",
-    "chat_template",
+    *("version", "model_path", "revision", "dtype", "quantization", "kv_cache_dtype", "tp_size"),
+    *("dp_size", "context_length", "attention_backend", "sampling_backend"),
+    *("enable_deterministic_inference", "reasoning_parser", "chat_template"),
 )
 
 
@@ -62,19 +51,6 @@ class Completion:
     tokens: int
     prompt_tokens: int
     led: Mapping[str, Any] | None
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """A model of the endpoint.
-
-    Attributes:
-        name: at the endpoint.
-        context: tokens that prompt and completion may have together; None where it is not told.
-    """
-
-    name: str
-    context: int | None
 
 
 class RequestRefused(EvaluationError):
@@ -120,8 +96,8 @@ class Endpoint:
         assert self._session is not None
         await self._session.close()
 
-    async def model(self, wanted: str | None) -> ServedModel:
-        """The model that is asked.
+    async def model(self, wanted: str | None) -> tuple[str, int | None]:
+        """The model that is asked, and the tokens that prompt and completion may have together.
 
         Raises:
             EvaluationError: the endpoint does not serve `wanted`.
@@ -136,7 +112,7 @@ class Endpoint:
                 f"{self.url} does not serve the model {wanted!r}; it serves {', '.join(names)}"
             )
         contexts = [entry.get("max_model_len") for entry in entries]  # none for an adapter
-        return ServedModel(wanted or names[0], next((c for c in contexts if c is not None), None))
+        return wanted or names[0], next((c for c in contexts if c is not None), None)
 
     async def server_info(self) -> dict[str, Any]:
         """What identifies the server; `led` holds LED's settings, None where it has none.

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from led_sglang.common.keys import check_keys, parse_yaml
+from led_sglang.common.user_files import check_keys, parse_yaml
 from led_sglang.evaluation import EvaluationError
 
 SCOPES = ("answer", "completion")

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from led_sglang.common.keys import check_keys
+from led_sglang.common.user_files import check_keys
 from led_sglang.evaluation import EvaluationError
 from led_sglang.evaluation.items import LETTERS, Item, checked_items
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from led_sglang.common.user_files import numbered_lines
 from led_sglang.evaluation import EvaluationError
 
 LETTERS = "ABCDEFGHIJ"
@@ -45,14 +46,8 @@ def read_items(path: Path, kind: str) -> tuple[Item, ...]:
     Raises:
         EvaluationError: the file is missing, empty or has a bad line, whose number is named.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EvaluationError(f"{path}: {error}") from None
     items = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(path, EvaluationError):
         try:
             items.append(make_item(json.loads(line), kind))
         except ValueError as error:  # JSONDecodeError is one

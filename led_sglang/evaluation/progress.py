@@ -14,7 +14,7 @@ from tqdm import tqdm
 _FILE_INTERVAL_S = 15.0
 
 
-class Progress:
+class Progress(tqdm):
     """A bar on standard error; `correct` and `graded` count the samples found at the start."""
 
     def __init__(self, total: int, done: int, correct: int, graded: int) -> None:
@@ -22,7 +22,7 @@ class Progress:
         self._start = time.monotonic()
         on_terminal = sys.stderr.isatty()
         self._interval = 1.0 if on_terminal else _FILE_INTERVAL_S
-        self._bar = tqdm(
+        super().__init__(
             total=total,
             initial=done,
             unit="sample",
@@ -30,17 +30,11 @@ class Progress:
             mininterval=0.2 if on_terminal else _FILE_INTERVAL_S,
         )
 
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
     async def keep_time(self) -> None:
         """Show the time that has passed until cancelled: a first sample may take minutes."""
         while True:
             await asyncio.sleep(self._interval)
-            self._bar.refresh()
+            self.refresh()
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Count a finished sample."""
@@ -50,5 +44,5 @@ class Progress:
             self._correct += record["symbolic_correct"]
         speed = self._tokens / max(time.monotonic() - self._start, 1e-9)
         accuracy = f"{100 * self._correct / self._graded:.1f}%" if self._graded else "-"
-        self._bar.set_postfix_str(f"accuracy {accuracy}, {speed:,.0f} tok/s", refresh=False)
-        self._bar.update()
+        self.set_postfix_str(f"accuracy {accuracy}, {speed:,.0f} tok/s", refresh=False)
+        self.update()

@@ -21,7 +21,7 @@ from led_sglang.evaluation.tokenizer import ServerTokenizer
 
 
 @dataclass(frozen=True)
-class Plan:
+class SamplePlan:
     """What a run does and with what.
 
     Attributes:
@@ -82,7 +82,7 @@ class Plan:
 
 
 async def generate(
-    plan: Plan,
+    plan: SamplePlan,
     done: set[Key],
     store: RunStore,
     endpoint: Endpoint,
@@ -118,7 +118,7 @@ async def generate(
             for _ in range(concurrency):
                 group.create_task(work())
     except* EvaluationError as errors:
-        raise _first(errors) from None
+        raise errors.exceptions[0] from None
 
 
 async def _count_thinking(
@@ -130,10 +130,3 @@ async def _count_thinking(
     counted = await tokenizer.count(parts.reasoning)
     # Text does not always become the same tokens again: half a character becomes several.
     return None if counted is None else min(counted, completion.tokens)
-
-
-def _first(errors: BaseExceptionGroup[Any]) -> BaseException:
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -27,7 +27,7 @@ from led_sglang.evaluation.grid import Grid
 from led_sglang.evaluation.progress import Progress
 from led_sglang.evaluation.report.tables import answers, markdown
 from led_sglang.evaluation.report.write import write_report
-from led_sglang.evaluation.runner import Plan, generate
+from led_sglang.evaluation.runner import SamplePlan, generate
 from led_sglang.evaluation.store import RunStore
 from led_sglang.evaluation.tasks import Task, load_task
 from led_sglang.evaluation.tokenizer import ServerTokenizer
@@ -153,18 +153,19 @@ async def _generate_at(
     endpoint: Endpoint, grid: Grid, tasks: Sequence[Task], options: Options, store: RunStore
 ) -> None:
     server = await endpoint.server_info()
-    model = await endpoint.model(options.model)
+    model, context = await endpoint.model(options.model)
     _check_samplers(grid, server["led"], endpoint.url)
-    tokenizer = ServerTokenizer(endpoint, model.name)
+    tokenizer = ServerTokenizer(endpoint, model)
     delimiters = await tokenizer.delimiters(server)
-    grid = await fitting(tokenizer, model.context, grid, tasks, adapt=options.adapt)
-    plan = Plan(
-        *(grid, tasks, model.name, delimiters),
+    grid = await fitting(tokenizer, context, grid, tasks, adapt=options.adapt)
+    plan = SamplePlan(
+        *(grid, tasks, model, delimiters),
         plugin=server["led"] is not None,
         special_tokens=await tokenizer.hides(delimiters),
     )
     store.open(_settings(plan, server), resume=options.resume)
-    store.start_session(
+    # The run was started (again), with what may change between starts.
+    store.journal("sessions.jsonl").append(
         {
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "concurrency": options.concurrency,
@@ -207,7 +208,7 @@ def _check_samplers(grid: Grid, led: Mapping[str, Any] | None, url: str) -> None
             )
 
 
-def _settings(plan: Plan, server: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(plan: SamplePlan, server: Mapping[str, Any]) -> dict[str, Any]:
     """The fingerprint: whatever changes the numbers.
 
     What else a server offers does not: the run may go on where another sampler was enabled.

@@ -128,10 +128,6 @@ class RunStore:
         settings["grid"].setdefault("seed_per_sample", True)
         return settings
 
-    def start_session(self, session: Mapping[str, Any]) -> None:
-        """Note that the run was started (again), with what may change between starts."""
-        self.journal("sessions.jsonl").append(session)
-
     def concurrencies(self) -> list[int]:
         """The numbers of simultaneous requests the run was made with."""
         lines = self.journal("sessions.jsonl").lines()

@@ -23,7 +23,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from led_sglang.common.keys import check_keys, parse_yaml
+from led_sglang.common.user_files import check_keys, parse_yaml
 from led_sglang.evaluation import EvaluationError
 from led_sglang.evaluation.grading.graders import python_grader
 from led_sglang.evaluation.hub import load_items
@@ -56,22 +56,14 @@ class Task:
         """The single user turn sent for an item."""
         return render(self.template or TEMPLATES[self.kind], self.kind, item)
 
-    def prompt_digest(self) -> str:
-        """Digest of every prompt and gold answer: two runs with the same one are comparable."""
-        digest = hashlib.sha256()
-        for item in self.items:
-            facts = [item.id, self.prompt(item), item.expected_answer, item.row]
-            digest.update(json.dumps(facts, sort_keys=True).encode() + b"\n")
-        return digest.hexdigest()[:16]
-
     def fingerprint(self) -> dict[str, Any]:
-        """What of the task decides the numbers of a run."""
-        facts: dict[str, Any] = {
-            "kind": self.kind,
-            "gold": self.gold,
-            "items": len(self.items),
-            "prompts": self.prompt_digest(),
-        }
+        """What of the task decides the numbers of a run; equal `prompts` are comparable."""
+        prompts = hashlib.sha256()
+        for item in self.items:
+            shown = [item.id, self.prompt(item), item.expected_answer, item.row]
+            prompts.update(json.dumps(shown, sort_keys=True).encode() + b"\n")
+        facts: dict[str, Any] = {"kind": self.kind, "gold": self.gold, "items": len(self.items)}
+        facts["prompts"] = prompts.hexdigest()[:16]
         if self.grader is not None:
             facts["grader"] = hashlib.sha256(self.grader.read_bytes()).hexdigest()[:16]
         return facts

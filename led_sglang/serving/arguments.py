@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from led_sglang.common.flags import Parser
-from led_sglang.common.keys import parse_yaml
+from led_sglang.common.user_files import parse_yaml
 from led_sglang.launch_options import LaunchOptions, add_flags, flag_of
 from led_sglang.methods.tables import keys
 from led_sglang.settings import LaunchRefused

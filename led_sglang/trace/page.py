@@ -68,6 +68,7 @@ def _run(trace: Trace) -> dict[str, Any]:
     texts: dict[str, int] = {}
     text_index = [_intern(texts, _shown(token.text, token.token_id)) for token in trace.tokens]
     candidates = sorted({i for step in steps if step for i in step.candidate_ids})
+    deepest = max((len(step.layer_probs) for step in steps if step), default=0)
     nan = float("nan")
 
     def column(name: str) -> str:
@@ -82,7 +83,7 @@ def _run(trace: Trace) -> dict[str, Any]:
             [name, value if isinstance(value, str) else json.dumps(value)]
             for name, value in trace.request.items()
         ],
-        "layers": [trace.settings.layer(d) for d in range(1, _deepest(trace) + 1)],
+        "layers": [trace.settings.layer(d) for d in range(1, deepest + 1)],
         "gate": trace.settings.gate,
         "count": len(trace.tokens),
         "ids": _pack([token.token_id for token in trace.tokens], "<i4"),
@@ -111,10 +112,6 @@ def _kind(token: Token) -> str:
     if token.step is not None:
         return "explored" if token.step.explored else "exploited"
     return "untraced" if token.phase == "think" else token.phase
-
-
-def _deepest(trace: Trace) -> int:
-    return max((len(token.step.layer_probs) for token in trace.tokens if token.step), default=0)
 
 
 def _shown(text: str | None, token_id: int) -> str:

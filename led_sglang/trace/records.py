@@ -151,17 +151,12 @@ class Trace:
         explore_probability, gate_draw, behaviour_logprob; empty where LED did not sample."""
         rows = []
         for token in self.tokens:
-            row: dict[str, Any] = {
-                "position": token.position,
-                "token_id": token.token_id,
-                "text": token.text,
-                "phase": token.phase,
-            }
+            row: dict[str, Any] = {name: getattr(token, name) for name in _TOKEN_COLUMNS}
             if token.step is not None:
                 row |= {name: getattr(token.step, name) for name in _STEP_COLUMNS}
                 row["layer"] = self.settings.layer(token.step.depth)
             rows.append(row)
-        columns = ["position", "token_id", "text", "phase", *_STEP_COLUMNS, "layer"]
+        columns = [*_TOKEN_COLUMNS, *_STEP_COLUMNS, "layer"]
         return need("pandas").DataFrame(rows, columns=columns)
 
     def layers_to_pandas(self) -> pandas.DataFrame:
@@ -193,13 +188,9 @@ class Trace:
         return need("pandas").DataFrame(rows, columns=columns)
 
 
+_TOKEN_COLUMNS = ("position", "token_id", "text", "phase")
 _STEP_COLUMNS = (
-    "explored",
-    "depth",
-    "p1",
-    "entropy",
-    "explore_probability",
-    "gate_draw",
+    *("explored", "depth", "p1", "entropy", "explore_probability", "gate_draw"),
     "behaviour_logprob",
 )
 

@@ -37,11 +37,13 @@ def compare(first: Path, second: Path) -> Table:
     temperatures = [t for t in ours.grid.temperatures if t in theirs.grid.temperatures]
     if not tasks or not temperatures:
         raise EvaluationError("the runs share no task or no temperature")
+    for task in tasks:
+        first_prompts, second_prompts = (run.settings["tasks"][task]["prompts"] for run in runs)
+        if first_prompts != second_prompts:
+            raise EvaluationError(f"task {task}: the runs used different problems or prompts")
     rows = []
     for old, new in _pairs(ours, theirs):
         for temperature in temperatures:
-            for task in tasks:
-                _check_same_prompts(ours, theirs, task)
             for k in compared_ks(ours.grid.n):
                 columns = [
                     _difference(ours, (task, old, temperature), theirs, (task, new, temperature), k)
@@ -67,11 +69,6 @@ def _pairs(ours: Results, theirs: Results) -> list[tuple[str, str]]:
     raise EvaluationError(
         f"the runs share no sampler ({', '.join(old)} and {', '.join(new)}) and have more than one"
     )
-
-
-def _check_same_prompts(ours: Results, theirs: Results, task: str) -> None:
-    if ours.settings["tasks"][task]["prompts"] != theirs.settings["tasks"][task]["prompts"]:
-        raise EvaluationError(f"task {task}: the runs used different problems or prompts")
 
 
 def _difference(ours: Results, old: Cell, theirs: Results, new: Cell, k: int) -> Floats:

@@ -14,7 +14,6 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from led_sglang.evaluation.report.plots import Plot
 from led_sglang.evaluation.report.results import Results, Sample
 from led_sglang.evaluation.report.tables import answers, backgrounds
 from led_sglang.evaluation.store import Key, RunStore, write_atomically
@@ -38,9 +37,9 @@ def render_report(
     facts: Sequence[tuple[str, str]],
     metrics: Mapping[str, Any],
     results: Results,
-    plots: Sequence[Plot],
+    plots: Mapping[str, str],
 ) -> str:
-    """The text of `report.html`."""
+    """The text of `report.html`; `plots` are SVG by name, see `plots.draw_all`."""
     return (
         _templates()
         .get_template("report.html")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,69 +47,35 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Plot:
-    """A figure of the report: its file name without suffix, title, caption and SVG text."""
+# In the order of the report, which has their titles and captions.
+_FIGURES: dict[str, Callable[[Mapping[str, Any]], Figure | None]] = {
+    "pass_at_n": accuracy_figures.pass_at_n,
+    "paired": accuracy_figures.paired,
+    "alpha": accuracy_figures.alpha,
+    "length": token_figures.length,
+    "exploration": token_figures.exploration,
+}
 
-    name: str
-    title: str
-    caption: str
-    svg: str
 
+def draw_all(metrics: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """Draw every figure there are numbers for, and write the PNGs into `folder`.
 
-def draw_all(metrics: Mapping[str, Any], folder: Path) -> list[Plot]:
-    """Draw every figure there are numbers for, and write the PNGs into `folder`."""
+    Returns:
+        The figures as SVG, by the names of their files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    figures: list[tuple[str, str, str, Callable[[Mapping[str, Any]], Figure | None]]] = [
-        (
-            "pass_at_n",
-            "pass@n against n",
-            "Chance that at least one of n samples is right (unbiased estimator). Colour: sampler; "
-            "line and marker: temperature.",
-            accuracy_figures.pass_at_n,
-        ),
-        (
-            "paired",
-            "Paired differences",
-            "Mean difference to the first sampler on the same problems, with 95% bootstrap "
-            "intervals over problems; one that holds zero shows no difference. Colour: sampler; "
-            "marker: temperature.",
-            accuracy_figures.paired,
-        ),
-        (
-            "alpha",
-            "Accuracy against temperature",
-            "Points: measured pass@n. Dashed: the least-squares plane over (temperature index, n "
-            "index), one line for each n; alpha is its slope along temperature, in percentage "
-            "points a step. A plane may leave 0..100%.",
-            accuracy_figures.alpha,
-        ),
-        (
-            "length",
-            "Generation and think length",
-            "Mean tokens of a sample. Solid: thinking; light: the rest.",
-            token_figures.length,
-        ),
-        (
-            "exploration",
-            "Exploration",
-            "Left: share of the think tokens that were drawn from the latent mix. Right: the depth "
-            "it reached for, over all explored tokens.",
-            token_figures.exploration,
-        ),
-    ]
-    plots = []
+    drawn = {}
     with matplotlib.rc_context(_STYLE):
-        for name, title, caption, draw in figures:
+        for name, draw in _FIGURES.items():
             figure = draw(metrics)
             if figure is None:
                 continue
             buffer = io.StringIO()
             figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-            plots.append(Plot(name, title, caption, _themed(buffer.getvalue(), name)))
+            drawn[name] = _themed(buffer.getvalue(), name)
             figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight", facecolor="white")
             plt.close(figure)
-    return plots
+    return drawn
 
 
 def _themed(svg: str, name: str) -> str:

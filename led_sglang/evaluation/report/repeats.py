@@ -33,7 +33,7 @@ _UNSURE_TOKENS = 10.0
 def copies(results: Results, cell: Cell) -> int:
     """Samples of a cell above temperature 0 that repeat another's draws, as far as can be told."""
     groups = [group for rows in results.cells[cell].values() for group in _alike(rows)]
-    if groups and all(_reported(row) for group in groups for row in group):
+    if groups and all("explored_tokens" in (row.led or {}) for group in groups for row in group):
         sampler = next(spec for spec in results.grid.samplers if spec.label == cell[1])
         draws = sampler.params.get("gate", "confidence") in _RANDOM_GATES
         return _repeats(groups) if draws and _same_draws(groups) else 0
@@ -63,10 +63,6 @@ def _alike(rows: Sequence[Sample]) -> list[list[Sample]]:
 
 def _repeats(groups: Sequence[Sequence[Sample]]) -> int:
     return sum(len(group) - 1 for group in groups)
-
-
-def _reported(row: Sample) -> bool:
-    return bool(row.led) and "explored_tokens" in (row.led or {})
 
 
 def _same_draws(groups: Sequence[Sequence[Sample]]) -> bool:

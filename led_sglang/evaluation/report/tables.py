@@ -88,11 +88,15 @@ def in_short(metrics: Mapping[str, Any]) -> Table:
 
 def _mean_tokens(metrics: Mapping[str, Any], sampler: str, temperature: str) -> float | None:
     """Mean over the tasks of the mean length; None unless each task has one."""
+    name = f"pass@1[avg-of-{metrics['grid']['n']}]"
     cells = [_cell(metrics, task, sampler, temperature) for task in metrics["tasks"]]
-    lengths = [
-        cell[f"pass@1[avg-of-{metrics['grid']['n']}]"]["avg_tokens"] for cell in cells if cell
-    ]
-    return sum(lengths) / len(lengths) if len(lengths) == len(cells) else None
+    return _mean_of_all([cell and cell[name]["avg_tokens"] for cell in cells])
+
+
+def _mean_of_all(values: Sequence[float | None]) -> float | None:
+    """None where one of them is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def accuracy(metrics: Mapping[str, Any]) -> Table:
@@ -101,29 +105,16 @@ def accuracy(metrics: Mapping[str, Any]) -> Table:
     first_name, last_name = f"pass@1[avg-of-{n}]", f"pass@{n}"
     rows = []
     for sampler, temperature in _columns(metrics):
-        cells = [_cell(metrics, task, sampler, temperature) for task in tasks]
-        pairs = [
-            (
-                cell[first_name]["symbolic_correct"] if cell else None,
-                cell[first_name]["standard_error"] if cell else None,
-                cell[last_name]["symbolic_correct"] if cell else None,
-            )
-            for cell in cells
-        ]
-        texts = [
-            f"{number(one)} ± {number(error)} / {number(best)}" if one is not None else NONE
-            for one, error, best in pairs
-        ]
-        averages = [
-            sum(values) / len(values) if len(values) == len(tasks) else None
-            for values in (
-                [one for one, _, _ in pairs if one is not None],
-                [best for _, _, best in pairs if best is not None],
-            )
-        ]
-        rows.append(
-            [sampler, temperature, *texts, f"{number(averages[0])} / {number(averages[1])}"]
-        )
+        texts, ones, bests = [], [], []
+        for task in tasks:
+            cell = _cell(metrics, task, sampler, temperature) or {first_name: {}, last_name: {}}
+            one, best = (cell[name].get("symbolic_correct") for name in (first_name, last_name))
+            error = number(cell[first_name].get("standard_error"))
+            texts.append(NONE if one is None else f"{number(one)} ± {error} / {number(best)}")
+            ones.append(one)
+            bests.append(best)
+        averages = f"{number(_mean_of_all(ones))} / {number(_mean_of_all(bests))}"
+        rows.append([sampler, temperature, *texts, averages])
     return Table(
         "Accuracy",
         f"pass@1 (mean of {n} samples) ± standard error over problems / pass@{n}, in percent. "

@@ -16,10 +16,7 @@ from led_sglang.evaluation.store import RunStore, write_atomically
 
 
 def write_report(store: RunStore) -> dict[str, Any]:
-    """Write metrics.json, report.md, report.html, plots/ and pages/ of a run.
-
-    Returns:
-        The metrics.
+    """Write metrics.json, report.md, report.html, plots/ and pages/ of a run; the metrics.
 
     Raises:
         EvaluationError: the run cannot be read, holds no sample, or the disk is full.

@@ -1,8 +1,9 @@
-"""YAML files that people write: a key that nobody reads is refused, and so is a missing one."""
+"""Files that people write: YAML whose keys are checked, and texts line by line."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -47,3 +48,16 @@ def parse_yaml(text: str | bytes, where: str, error: type[Exception] = ValueErro
         mark = getattr(problem, "problem_mark", None)
         line = f" (line {mark.line + 1}: {getattr(problem, 'problem', '')})" if mark else ""
         raise error(f"{where} is not YAML{line}") from None
+
+
+def numbered_lines(path: Path, error: type[Exception]) -> list[tuple[int, str]]:
+    """The lines of a text file that people write, with their numbers; blank ones are left out.
+
+    Raises:
+        error: it cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise error(f"{path} cannot be read: {problem}") from None
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
