@@ -59,9 +59,6 @@ class LoadGenerator:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._log = folder / "bench_serving.log"
-        self._process: subprocess.Popen[str] | None = None
-
-    def __enter__(self) -> LoadGenerator:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "led_sglang.bench.load_process", str(self._log)],
             stdin=subprocess.PIPE,
@@ -69,10 +66,11 @@ class LoadGenerator:
             text=True,
             start_new_session=True,  # Ctrl-C is for the command, which then ends this process
         )
+
+    def __enter__(self) -> LoadGenerator:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process is not None
         self._process.kill()
         self._process.wait()
 
@@ -90,7 +88,6 @@ class LoadGenerator:
         Raises:
             BenchError: it failed, or requests did.
         """
-        assert self._process is not None
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         output = self._folder / "bench_serving.jsonl"

@@ -59,13 +59,17 @@ def ceilings(device: str) -> dict[str, Any]:
     """Copy bandwidth and bf16 matrix rate of a device, the best of ten each."""
     import torch
 
+    def synchronise() -> None:
+        if device != "cpu":
+            torch.cuda.synchronize()
+
     def best_s(work: Any) -> float:
         times = []
         for _ in range(_REPEATS):
-            _wait(device)
+            synchronise()
             begin = time.perf_counter()
             work()
-            _wait(device)
+            synchronise()
             times.append(time.perf_counter() - begin)
         return min(times[1:])
 
@@ -79,13 +83,6 @@ def ceilings(device: str) -> dict[str, Any]:
         "copy_gb_per_s": 2 * _COPY_BYTES / best_s(lambda: target.copy_(source)) / 1e9,
         "bf16_tflop_per_s": 2 * size**3 / best_s(lambda: a @ a) / 1e12,
     }
-
-
-def _wait(device: str) -> None:
-    import torch
-
-    if device != "cpu":
-        torch.cuda.synchronize()
 
 
 def _main() -> None:

@@ -45,24 +45,17 @@ class Pair:
         """Tells pairs of a plan apart."""
         return self.batch_size, self.repeat, self.arm.name
 
-    @property
-    def arm_first(self) -> bool:
-        """A B, then B A: a steady drift of the machine favours neither."""
-        return self.repeat % 2 == 1
-
 
 @dataclass(frozen=True)
 class Plan:
     """A whole benchmark.
 
     Attributes:
-        baseline: what every arm is compared with.
-        arms: the others.
+        baseline: what every one of the `arms` is compared with.
         batch_sizes: requests that decode together.
         context: prompt length in tokens.
         output_len: tokens generated per request.
         repeats: pairs of each arm and batch size.
-        temperature: of every request.
         prompts: file of prompts in the format of SGLang's `custom` dataset; None: random ids.
     """
 
@@ -83,9 +76,9 @@ class Plan:
                 yield Pair(batch_size, repeat, arm)
 
     def order(self, pair: Pair) -> tuple[Arm, Arm]:
-        """The two runs of a pair, first to last."""
+        """The two runs of a pair: A B, then B A, so that a steady drift favours neither."""
         both = (self.baseline, pair.arm)
-        return both[::-1] if pair.arm_first else both
+        return both[::-1] if pair.repeat % 2 else both
 
     def tokens(self, batch_size: int) -> int:
         """KV tokens that a batch of this size holds at its end."""

@@ -44,12 +44,9 @@ def execute(store: RunStore, tasks: Sequence[Task], *, seconds: float) -> None:
         key = stored.key
         if key in done or (key.task, key.item) not in tests:
             continue
-        code = stored.record["predicted_answer"]
-        verdict = (
-            judge(code, tests[key.task, key.item], seconds=seconds)
-            if code
-            else stored.record["outcome"]
-        )
+        code, verdict = stored.record["predicted_answer"], stored.record["outcome"]
+        if code:
+            verdict = judge(code, tests[key.task, key.item], seconds=seconds)
         store.journal(_FILE).append({"key": asdict(key), "verdict": verdict})
 
 

@@ -40,8 +40,7 @@ class Completion:
         content: text of the message.
         reasoning: its thinking, where the server separates it.
         finish_reason: "stop", "length", ...
-        tokens: number of generated tokens.
-        prompt_tokens: number of tokens of the prompt.
+        tokens: number of generated ones.
         led: the statistics `meta_info.led`, where there are any.
     """
 

@@ -28,8 +28,6 @@ class Address:
     """Where a server listens.
 
     Args:
-        host: as given to it.
-        port: 1..65535.
         tls: whether it has a certificate.
         api_key: what its endpoints ask for; None where they ask for nothing.
     """

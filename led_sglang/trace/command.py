@@ -35,11 +35,10 @@ def trace(argv: Sequence[str]) -> int:
     sampling: dict[str, Any] = {
         "temperature": arguments.temperature,
         "max_new_tokens": arguments.max_new_tokens,
+        "top_p": arguments.top_p,
+        "sampling_seed": arguments.seed,
     }
-    if arguments.top_p is not None:
-        sampling["top_p"] = arguments.top_p
-    if arguments.seed is not None:
-        sampling["sampling_seed"] = arguments.seed
+    sampling = {key: value for key, value in sampling.items() if value is not None}
     client = ServerClient(arguments.base_url)
     writable_file(arguments.out, "--out")  # before minutes of generation
     traces = []

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,11 @@ def summarize(results: Results) -> dict[str, Any]:
     """All numbers of a run, in percent where they are shares; the content of `metrics.json`."""
     grid = results.grid
     tasks: dict[str, Any] = {}
-    for task, sampler, temperature in _cells_in_order(results):
-        by_sampler = tasks.setdefault(task, {}).setdefault(sampler, {})
-        by_sampler[f"{temperature:g}"] = cell_metrics(results, (task, sampler, temperature))
+    for task, sampler, temperature in product(results.tasks, grid.samplers, grid.temperatures):
+        cell = (task, sampler.label, temperature)
+        if cell in results.cells:
+            by_temperature = tasks.setdefault(task, {}).setdefault(sampler.label, {})
+            by_temperature[f"{temperature:g}"] = cell_metrics(results, cell)
     return {
         "complete": results.finished == results.expected,
         "samples": {"finished": results.finished, "expected": results.expected},
@@ -176,16 +179,6 @@ def _difference_columns(
     width = len(compared_ks(n))
     baseline = np.tile(values[:, :width], len(others))
     return np.asarray(values[:, width:] - baseline)
-
-
-def _cells_in_order(results: Results) -> list[Cell]:
-    wanted = [
-        (task, sampler.label, temperature)
-        for task in results.tasks
-        for sampler in results.grid.samplers
-        for temperature in results.grid.temperatures
-    ]
-    return [cell for cell in wanted if cell in results.cells]
 
 
 def _majorities(items: Mapping[str, Sequence[Sample]], k: int) -> list[float]:

@@ -217,7 +217,10 @@ def details(metrics: Mapping[str, Any]) -> Table:
 
 def markdown(table: Table) -> str:
     """A table in Markdown, padded so that it reads in a terminal too."""
-    rows = [[_plain(text) for text in row] for row in (table.heads, *table.rows)]
+    rows = [
+        [text.replace("|", "\\|").replace("\n", " ") for text in row]
+        for row in (table.heads, *table.rows)
+    ]
     widths = [max(3, *(len(row[index]) for row in rows)) for index in range(len(table.heads))]
     lines = [
         "| "
@@ -234,10 +237,6 @@ def markdown(table: Table) -> str:
     ]
     lines.insert(1, "| " + " | ".join(rule) + " |")
     return "\n".join([f"## {table.title}", "", *lines, "", table.note])
-
-
-def _plain(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _columns(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
