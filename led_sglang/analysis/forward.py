@@ -135,7 +135,6 @@ def load_model(path: Path | str, device: str, dtype: str, trust_remote_code: boo
 
     Args:
         path: folder or Hugging Face name.
-        device: such as `cpu` or `cuda`.
         dtype: `auto` (the checkpoint's), `float32`, `bfloat16` or `float16`.
         trust_remote_code: run the code that the model brings.
 

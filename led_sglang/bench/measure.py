@@ -20,13 +20,13 @@ RUNS = "runs.jsonl"
 
 
 class Journal:
-    """Finished pairs of a benchmark, one JSON line each after a line of its settings."""
+    """Finished pairs of a benchmark, one JSON line each after a line of its settings.
+
+    Raises:
+        BenchError: the folder holds pairs and `resume` is off, or those of other settings.
+    """
 
     def __init__(self, folder: Path, plan: Plan, resume: bool) -> None:
-        """
-        Raises:
-            BenchError: the folder holds pairs and `resume` is off, or those of other settings.
-        """
         self._journal = LineJournal(folder / RUNS, BenchError)
         self.pairs: dict[tuple[int, int, str], tuple[Run, Run]] = {}
         lines = list(self._journal.lines())

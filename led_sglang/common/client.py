@@ -75,12 +75,7 @@ class ServerClient:
         return list(self._ask("POST", "/detokenize", body)["text"])
 
     def generate(self, input_ids: Sequence[int], sampling: Mapping[str, Any]) -> dict[str, Any]:
-        """One completion: the whole answer of `/generate`.
-
-        Args:
-            input_ids: prompt.
-            sampling: `sampling_params`, `custom_params` among them.
-        """
+        """One completion, the whole answer of `/generate`; `sampling` holds `custom_params` too."""
         body = {"input_ids": list(input_ids), "sampling_params": dict(sampling)}
         return self._ask("POST", "/generate", body)
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from led_sglang.common.address import server_url
-from led_sglang.common.extras import missing_extra
+from led_sglang.common.extras import require
 from led_sglang.common.flags import Parser, above_zero, whole_number
 from led_sglang.common.terminal import finish
 from led_sglang.evaluation import EvaluationError
@@ -37,14 +36,8 @@ def evaluate(argv: Sequence[str]) -> int:
     return finish(lambda: _evaluate(_parser().parse_args(argv)))
 
 
-def _check_extra() -> None:
-    missing = [name for name in _MODULES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise missing_extra(missing, "eval")
-
-
 def _evaluate(arguments: argparse.Namespace) -> int:
-    _check_extra()
+    require("eval", *_MODULES)
     if arguments.compare:
         from led_sglang.evaluation.report.compare import compare
         from led_sglang.evaluation.report.tables import markdown

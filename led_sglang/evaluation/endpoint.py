@@ -135,11 +135,7 @@ class Endpoint:
         return {**info, "led": led["settings"] if led else None}
 
     async def complete(self, body: Mapping[str, Any]) -> Completion:
-        """One chat completion.
-
-        Raises:
-            EvaluationError: refused, or still failing after the last try.
-        """
+        """One chat completion; an EvaluationError as in `request`."""
         return await self.request("POST", "/v1/chat/completions", body, _parse_completion)
 
     async def request(

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+from led_sglang.common.extras import require
 from led_sglang.common.user_files import check_keys
 from led_sglang.evaluation import EvaluationError
 from led_sglang.evaluation.items import LETTERS, Item, checked_items
@@ -34,10 +35,9 @@ def load_items(file_name: str, hub: Mapping[str, Any]) -> tuple[Item, ...]:
     rows = hub.get("rows")
     if rows not in ("gpqa", "livecodebench"):
         raise EvaluationError(f"{file_name}: hub.rows must be gpqa or livecodebench")
-    try:
-        import datasets
-    except ImportError as error:
-        raise EvaluationError(f"{file_name}: needs `pip install datasets` ({error})") from None
+    require("eval", "datasets")
+    import datasets
+
     arguments = {key: hub[key] for key in _LOAD_KEYS if key in hub}
     try:
         table = datasets.load_dataset(**arguments)

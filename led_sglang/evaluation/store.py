@@ -50,13 +50,9 @@ class RunStore:
     """One run directory, for one process at a time when opened for writing."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.settings_path = folder, folder / "run.json"
         self._lock: int | None = None
         self.is_open = False
-
-    @property
-    def settings_path(self) -> Path:
-        return self.folder / "run.json"
 
     def open(self, settings: Mapping[str, Any], *, resume: bool) -> None:
         """Start or continue the run.
@@ -89,11 +85,7 @@ class RunStore:
         self.is_open = True
 
     def check_start(self, *, resume: bool) -> None:
-        """Refuse to add to finished samples unasked.
-
-        Raises:
-            EvaluationError: there are some, and `resume` is false.
-        """
+        """Refuse, by an EvaluationError, to add to finished samples without `resume`."""
         if not resume and self.holds_samples():
             raise EvaluationError(
                 f"{self.folder} already holds a run: add --resume to continue it, or choose "

@@ -75,7 +75,7 @@ def load_task(name: str, *, data: Path | None = None, limit: int | None = None) 
     Args:
         name: `gsm8k`, or `my/task.yaml`.
         data: JSONL file to use instead of the task's own items.
-        limit: keep only the first so many items.
+        limit: number of items to keep.
 
     Raises:
         EvaluationError: unknown task, a wrong key or a bad line; the message says where.

@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 from led_sglang.common.ports import port_holder
 from led_sglang.common.threads import start

@@ -83,12 +83,7 @@ def run_trace(
 
 
 def trace_settings(server: Mapping[str, Any], led: Mapping[str, Any]) -> TraceSettings:
-    """What a reader needs of a request's settings.
-
-    Args:
-        server: `ServerClient.led_settings()`.
-        led: the request's `custom_params.led`.
-    """
+    """What a reader needs of a request's `custom_params.led`, given the server's LED settings."""
     release = led.get("preset") == "release"
     layers = led.get("layers", "release" if release else server["layers"])
     captured = server["captured_layers"]

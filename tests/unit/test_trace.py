@@ -212,9 +212,6 @@ def test_page_asks_nothing_of_the_network() -> None:
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(name: str) -> Any:
-        raise ModuleNotFoundError(name=name)
-
-    monkeypatch.setattr(extras.importlib, "import_module", absent)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(extras.MissingExtra, match=r"led-sglang\[analysis\]"):
         read().to_pandas()

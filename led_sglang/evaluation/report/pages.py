@@ -58,11 +58,7 @@ def render_report(
 
 
 def write_pages(store: RunStore, results: Results) -> None:
-    """Write the pages of a run's problems, one problem at a time.
-
-    Raises:
-        EvaluationError: the disk is full.
-    """
+    """Write the pages of a run's problems; an EvaluationError where the disk is full."""
     template = _templates().get_template("problem.html")
     by_item: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     for (task, _, _), items in results.cells.items():

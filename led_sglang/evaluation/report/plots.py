@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +22,13 @@ from led_sglang.common.palette import GRID
 from led_sglang.evaluation.report import accuracy_figures, token_figures
 from led_sglang.evaluation.report.figure_parts import INK
 
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "led",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "grid.color": GRID,
-    "grid.linewidth": 0.8,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-    "legend.frameon": False,
-}
+_STYLE = [
+    resources.files("led_sglang.evaluation.report") / "page" / "figures.mplstyle",
+    {
+        **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color"), INK),
+        **{"xtick.color": INK, "ytick.color": INK, "grid.color": GRID},
+    },
+]
 
 
 # In the order of the report, which has their titles and captions.
@@ -65,7 +49,7 @@ def draw_all(metrics: Mapping[str, Any], folder: Path) -> dict[str, str]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     drawn = {}
-    with matplotlib.rc_context(_STYLE):
+    with plt.style.context(_STYLE):
         for name, draw in _FIGURES.items():
             figure = draw(metrics)
             if figure is None:
