@@ -13,13 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from led_sglang.cli import main
 from led_sglang.common.address import ServerError, server_info, server_url
 from led_sglang.common.client import ServerClient
+from led_sglang.common.flags import split_flags
 from led_sglang.common.paths import writable_file, writable_folder
 from led_sglang.common.terminal import CommandError, finish
 from led_sglang.common.threads import run_all
+from led_sglang.common.user_files import check_keys, parse_yaml
 
 COMMANDS = ("serve", "eval", "bench", "trace", "analyze", "doctor")
 
@@ -289,3 +292,55 @@ def test_ctrl_c_does_not_wait_for_calls() -> None:
     finally:
         process.kill()
     assert (process.returncode, errors) == (130, "led-sglang: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("written", "sentence"),
+    [
+        ("a: 1\nb: 2", None),
+        ("a: 1", None),
+        ("a: 1\nc: 2", "x.yaml: unknown key c (allowed: a, b)"),
+        ("b: 2", "x.yaml: key a is missing"),
+        ("[a]", "x.yaml must be a mapping of a, b, not ['a']"),
+        ("", "x.yaml must be a mapping of a, b, not None"),
+        (
+            "a: [",
+            "x.yaml is not YAML (line 1: expected the node content, but found '<stream end>')",
+        ),
+        (b"a: \xff", "x.yaml is not YAML"),
+    ],
+)
+def test_a_file_that_people_write(written: str | bytes, sentence: str | None) -> None:
+    def read() -> object:
+        keys = parse_yaml(written, "x.yaml", ServerError)
+        return check_keys(keys, "x.yaml", required=["a"], optional=["b"], error=ServerError)
+
+    if sentence is None:
+        assert read() == yaml.safe_load(written)
+        return
+    with pytest.raises(ServerError) as caught:
+        read()
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("argv", "own", "servers"),
+    [
+        ([], [], []),
+        (["--out", "x"], ["--out", "x"], []),
+        (["--out", "x", "--", "--tp", "2"], ["--out", "x"], ["--tp", "2"]),
+        (["--", "--a", "--", "b"], [], ["--a", "--", "b"]),
+        (["--out", "x", "--"], ["--out", "x"], []),
+    ],
+)
+def test_flags_behind_two_dashes_are_the_servers(
+    argv: list[str], own: list[str], servers: list[str]
+) -> None:
+    assert split_flags(argv) == (own, servers)
+
+
+def test_the_client_is_found_where_earlier_versions_had_it() -> None:
+    from led_sglang import client, trace
+
+    assert client.ServerClient is trace.ServerClient is ServerClient
+    assert client.ServerError is ServerError
