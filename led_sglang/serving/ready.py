@@ -122,4 +122,8 @@ def _ask(address: Address, method: str, path: str, body: Any = None) -> dict[str
         return None
     if answer.status_code != 200:
         return None
-    return dict(answer.json()) if answer.content else {}
+    try:
+        content = answer.json()
+    except requests.JSONDecodeError:
+        return {}
+    return content if isinstance(content, dict) else {}
