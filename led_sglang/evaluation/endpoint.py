@@ -96,11 +96,7 @@ class Endpoint:
         await self._session.close()
 
     async def model(self, wanted: str | None) -> tuple[str, int | None]:
-        """The model that is asked, and the tokens that prompt and completion may have together.
-
-        Raises:
-            EvaluationError: the endpoint does not serve `wanted`.
-        """
+        """The model that is asked, and the tokens that prompt and completion may have together."""
         answer = await self.request("GET", "/v1/models")
         entries = [entry for entry in answer.get("data", []) if "id" in entry]
         names = [str(entry["id"]) for entry in entries]

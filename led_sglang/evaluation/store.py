@@ -168,8 +168,7 @@ class RunStore:
         """The record of a sample whose `record` was dropped to save memory."""
         with (self.folder / stored.path).open("rb") as file:
             file.seek(stored.offset)
-            record: dict[str, Any] = json.loads(file.read(stored.length))
-        return record
+            return dict(json.loads(file.read(stored.length)))
 
 
 def sample_path(key: Key) -> Path:

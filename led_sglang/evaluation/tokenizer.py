@@ -81,8 +81,7 @@ class ServerTokenizer:
 
     async def _tokenized(self, prompt: str | list[str]) -> dict[str, Any]:
         body = {"model": self._model, "prompt": prompt, "add_special_tokens": False}
-        answer: dict[str, Any] = await self._endpoint.request("POST", "/tokenize", body)
-        return answer
+        return dict(await self._endpoint.request("POST", "/tokenize", body))
 
     async def _text(self, tokens: Sequence[int], *, special: bool) -> str:
         """The text of tokens, with or without the special ones."""

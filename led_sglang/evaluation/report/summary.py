@@ -167,18 +167,18 @@ def _difference_columns(
     results: Results, task: str, first: str, others: Sequence[str], temperature: float
 ) -> Floats | None:
     """[items, samplers x ks] on the problems that every sampler has finished."""
-    n = results.grid.n
-    tables = []
-    for sampler in (first, *others):
-        for k in compared_ks(n):
-            tables.append(results.per_item((task, sampler, temperature), k))
+    ks = compared_ks(results.grid.n)
+    tables = [
+        results.per_item((task, sampler, temperature), k)
+        for sampler in (first, *others)
+        for k in ks
+    ]
     items = sorted(set.intersection(*(set(table) for table in tables)))
     if not others or not items:
         return None
     values = np.array([[table[item] for table in tables] for item in items])
-    width = len(compared_ks(n))
-    baseline = np.tile(values[:, :width], len(others))
-    return np.asarray(values[:, width:] - baseline)
+    baseline = np.tile(values[:, : len(ks)], len(others))
+    return np.asarray(values[:, len(ks) :] - baseline)
 
 
 def _majorities(items: Mapping[str, Sequence[Sample]], k: int) -> list[float]:
