@@ -126,7 +126,7 @@ def run_plan(
 def answers(
     server: ServerView, load: LoadGenerator, plan: Plan, arm: Arm, size: int, seed: int, *more: str
 ) -> dict[str, Any]:
-    """What `bench_serving` says about one run; a ServerError of its own where the server is gone."""
+    """What `bench_serving` says about one run; ServerError where the server is gone."""
     try:
         return load.run(plan, arm, size, seed, server.url, server.model_path(), *more)
     except BenchError:
