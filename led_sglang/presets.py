@@ -136,7 +136,7 @@ def parse_preset(file_name: str, text: str) -> Preset:
 class _Section:
     """One mapping of a preset file; its readers raise ValueError naming file and key."""
 
-    def __init__(self, file_name: str, within: str, values: Any, **keys: tuple[str, ...]) -> None:
+    def __init__(self, file_name: str, within: str, values: Any, **keys: Any) -> None:
         self._file_name, self._prefix = file_name, f"{within}." if within else ""
         self.values = check_keys(values, file_name, within=within, **keys)
 
