@@ -12,7 +12,7 @@ _CONTROL_TAG = re.compile(r"<\|.+\|>|<｜.+｜>")
 def resolve_delimiters(
     tokenizer: Any, think_start: str, think_end: str, *, named_by_user: bool
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Token ids of both think delimiters (docs/method.md#think-phase).
+    """Token ids of both think delimiters, at least one each (docs/method.md#think-phase).
 
     A delimiter that splits into ordinary tokens may be merged with the text around it and then be
     missed. So a preset's tags (`<think>`, `[THINK]`, `<|channel|>`) must be single tokens of the
@@ -20,12 +20,8 @@ def resolve_delimiters(
 
     Args:
         tokenizer: a Hugging Face tokenizer.
-        think_start: text of the start delimiter.
-        think_end: text of the end delimiter.
+        think_start, think_end: texts of the delimiters.
         named_by_user: whether the user chose the texts, not a preset.
-
-    Returns:
-        Token ids of the start and of the end delimiter, each at least one.
 
     Raises:
         ValueError: the tokenizer cannot express a delimiter; the sentence names the flags to set.
@@ -38,14 +34,7 @@ def resolve_delimiters(
 
 
 def resolve_tool_start(tokenizer: Any, text: str) -> tuple[int, ...]:
-    """Token ids that begin a tool call.
-
-    Args:
-        tokenizer: a Hugging Face tokenizer.
-        text: with which a tool call begins; empty: tool calls do not end a thought.
-
-    Returns:
-        The tokens it encodes to, none for an empty text.
+    """Token ids that begin a tool call; none for an empty text: tool calls then end no thought.
 
     Raises:
         ValueError: the tokenizer cannot express it; the sentence names the flag to set.
@@ -94,9 +83,6 @@ def boundary_ids(tokenizer: Any) -> frozenset[int]:
 
     Besides the tokens flagged special, added tokens written `<|...|>` count: DeepSeek-R1's
     distilled models do not flag `<｜User｜>` and `<｜Assistant｜>`.
-
-    Args:
-        tokenizer: a Hugging Face tokenizer.
     """
     control = {
         token_id

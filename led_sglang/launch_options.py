@@ -219,8 +219,7 @@ def resolve_depth(
     """Captured depth, and a notice to print where the preset's had to be clamped.
 
     Args:
-        given: `--led-depth`.
-        preset_depth: what holds without it.
+        given: `--led-depth`; without it the preset's holds.
         num_layers: of the model; None where they are not known yet.
 
     Raises:

@@ -34,14 +34,11 @@ class DeviceTables:
     thinks: torch.Tensor
 
     def advance(self, state: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-        """States after one more token a row; gathers only, no host sync.
+        """States [B] int64 after one more token a row; gathers only, no host sync.
 
         Args:
             state: [B] int64, states of the automaton.
             token_ids: [B] int64 or int32; an id outside the vocabulary is no delimiter token.
-
-        Returns:
-            [B] int64.
         """
         # -1 indexes the last entry, so both ends clamp to the "outside" entry and never to a real
         # token (`</think>` may well be the last id of a vocabulary).
@@ -49,14 +46,7 @@ class DeviceTables:
         return self.transitions[state, self.token_class[token_ids.clamp(-1, outside)]]
 
     def thinking(self, state: torch.Tensor) -> torch.Tensor:
-        """Whether the next token of each row is sampled in the think phase.
-
-        Args:
-            state: [B] int64.
-
-        Returns:
-            [B] bool.
-        """
+        """[B] bool: whether the next token of rows in `state` [B] int64 is thought."""
         return self.thinks[state]
 
 
@@ -181,11 +171,7 @@ class ThinkAutomaton:
         return np.concatenate(pieces[::-1])
 
     def device_tables(self, vocab_size: int, device: torch.device | str) -> DeviceTables:
-        """The automaton as tensors on `device`.
-
-        Args:
-            vocab_size: V, the number of token ids that may be sampled.
-            device: where the tables live.
+        """The automaton as tensors on `device`, for the V token ids that may be sampled.
 
         Raises:
             ValueError: a delimiter token is not below `vocab_size`.

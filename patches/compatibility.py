@@ -5,64 +5,40 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from led_sglang.launch_options import flag_of
 from led_sglang.settings import LaunchRefused
 
 # SGLang calls ROCm "cuda" too.
 _DEVICES = ("cuda", "cpu")
 
-# (resolved flag, what to write in the message, why, test)
-_REFUSED: tuple[tuple[str, str, str], ...] = (
-    (
-        "speculative_algorithm",
-        "--speculative-algorithm",
-        "drafted tokens are verified against the final layer only",
-    ),
-    ("enable_watermark", "--enable-watermark", "the watermark forces tokens LED would overwrite"),
-    (
-        "enable_two_batch_overlap",
-        "--enable-two-batch-overlap",
-        "the halves of a batch would be captured apart",
-    ),
-    ("enable_pdmux", "--enable-pdmux", "prefill and decode would share LED's state across streams"),
-    ("dllm_algorithm", "--dllm-algorithm", "diffusion models do not decode token by token"),
+_OWN_PART = "each rank would capture its own part of a prompt's tokens only"
+_ONE_KERNEL = "one kernel runs all layers, and nothing between them can be captured"
+# Flags by their fields, each with the reason.
+_REFUSED: tuple[tuple[str, str], ...] = (
+    ("speculative_algorithm", "drafted tokens are verified against the final layer only"),
+    ("enable_watermark", "the watermark forces tokens LED would overwrite"),
+    ("enable_two_batch_overlap", "the halves of a batch would be captured apart"),
+    ("enable_pdmux", "prefill and decode would share LED's state across streams"),
+    ("dllm_algorithm", "diffusion models do not decode token by token"),
     (
         "enable_return_hidden_states",
-        "--enable-return-hidden-states",
         "responses would carry LED's captured latents in place of the final hidden states",
     ),
     (
         "enable_return_aux_hidden_states",
-        "--enable-return-aux-hidden-states",
         "responses would carry the layers LED captures in place of those asked for",
     ),
-    (
-        "enable_layernorm_sp",
-        "--enable-layernorm-sp",
-        "each rank would capture its own part of a prompt's tokens only",
-    ),
-    (
-        "enable_attn_tp_input_scattered",
-        "--enable-attn-tp-input-scattered",
-        "each rank would capture its own part of a prompt's tokens only",
-    ),
-    (
-        "enable_nvidia_megakernel",
-        "--enable-nvidia-megakernel",
-        "one kernel runs all layers, and nothing between them can be captured",
-    ),
-    (
-        "enable_amd_monokernel",
-        "--enable-amd-monokernel",
-        "one kernel runs all layers, and nothing between them can be captured",
-    ),
+    ("enable_layernorm_sp", _OWN_PART),
+    ("enable_attn_tp_input_scattered", _OWN_PART),
+    ("enable_nvidia_megakernel", _ONE_KERNEL),
+    ("enable_amd_monokernel", _ONE_KERNEL),
     (
         "smg_grpc_mode",
-        "--smg-grpc-mode",
         "its front end is another program, which checks no LED parameters and shows no statistics",
     ),
-    ("use_ray", "--use-ray", "Ray actors do not load SGLang plugins"),
-    ("is_embedding", "--is-embedding", "an embedding model does not decode"),
-    ("encoder_only", "--encoder-only", "an encoder does not decode"),
+    ("use_ray", "Ray actors do not load SGLang plugins"),
+    ("is_embedding", "an embedding model does not decode"),
+    ("encoder_only", "an encoder does not decode"),
 )
 
 
@@ -80,9 +56,9 @@ def refuse_incompatible(cfg: Any) -> None:
             f"LED runs on {' and '.join(_DEVICES)} alone, not on --device {cfg.device}; choose one "
             "of them, or start without LED (--sampler regular)"
         )
-    for field, flag, reason in _REFUSED:
+    for field, reason in _REFUSED:
         if getattr(cfg, field):
-            _refuse(flag, reason)
+            _refuse(flag_of(field), reason)
     if cfg.pp_size > 1:
         _refuse("--pipeline-parallel-size > 1", "only the last stage sees the captured layers")
     if cfg.attn_cp_size > 1:
@@ -119,25 +95,20 @@ def refuse_incompatible(cfg: Any) -> None:
 
 
 # The same for the soft methods, whose next input is no token.
-_REFUSED_WITH_SOFT: tuple[tuple[str, str, str], ...] = (
+_REFUSED_WITH_SOFT: tuple[tuple[str, str], ...] = (
     (
         "enable_mixed_chunk",
-        "--enable-mixed-chunk",
         "rows that decode inside a prefill batch would read their token, not their mixture",
     ),
-    (
-        "enable_torch_compile",
-        "--enable-torch-compile",
-        "the traced decode graph would not read the mixtures",
-    ),
+    ("enable_torch_compile", "the traced decode graph would not read the mixtures"),
 )
 
 
 def refuse_incompatible_with_soft(cfg: Any) -> None:
     """Check SGLang's resolved flags against the soft methods; see `refuse_incompatible`."""
-    for field, flag, reason in _REFUSED_WITH_SOFT:
+    for field, reason in _REFUSED_WITH_SOFT:
         if getattr(cfg, field):
-            _refuse_soft(flag, reason)
+            _refuse_soft(flag_of(field), reason)
     if cfg.enable_dp_attention or cfg.attn_dp_size > 1:
         _refuse_soft(
             "attention data parallelism", "a rank's batch is padded with rows of other requests"

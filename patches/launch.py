@@ -42,8 +42,8 @@ def launch(argv: Sequence[str]) -> None:
     # While it starts; SGLang installs its own once it serves.
     signal.signal(signal.SIGTERM, _end)
     try:
-        with _children_ignore_ctrl_c(), ctrl_c_ends_requests():
-            with _usage_errors_of_one_line():
+        with _replaced(BaseProcess, "start", _start_deaf), ctrl_c_ends_requests():
+            with _replaced(argparse.ArgumentParser, "print_usage", _print_nothing):
                 server_args = prepare_server_args(list(argv))
             run_server(server_args)
     finally:
@@ -56,38 +56,31 @@ def _end(*_: Any) -> None:
 
 
 @contextmanager
-def _children_ignore_ctrl_c() -> Iterator[None]:
+def _replaced(owner: type, name: str, replacement: Any) -> Iterator[None]:
+    """Give a class another method for a while."""
+    method = getattr(owner, name)
+    setattr(owner, name, replacement)
+    try:
+        yield
+    finally:
+        setattr(owner, name, method)
+
+
+_start = BaseProcess.start
+
+
+def _start_deaf(self: BaseProcess) -> None:
     """Ctrl-C reaches every process of a terminal: only the launching one shall act on it.
 
     It ends the others, which would each print a traceback. A process that starts while SIGINT is
     ignored goes on ignoring it.
     """
-    start = BaseProcess.start
-
-    def start_deaf(self: BaseProcess) -> None:
-        with uninterrupted():
-            start(self)
-
-    BaseProcess.start = start_deaf  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        BaseProcess.start = start  # type: ignore[method-assign]
-
-
-@contextmanager
-def _usage_errors_of_one_line() -> Iterator[None]:
-    """SGLang's usage is 490 lines, behind which nobody finds the error."""
-    print_usage = argparse.ArgumentParser.print_usage
-    argparse.ArgumentParser.print_usage = _print_nothing  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        argparse.ArgumentParser.print_usage = print_usage  # type: ignore[method-assign]
+    with uninterrupted():
+        _start(self)
 
 
 def _print_nothing(self: argparse.ArgumentParser, file: Any = None) -> None:
-    """In place of a usage."""
+    """In place of SGLang's usage, which is 490 lines: nobody finds the error behind them."""
 
 
 def _refuse_if_left_out() -> None:

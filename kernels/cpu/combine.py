@@ -3,8 +3,6 @@
 See docs/method.md#cumulative-sums, docs/method.md#entropy-choice and docs/method.md#token.
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-
 from __future__ import annotations
 
 import numpy as np
@@ -87,7 +85,7 @@ def combine(
     logprobs,  # [B, K] f32
     noise,  # [B, K] f64
     explored,  # [B] bool
-    probability,  # [B] f64
+    explore_probability,  # [B] f64
     projected,  # [B] bool
     depth,  # [B] int64
     floor,  # [B] f32
@@ -148,13 +146,14 @@ def combine(
         depth_out[b] = star + 1 if explored[b] else 1
 
         # q is one categorical draw; it takes both sides to know it, unless one of them is certain.
-        known = projected[b] or probability[b] == 0.0 or depth[b] == 1
+        probability = explore_probability[b]
+        known = projected[b] or probability == 0.0 or depth[b] == 1
         behaviour_probs[b], behaviour_logprob[b] = 0.0, -np.inf
         if want_behaviour and known:
             for i in range(k):
                 exploit = _drawn(a[0], greedy[b], i)
                 explore = _drawn(a[star], greedy[b], i)
-                q = exploit + probability[b] * (explore - exploit)
+                q = exploit + probability * (explore - exploit)
                 behaviour_probs[b, i] = q
                 if i == pick:
                     behaviour_logprob[b] = np.log(q)

@@ -1,7 +1,5 @@
 """The gates on a CPU, compiled, and which latent rows the batch needs (docs/method.md#gate)."""
 
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-
 from __future__ import annotations
 
 from ..types import Gate

@@ -3,9 +3,6 @@
 See docs/method.md#latent-posteriors.
 """
 
-# Compiled functions: what their arguments are stands beside each.
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-
 from __future__ import annotations
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Noise of a step on a CPU, compiled (docs/method.md#randomness)."""
 
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-
 from __future__ import annotations
 
 import numpy as np

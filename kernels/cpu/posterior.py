@@ -3,9 +3,6 @@
 A row takes the same vectors in the same order whatever the rows beside it.
 """
 
-# Compiled functions: what their arguments are stands beside each.
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-
 from __future__ import annotations
 
 import numpy as np
@@ -103,7 +100,7 @@ def posterior(
     logits,  # [B, V] f32
     temperature,  # [B] f32
     candidates,  # [B] int64
-    top_p,  # [B] f32
+    candidate_top_p,  # [B] f32
     want_entropy,  # bool
     ids,  # out [B, K] int64
     logprobs,  # out [B, K] f32
@@ -130,6 +127,7 @@ def posterior(
         for i in range(k):
             logprob = np.float32(np.float64((values[i] - top) / t) - log_total)
             # A nucleus of 1 drops nothing, although p1 may round to 1.
-            kept = i < candidates[b] and (mass_before < top_p[b] or top_p[b] >= 1.0)
+            nucleus = candidate_top_p[b]
+            kept = i < candidates[b] and (mass_before < nucleus or nucleus >= 1.0)
             logprobs[b, i] = logprob if kept else -np.inf
             mass_before += np.exp(np.float64(logprob))

@@ -37,6 +37,7 @@ from .posterior import posterior
 
 _F32, _F64, _I64, _BOOL = numba.float32, numba.float64, numba.int64, numba.boolean
 _BITS = numba.uint16
+_OF_ROWS = ("gate", "gate_value", "random_gate", "owns", "thinks", "projects", "release_layers")
 
 
 @cache
@@ -63,6 +64,11 @@ def compile_all() -> None:
 def _memory(tensor: Tensor) -> Any:
     """The tensor as a C-contiguous array: a view, unless its rows lie apart."""
     return tensor.contiguous().numpy()
+
+
+def _arrays(record: object, *names: str) -> dict[str, Any]:
+    """Tensors of a record by name, see `_memory`."""
+    return {name: _memory(getattr(record, name)) for name in names}
 
 
 class CpuStep:
@@ -114,14 +120,9 @@ class CpuStep:
         )
         posterior(
             logits=_memory(logits),
-            temperature=_memory(rows.temperature),
-            candidates=_memory(rows.candidates),
-            top_p=_memory(rows.candidate_top_p),
+            **_arrays(rows, "temperature", "candidates", "candidate_top_p"),
             want_entropy=limits.entropy,
-            ids=final.ids.numpy(),
-            logprobs=final.logprobs.numpy(),
-            p1=final.p1.numpy(),
-            entropy=final.entropy.numpy(),
+            **_arrays(final, *vars(final)),
         )
         return final
 
@@ -145,8 +146,7 @@ class CpuStep:
             has_seed=_memory(has_seed),
             positions=_memory(positions),
             ids=_memory(candidate_ids),
-            gate=noise.gate.numpy(),
-            pick=noise.pick.numpy(),
+            **_arrays(noise, "gate", "pick"),
         )
         return noise
 
@@ -168,20 +168,12 @@ class CpuStep:
         projected = torch.empty(batch, dtype=torch.bool).numpy()
         live_rows = torch.empty(3, batch * layers, dtype=torch.int64)
         request, below_final, place = live_rows.numpy()
-        depth, greedy = _memory(rows.depth), _memory(rows.greedy)
+        asked = _arrays(rows, "depth", "greedy")
         live = gate_rows(
-            p1=_memory(final.p1),
-            entropy=_memory(final.entropy),
+            **_arrays(final, "p1", "entropy"),
             draw=_memory(noise.gate),
-            gate=_memory(rows.gate),
-            gate_value=_memory(rows.gate_value),
-            greedy=greedy,
-            random_gate=_memory(rows.random_gate),
-            owns=_memory(rows.owns),
-            thinks=_memory(rows.thinks),
-            projects=_memory(rows.projects),
-            depth=depth,
-            release_layers=_memory(rows.release_layers),
+            **asked,
+            **_arrays(rows, *_OF_ROWS),
             explored=explored.numpy(),
             probability=probability.numpy(),
             projected=projected,
@@ -213,22 +205,15 @@ class CpuStep:
         )
         combine(
             gathered=_memory(gathered),
-            ids=_memory(final.ids),
-            logprobs=_memory(final.logprobs),
+            **_arrays(final, "ids", "logprobs"),
             noise=_memory(noise.pick),
-            explored=explored.numpy(),
-            probability=probability.numpy(),
             projected=projected,
-            depth=depth,
-            floor=_memory(rows.floor),
-            normalize_layers=_memory(rows.normalize_layers),
-            greedy=greedy,
+            **asked,
+            **_arrays(rows, "floor", "normalize_layers"),
             want_behaviour=limits.behaviour,
-            token_ids=result.token_ids.numpy(),
             depth_out=result.depth.numpy(),
-            layer_probs=result.layer_probs.numpy(),
-            behaviour_probs=result.behaviour_probs.numpy(),
-            behaviour_logprob=result.behaviour_logprob.numpy(),
+            **_arrays(result, "explored", "explore_probability", "token_ids"),
+            **_arrays(result, "layer_probs", "behaviour_probs", "behaviour_logprob"),
         )
         return result
 

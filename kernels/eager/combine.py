@@ -25,10 +25,6 @@ def combine(
     Args:
         gathered: [ranks, B * (D - 1), K + 2] fp32, every rank's `latent_partials`; None where no
             rank projected a row.
-        final: from the same rows and limits.
-        rows, limits: of the batch.
-        noise: pick [B, K] f64.
-        decision: of the gates.
         projected_rows: for the result.
     """
     candidate = final.logprobs > -torch.inf

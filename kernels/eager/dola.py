@@ -61,8 +61,6 @@ def dola_scores(
     Args:
         final_logits: [D, V], the model's own, before penalties; over the whole vocabulary.
         captured: [D, C, H], residual streams without the final norm.
-        rows: the D rows.
-        head: this rank's shard of the LM head.
         shard_widths: vocabulary columns of each rank, in rank order; with all_gather.
         all_gather: [M, n] fp32 -> [R, M, n] in rank order. Called three times whatever the rows
             hold: with [P, 2], [P, 1] and [D, max(shard_widths)].

@@ -23,13 +23,7 @@ class Decision:
 def gate_rows(
     final: FinalPosterior, rows: LedRows, limits: LedLimits, noise: StepNoise
 ) -> Decision:
-    """The gate of every row; it needs the final posterior alone, and most rows end here.
-
-    Args:
-        final: of the B rows.
-        rows, limits: of the batch.
-        noise: gate [B] f64.
-    """
+    """The gate of every row; it needs the final posterior alone, and most rows end here."""
     may_explore = rows.owns & rows.thinks
     probability = torch.where(may_explore, _explore_probability(final, rows, limits), 0.0)
     explored = noise.gate < probability

@@ -85,18 +85,12 @@ def seeded_noise(seed: Tensor, position: Tensor, candidate_ids: Tensor) -> StepN
 def draw_noise(
     stream: NoiseStream, seeds: Tensor, has_seed: Tensor, positions: Tensor, candidate_ids: Tensor
 ) -> StepNoise:
-    """Noise of one step, and the stream moved on by one.
+    """See `Step.draw_noise`.
 
     Rows with a seed get `seeded_noise`. The others share the stream: the same hash, with the
     stream's seed of this step for a seed and the row's index for a position. Nothing depends on
     what the gates will say, so ranks with equal streams draw equal noise; and all state is on the
     device, so a replayed CUDA graph draws fresh noise.
-
-    Args:
-        stream: of the rows without a seed.
-        seeds, positions: [B] int64.
-        has_seed: [B] bool.
-        candidate_ids: [B, K] int64 vocabulary ids.
     """
     seed, position = noise_origins(stream, seeds, has_seed, positions)
     return seeded_noise(seed, position, candidate_ids)
@@ -105,14 +99,7 @@ def draw_noise(
 def noise_origins(
     stream: NoiseStream, seeds: Tensor, has_seed: Tensor, positions: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Where `draw_noise` hashes from, and the stream moved on by one.
-
-    Args:
-        stream, seeds, has_seed, positions: as there.
-
-    Returns:
-        Seeds and positions, [B] int64 each.
-    """
+    """Seeds and positions [B] int64 that `draw_noise` hashes; the stream moves on by one."""
     row = torch.arange(len(seeds), device=seeds.device)
     seed = torch.where(has_seed, seeds, stream.seed + stream.step * STEP_STRIDE)
     stream.step.add_(1)

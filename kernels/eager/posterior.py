@@ -13,19 +13,7 @@ _BYTES_PER_LOGIT = 40
 
 
 def final_posterior(logits: Tensor, rows: LedRows, limits: LedLimits) -> FinalPosterior:
-    """Candidates and statistics of p^L = softmax(z^L / T) over the whole vocabulary.
-
-    See docs/method.md#final-posterior and docs/method.md#candidates.
-
-    Args:
-        logits: [B, V] fp32, bf16 or fp16, with bias, penalties and grammar already applied; not
-            modified. Ties go to the lowest id.
-        rows: of the B requests.
-        limits: of the batch.
-
-    Returns:
-        K = min(limits.candidates, V) candidates a row; statistics are fp32.
-    """
+    """See `Step.final_posterior`: K = min(limits.candidates, V) candidates a row."""
     batch, vocab = logits.shape
     k = min(limits.candidates, vocab)
     step = max(1, _TEMPORARY_BYTES // (_BYTES_PER_LOGIT * vocab))

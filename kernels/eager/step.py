@@ -18,13 +18,13 @@ from ..types import (
     LedResult,
     LedRows,
     LmHeadShard,
-    NoiseStream,
     StepNoise,
 )
-from . import noise, posterior
 from .combine import combine
 from .gate import Decision, gate_rows
 from .latent_lse import latent_partials
+from .noise import draw_noise
+from .posterior import final_posterior
 
 
 class EagerStep:
@@ -51,20 +51,8 @@ class EagerStep:
         self._final_norm = final_norm
         self._all_gather = all_gather
 
-    def final_posterior(self, logits: Tensor, rows: LedRows, limits: LedLimits) -> FinalPosterior:
-        """See `Step.final_posterior`."""
-        return posterior.final_posterior(logits, rows, limits)
-
-    def draw_noise(
-        self,
-        stream: NoiseStream,
-        seeds: Tensor,
-        has_seed: Tensor,
-        positions: Tensor,
-        candidate_ids: Tensor,
-    ) -> StepNoise:
-        """See `Step.draw_noise`."""
-        return noise.draw_noise(stream, seeds, has_seed, positions, candidate_ids)
+    final_posterior = staticmethod(final_posterior)
+    draw_noise = staticmethod(draw_noise)
 
     def led_step(
         self,

@@ -3,9 +3,6 @@
 See docs/method.md#cumulative-sums, docs/method.md#entropy-choice and docs/method.md#token.
 """
 
-# Kernels are compiled, never called by Python: what their arguments are stands beside each.
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 from __future__ import annotations
 
 import torch
@@ -14,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..types import FinalPosterior, LedResult, LedRows, StepNoise
-from .workspace import StepWorkspace
+from .workspace import StepWorkspace, tensors
 
 # Fixed whatever the batch asks for: the order of every sum, and so its last bit, hangs on them.
 MAX_CANDIDATES = 64
@@ -41,12 +38,13 @@ def _first_largest(x):
     return tl.where(broken, 0, tl.argmax(x, 0, tie_break_left=True))
 
 
-_COMBINE_COLUMNS = ["depth", "floor", "normalize_layers", "greedy"]
+_OF_ROWS = ("depth", "floor", "normalize_layers", "greedy")
+_RESULTS = ("layer_probs", "behaviour_probs", "behaviour_logprob")
 
 
 @triton.jit(
     do_not_specialize=["layers", "candidates", "ranks"],
-    do_not_specialize_on_alignment=[*_COMBINE_COLUMNS, "explored_in", "pick_noise", "gathered"],
+    do_not_specialize_on_alignment=[*_OF_ROWS, "explored_in", "pick_noise", "gathered"],
 )
 def combine_kernel(
     gathered,  # [ranks, B * layers, candidates + 2] f32: max, sum, candidate logits
@@ -163,9 +161,6 @@ def combine(
 
     Args:
         gathered: [ranks, B * layers, K + 2] f32 from every rank's `latent_partials`.
-        final: of the B rows.
-        rows: of the batch.
-        noise: pick [B, K] f64.
         explored: [B] bool from `gate_rows`.
         layers: latent layers per request.
         workspace: holds what the gate left; takes the result.
@@ -175,8 +170,6 @@ def combine(
     assert gathered.shape[1:] == (batch * layers, candidates + 2)
     assert noise.pick.dtype == torch.float64
     assert noise.pick.shape == (batch, candidates)
-    assert final.ids.is_contiguous()
-    assert final.logprobs.is_contiguous()
     assert batch <= workspace.batch
     assert candidates <= workspace.candidates
     padded = max(_DEPTH_PAD, triton.next_power_of_2(workspace.layers + 1))
@@ -196,21 +189,13 @@ def combine(
     )
     combine_kernel[(batch,)](
         gathered=gathered,
-        ids=final.ids,
-        logprobs=final.logprobs,
+        **tensors(final, "ids", "logprobs"),
         pick_noise=noise.pick.contiguous(),
         explored_in=explored,
-        explore_probability=workspace.explore_probability,
         projected_in=workspace.projected,
-        depth=rows.depth.contiguous(),
-        floor=rows.floor.contiguous(),
-        normalize_layers=rows.normalize_layers.contiguous(),
-        greedy=rows.greedy.contiguous(),
-        token_ids=result.token_ids,
+        **tensors(rows, *_OF_ROWS),
         depth_out=result.depth,
-        layer_probs=result.layer_probs,
-        behaviour_probs=result.behaviour_probs,
-        behaviour_logprob=result.behaviour_logprob,
+        **tensors(result, "explore_probability", "token_ids", *_RESULTS),
         layers=layers,
         candidates=candidates,
         ranks=gathered.shape[0],

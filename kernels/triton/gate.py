@@ -4,9 +4,6 @@ The list is a prefix sum, never an atomic counter: ranks of a tensor-parallel gr
 the order of rows without a word between them.
 """
 
-# Kernels are compiled, never called by Python: what their arguments are stands beside each.
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 from __future__ import annotations
 
 import triton
@@ -14,7 +11,7 @@ import triton.language as tl
 from torch import Tensor, float64
 
 from ..types import FinalPosterior, Gate, LedRows, StepNoise
-from .workspace import StepWorkspace
+from .workspace import StepWorkspace, tensors
 
 _ALWAYS = tl.constexpr(int(Gate.ALWAYS))
 _NEVER = tl.constexpr(int(Gate.NEVER))
@@ -23,19 +20,9 @@ _RATE = tl.constexpr(int(Gate.RATE))
 
 _ROWS_AT_ONCE = 256
 
-_GATE_ARGUMENTS = [
-    "p1",
-    "entropy",
-    "gate_noise",
-    "gate",
-    "gate_value",
-    "greedy",
-    "random_gate",
-    "owns",
-    "thinks",
-    "projects",
-    "depth",
-]
+_OF_FINAL = ("p1", "entropy")
+_OF_ROWS = ("gate", "gate_value", "greedy", "random_gate", "owns", "thinks", "projects", "depth")
+_GATE_ARGUMENTS = [*_OF_FINAL, "gate_noise", *_OF_ROWS]
 
 
 @triton.jit(
@@ -110,12 +97,8 @@ def gate_rows(
     """The gate of every row, and the list of live latent rows.
 
     Args:
-        final: of the B rows.
-        rows: of the batch.
-        noise: gate [B] f64.
         layers: latent layers per request, LedLimits.depth - 1.
-        workspace: takes explore_probability [B], projected [B], live_rows [B * layers],
-            live_count [1] and live_total [1] as well.
+        workspace: takes what `StepWorkspace` lists under the gate.
 
     Returns:
         Who explores, [B] bool; it lies in the workspace.
@@ -124,29 +107,15 @@ def gate_rows(
     assert batch <= workspace.batch
     assert layers <= workspace.layers
     assert noise.gate.dtype == float64
-    columns = {
-        "p1": final.p1,
-        "entropy": final.entropy,
-        "gate_noise": noise.gate,
-        "gate": rows.gate,
-        "gate_value": rows.gate_value,
-        "greedy": rows.greedy,
-        "random_gate": rows.random_gate,
-        "owns": rows.owns,
-        "thinks": rows.thinks,
-        "projects": rows.projects,
-        "depth": rows.depth,
-    }
+    columns = tensors(final, *_OF_FINAL) | tensors(rows, *_OF_ROWS)
+    columns["gate_noise"] = noise.gate.contiguous()
     assert all(column.shape == (batch,) for column in columns.values())
     explored = workspace.explored[:batch]
     gate_kernel[(1,)](
-        **{name: column.contiguous() for name, column in columns.items()},
+        **columns,
         explored_out=explored,
-        explore_probability=workspace.explore_probability,
         projected_out=workspace.projected,
-        live_rows=workspace.live_rows,
-        live_count=workspace.live_count,
-        live_total=workspace.live_total,
+        **tensors(workspace, "explore_probability", "live_rows", "live_count", "live_total"),
         batch=batch,
         layers=layers,
         ROWS=_ROWS_AT_ONCE,

@@ -1,8 +1,5 @@
 """The live latent rows, gathered for the LM head one window of their list at a time."""
 
-# Kernels are compiled, never called by Python: what their arguments are stands beside each.
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 from __future__ import annotations
 
 import torch
@@ -11,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..types import FinalNorm, LedRows
-from .workspace import StepWorkspace
+from .workspace import StepWorkspace, tensors
 
 _HIDDEN_AT_ONCE = 1024
 
@@ -67,10 +64,8 @@ def gather_latents(
 
     Args:
         latents: [B, C, H].
-        rows: of the batch.
         layers: latent layers per request.
-        first: index of the window into the list of live rows.
-        workspace: has the list.
+        first: index of the window into the list of live rows, which the workspace holds.
         final_norm: None if no row wants it. It sees a fixed number of rows, of which those beyond
             the live count hold anything; each row keeps its norm's result only if it wants it. It
             is torch's, and allocates.
@@ -81,12 +76,8 @@ def gather_latents(
     assert hidden == workspace.latent_rows.shape[1]
     gather_latents_kernel[(count, triton.cdiv(hidden, _HIDDEN_AT_ONCE))](
         latents=latents,
-        temperature=rows.temperature.contiguous(),
-        release_layers=rows.release_layers.contiguous(),
-        live_rows=workspace.live_rows,
-        live_count=workspace.live_count,
-        latent_rows=workspace.latent_rows,
-        row_scale=workspace.row_scale,
+        **tensors(rows, "temperature", "release_layers"),
+        **tensors(workspace, "live_rows", "live_count", "latent_rows", "row_scale"),
         request_stride=latents.stride(0),
         layer_stride=latents.stride(1),
         first=first,

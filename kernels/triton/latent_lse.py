@@ -11,9 +11,6 @@ and with it the order in which threads add. So the sum of a tile is made exact: 
 rounded to a fixed point first, and integers add up the same in any order.
 """
 
-# Kernels are compiled, never called by Python: what their arguments are stands beside each.
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 from __future__ import annotations
 
 import torch

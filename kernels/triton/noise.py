@@ -1,11 +1,6 @@
 """The noise of a step in one launch (docs/method.md#randomness)."""
 
-# Kernels are compiled, never called by Python: what their arguments are stands beside each.
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 import triton
@@ -82,20 +77,12 @@ def noise_kernel(
     tl.store(pick + at, -tl.log(exponential), mask=listed)
 
 
-@dataclass(frozen=True)
 class NoiseWorkspace:
     """Noise of up to `batch` rows and `candidates` candidates."""
 
-    gate: Tensor  # [batch] f64
-    pick: Tensor  # [batch * candidates] f64
-
-    @classmethod
-    def allocate(cls, batch: int, candidates: int, device: torch.device) -> NoiseWorkspace:
-        """Memory for steps up to these sizes."""
-        return cls(
-            torch.empty(batch, dtype=torch.float64, device=device),
-            torch.empty(batch * candidates, dtype=torch.float64, device=device),
-        )
+    def __init__(self, batch: int, candidates: int, device: torch.device) -> None:
+        self.gate = torch.empty(batch, dtype=torch.float64, device=device)
+        self.pick = torch.empty(batch * candidates, dtype=torch.float64, device=device)
 
     def fits(self, batch: int, candidates: int) -> bool:
         """Whether a step of these sizes can run here."""

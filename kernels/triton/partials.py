@@ -4,9 +4,6 @@ See docs/method.md#latent-posteriors. Parallel over the listed (request, layer) 
 candidates.
 """
 
-# Kernels are compiled, never called by Python: what their arguments are stands beside each.
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 from __future__ import annotations
 
 import triton
@@ -16,7 +13,7 @@ from torch import Tensor
 from ..types import LedRows, LmHeadShard
 from .latent_lse import soft_cap
 from .tiles import column_tiles
-from .workspace import StepWorkspace
+from .workspace import StepWorkspace, tensors
 
 # Fixed whatever the batch asks for: the order of every sum, and so its last bit, hangs on them.
 _CANDIDATES_AT_ONCE = 8
@@ -123,12 +120,10 @@ def latent_partials(
 
     Args:
         ids: [B, K] int64 vocabulary ids of the candidates.
-        rows: of the batch.
         layers: latent layers per request.
         first: index into the list of the window that was just gathered and multiplied; only its
             rows are written.
         head: this rank's shard; it has a weight.
-        workspace: holds the window.
 
     Returns:
         [B * layers, K + 2] f32 in the workspace: max, sum of exponentials, K logits, all over T;
@@ -145,14 +140,10 @@ def latent_partials(
     count = min(workspace.window, batch * layers - first)
     latent_partials_kernel[(count, 1 + triton.cdiv(candidates, _CANDIDATES_AT_ONCE))](
         weight=weight,
-        latent_rows=workspace.latent_rows,
-        row_scale=workspace.row_scale,
-        tile_max=workspace.tile_max,
-        tile_sum=workspace.tile_sum,
-        live_rows=workspace.live_rows,
-        live_count=workspace.live_count,
+        **tensors(workspace, "latent_rows", "row_scale", "tile_max", "tile_sum"),
+        **tensors(workspace, "live_rows", "live_count"),
         ids=ids,
-        temperature=rows.temperature.contiguous(),
+        **tensors(rows, "temperature"),
         partials=out,
         first_listed=first,
         layers=layers,

@@ -5,12 +5,9 @@ lie in the k groups of neighbouring columns with the largest maxima, so the firs
 group maxima, split by split, and the second sorts the members of the k groups that are left.
 """
 
-# Kernels are compiled, never called by Python: what their arguments are stands beside each.
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 import triton
@@ -170,41 +167,19 @@ def splits_of(vocab: int) -> int:
     return -(-vocab // SPLIT_COLUMNS)
 
 
-@dataclass(frozen=True)
 class PosteriorWorkspace:
     """Scratch and results for up to `batch` rows, `candidates` and `vocab` columns."""
 
-    batch: int
-    candidates: int
-    vocab: int
-    statistics: Tensor  # [3, batch * splits] f32
-    group_keys: Tensor  # [batch * splits * keys_kept] int64
-    ids: Tensor  # [batch * candidates] int64
-    logprobs: Tensor  # [batch * candidates] f32
-    p1: Tensor  # [batch] f32
-    entropy: Tensor  # [batch] f32
-
-    @classmethod
-    def allocate(
-        cls, batch: int, candidates: int, vocab: int, device: torch.device
-    ) -> PosteriorWorkspace:
-        """Memory for steps up to these sizes."""
+    def __init__(self, batch: int, candidates: int, vocab: int, device: torch.device) -> None:
+        self.batch, self.candidates, self.vocab = batch, candidates, vocab
         cells = batch * splits_of(vocab)
-
-        def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.empty(shape, dtype=dtype, device=device)
-
-        return cls(
-            batch=batch,
-            candidates=candidates,
-            vocab=vocab,
-            statistics=empty(3, cells),
-            group_keys=empty(cells * keys_kept(candidates), dtype=torch.int64),
-            ids=empty(batch * candidates, dtype=torch.int64),
-            logprobs=empty(batch * candidates),
-            p1=empty(batch),
-            entropy=empty(batch),
-        )
+        empty = partial(torch.empty, dtype=torch.float32, device=device)
+        self.statistics = empty(3, cells)
+        self.group_keys = empty(cells * keys_kept(candidates), dtype=torch.int64)
+        self.ids = empty(batch * candidates, dtype=torch.int64)
+        self.logprobs = empty(batch * candidates)
+        self.p1 = empty(batch)
+        self.entropy = empty(batch)
 
     def fits(self, batch: int, candidates: int, vocab: int) -> bool:
         """Whether a step of these sizes can run here."""
@@ -214,13 +189,7 @@ class PosteriorWorkspace:
 def final_posterior(
     logits: Tensor, rows: LedRows, limits: LedLimits, workspace: PosteriorWorkspace
 ) -> FinalPosterior:
-    """Candidates and statistics of the final posterior; see `Step.final_posterior`.
-
-    Args:
-        logits: [B, V], rows contiguous.
-        rows, limits: of the batch.
-        workspace: large enough; the result lies in it.
-    """
+    """See `Step.final_posterior`; rows of logits are contiguous, the result lies in `workspace`."""
     batch, vocab = logits.shape
     candidates = min(limits.candidates, vocab)
     assert logits.stride(1) == 1
@@ -256,10 +225,7 @@ def final_posterior(
         row_top_p=rows.candidate_top_p,
         **statistics,
         group_keys=workspace.group_keys,
-        ids=result.ids,
-        logprobs=result.logprobs,
-        p1=result.p1,
-        entropy=result.entropy,
+        **vars(result),
         vocab=vocab,
         logits_stride=logits.stride(0),
         candidates=candidates,

@@ -85,9 +85,9 @@ class TritonStep:
         self._all_gather = all_gather
         self._eager = EagerStep(head, final_norm=final_norm, all_gather=all_gather)
         batch, slots, device = limits.batch, limits.slots, weight.device
-        self.posterior_workspace = PosteriorWorkspace.allocate(batch, slots, limits.vocab, device)
-        self.noise_workspace = NoiseWorkspace.allocate(batch, slots, device)
-        self.workspace = StepWorkspace.allocate(batch, limits.layers, slots, weight, head.valid)
+        self.posterior_workspace = PosteriorWorkspace(batch, slots, limits.vocab, device)
+        self.noise_workspace = NoiseWorkspace(batch, slots, device)
+        self.workspace = StepWorkspace(batch, limits.layers, slots, weight, head.valid)
 
     def prewarm(self) -> None:
         """Compile every kernel that a step within the limits may launch.

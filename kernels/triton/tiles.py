@@ -20,12 +20,11 @@ _INTERPRETED_PROGRAMS = 3
 
 @dataclass(frozen=True)
 class Tile:
-    """block: of the hidden size, in elements. programs: per multiprocessor, so that one streams
-    weights while another reduces."""
+    """How the hidden size is walked through."""
 
-    block: int
+    block: int  # elements of the hidden size
     stages: int
-    programs: int
+    programs: int  # per multiprocessor, so that one streams weights while another reduces
 
 
 # (architecture, row tile, hidden size; None is any). Chosen by shared memory and registers, not yet

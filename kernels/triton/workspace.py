@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,70 +14,43 @@ from .tiles import column_tiles
 WINDOW_ROWS = 2048
 
 
-@dataclass(frozen=True)
 class StepWorkspace:
     """Scratch and results, from the gate on, of up to `batch` requests with `layers` latent layers.
 
     One stream at a time may use it. capacity = batch * layers; window = rows of one pass.
+
+    Args:
+        batch, layers, candidates: of the largest step.
+        weight: [>= columns, H], the LM head shard's; its device and dtype count.
+        columns: of the shard.
     """
 
-    batch: int
-    layers: int
-    candidates: int
-    window: int
-    # gate
-    explored: Tensor  # [batch] bool
-    explore_probability: Tensor  # [batch] f64
-    projected: Tensor  # [batch] bool
-    live_rows: Tensor  # [capacity] int32, the list: request * layers + layer
-    live_count: Tensor  # [1] int32
-    live_total: Tensor  # [1] int64, over all steps
-    # latent_lse, one window of the list at a time
-    latent_rows: Tensor  # [window, H], the weight's dtype
-    row_scale: Tensor  # [window] f32
-    tile_max: Tensor  # [window, column tiles] f32
-    tile_sum: Tensor  # [window, column tiles] f32
-    # partials and combine
-    partials: Tensor  # [capacity * (candidates + 2)] f32, what ranks exchange
-    token_ids: Tensor  # [batch] int64
-    depth: Tensor  # [batch] int64
-    layer_probs: Tensor  # [batch * (layers + 1) * candidates] f32
-    behaviour_probs: Tensor  # [batch * candidates] f32
-    behaviour_logprob: Tensor  # [batch] f32
-
-    @classmethod
-    def allocate(
-        cls, batch: int, layers: int, candidates: int, weight: Tensor, columns: int
-    ) -> StepWorkspace:
-        """For an LM head shard `weight` [>= columns, H], on its device."""
-        device, capacity = weight.device, batch * layers
-        window, tiles = min(capacity, WINDOW_ROWS), column_tiles(columns)
-
-        def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.empty(shape, dtype=dtype, device=device)
-
-        return cls(
-            batch=batch,
-            layers=layers,
-            candidates=candidates,
-            window=window,
-            explored=empty(batch, dtype=torch.bool),
-            explore_probability=empty(batch, dtype=torch.float64),
-            projected=empty(batch, dtype=torch.bool),
-            live_rows=empty(capacity, dtype=torch.int32),
-            live_count=empty(1, dtype=torch.int32),
-            live_total=torch.zeros(1, dtype=torch.int64, device=device),
-            latent_rows=empty(window, weight.shape[1], dtype=weight.dtype),
-            row_scale=empty(window),
-            tile_max=empty(window, tiles),
-            tile_sum=empty(window, tiles),
-            partials=empty(capacity * (candidates + 2)),
-            token_ids=empty(batch, dtype=torch.int64),
-            depth=empty(batch, dtype=torch.int64),
-            layer_probs=empty(batch * (layers + 1) * candidates),
-            behaviour_probs=empty(batch * candidates),
-            behaviour_logprob=empty(batch),
-        )
+    def __init__(
+        self, batch: int, layers: int, candidates: int, weight: Tensor, columns: int
+    ) -> None:
+        self.batch, self.layers, self.candidates = batch, layers, candidates
+        capacity = batch * layers
+        self.window = min(capacity, WINDOW_ROWS)
+        empty = partial(torch.empty, dtype=torch.float32, device=weight.device)
+        # gate
+        self.explored = empty(batch, dtype=torch.bool)
+        self.explore_probability = empty(batch, dtype=torch.float64)
+        self.projected = empty(batch, dtype=torch.bool)
+        self.live_rows = empty(capacity, dtype=torch.int32)  # the list: request * layers + layer
+        self.live_count = empty(1, dtype=torch.int32)
+        self.live_total = empty(1, dtype=torch.int64).zero_()  # over all steps
+        # latent_lse, one window of the list at a time
+        self.latent_rows = empty(self.window, weight.shape[1], dtype=weight.dtype)
+        self.row_scale = empty(self.window)
+        self.tile_max = empty(self.window, column_tiles(columns))
+        self.tile_sum = torch.empty_like(self.tile_max)
+        # partials and combine
+        self.partials = empty(capacity * (candidates + 2))  # what ranks exchange
+        self.token_ids = empty(batch, dtype=torch.int64)
+        self.depth = empty(batch, dtype=torch.int64)
+        self.layer_probs = empty(batch * (layers + 1) * candidates)
+        self.behaviour_probs = empty(batch * candidates)
+        self.behaviour_logprob = empty(batch)
 
     def windows(self, batch: int, layers: int) -> range:
         """Where in the list of live rows each pass over the LM head begins; there are as many as
@@ -86,6 +59,11 @@ class StepWorkspace:
 
 
 def workspace_bytes(workspace: object) -> int:
-    """Device memory held by the tensors of a workspace dataclass."""
-    tensors = (getattr(workspace, f.name) for f in fields(workspace))  # type: ignore[arg-type]
-    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor))
+    """Device memory held by the tensors of a workspace."""
+    held = vars(workspace).values()
+    return sum(t.numel() * t.element_size() for t in held if isinstance(t, Tensor))
+
+
+def tensors(record: object, *names: str) -> dict[str, Tensor]:
+    """Tensors of a record or workspace by name, contiguous, as a kernel takes them."""
+    return {name: getattr(record, name).contiguous() for name in names}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from led_sglang.methods.values import ParameterError, Parser, show
+from led_sglang.methods.values import ParameterError, Parser, boolean, show
 from led_sglang.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -53,40 +53,27 @@ class Parameter:
     name: str
     parse: Parser
     default: Any
-    from_server: bool
     values: str
     meaning: str
-    column: Column | None
-    samplers: tuple[str, ...]
+    from_server: bool = False
+    column: Column | None = None
+    samplers: tuple[str, ...] = ()
 
 
-def parameter(
-    default: Any,
-    parse: Parser,
-    *,
-    values: str,
-    meaning: str,
-    from_server: bool = False,
-    column: Column | None = None,
-    neutral: float | None = None,
-    samplers: tuple[str, ...] = (),
-) -> Any:
-    """A field of a method's parameters; see `Parameter`.
+def parameter(default: Any, parse: Parser, *, neutral: float | None = None, **known: Any) -> Any:
+    """A field of a method's parameters.
 
     Args:
+        default, parse: see `Parameter`.
         neutral: given: a row carries the value itself, in a column of the parameter's name.
-        column: given: a row carries what the column makes of it.
+        known: values, meaning and, where they differ from its defaults, the others of `Parameter`.
     """
-    declared = {
-        "parse": parse,
-        "from_server": from_server,
-        "values": values,
-        "meaning": meaning,
-        "column": column,
-        "neutral": neutral,
-        "samplers": samplers,
-    }
-    return field(default=default, metadata=declared)
+    return field(default=default, metadata={"parse": parse, "neutral": neutral, **known})
+
+
+def switch(default: bool, meaning: str, **known: Any) -> Any:
+    """A `parameter` that is true or false."""
+    return parameter(default, boolean, values="true, false", meaning=meaning, **known)
 
 
 def parameters_of(params: type, sampler: str = "") -> tuple[Parameter, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -118,7 +118,7 @@ class RowTable:
     seeds: Tensor
     pin: bool
     layout: Layout
-    _derived: dict[Callable[..., Any], Any] = field(default_factory=dict, repr=False, compare=False)
+    _derived: dict[Callable[..., Any], Any] = field(init=False, default_factory=dict, repr=False)
 
     @classmethod
     def build(
@@ -136,26 +136,24 @@ class RowTable:
         packed = self.upload(torch.tensor(self.layout.neutral, dtype=torch.float64))
         packed = packed.repeat(count, 1)
         seeds = self.seeds.new_zeros(count)
-        return RowTable((REGULAR_ROW,) * count, packed, seeds, self.pin, self.layout)
+        return replace(self, rows=(REGULAR_ROW,) * count, packed=packed, seeds=seeds)
 
     def keep(self, indices: Sequence[int], device_indices: Tensor) -> RowTable:
         """The rows at `indices`, in that order."""
-        return RowTable(
-            tuple(self.rows[i] for i in indices),
-            self.packed.index_select(0, device_indices),
-            self.seeds.index_select(0, device_indices),
-            self.pin,
-            self.layout,
+        return replace(
+            self,
+            rows=tuple(self.rows[i] for i in indices),
+            packed=self.packed.index_select(0, device_indices),
+            seeds=self.seeds.index_select(0, device_indices),
         )
 
     def join(self, other: RowTable) -> RowTable:
         """These rows, then the other's."""
-        return RowTable(
-            self.rows + other.rows,
-            torch.cat([self.packed, other.packed]),
-            torch.cat([self.seeds, other.seeds]),
-            self.pin,
-            self.layout,
+        return replace(
+            self,
+            rows=self.rows + other.rows,
+            packed=torch.cat([self.packed, other.packed]),
+            seeds=torch.cat([self.seeds, other.seeds]),
         )
 
     def once(self, make: Callable[[RowTable], _T]) -> _T:

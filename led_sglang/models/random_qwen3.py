@@ -61,22 +61,13 @@ def write_random_qwen3(
     another `hidden`, scale by sqrt(128 / hidden).
 
     Args:
-        path: folder to write, made if missing.
+        path: folder to write, made if missing; it is returned.
         seed: of the weights; the same seed and sizes give the same weights.
-        layers: number of decoder layers.
-        hidden: hidden size.
-        heads: number of query heads.
-        kv_heads: number of key and value heads.
-        head_dim: width of a head.
-        intermediate: width of the MLP.
-        tie_embeddings: share the embedding with the LM head.
+        heads, kv_heads, head_dim: of attention; `intermediate` is the width of the MLP.
         dtype: of the weights: "bfloat16", "float16" or "float32".
         max_position: context length in tokens.
         think_tokens: texts of the think delimiters; None for a tokenizer without them.
         init_scale: standard deviation of the weight matrices.
-
-    Returns:
-        `path`.
     """
     # Imported here: transformers takes seconds to import, and the command line needs only names.
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM

@@ -47,9 +47,8 @@ class _Rows:
 
     slots: Tensor  # [rows, longest] KV slots; beyond a row's length, any valid slot
     lengths: Tensor  # [rows]
-    masks: dict[int | None, Tensor] = field(
-        default_factory=dict
-    )  # per window, [rows, 1, 1, longest]
+    # per window, [rows, 1, 1, longest]
+    masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     def mask(self, window: int | None) -> Tensor:
         if window not in self.masks:
@@ -60,6 +59,16 @@ class _Rows:
                 seen &= positions >= ends - 1 - window
             self.masks[window] = seen[:, None, None, :]
         return self.masks[window]
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What of a layer's attention is the same for all its rows."""
+
+    scaling: float | None
+    enable_gqa: bool
+    window: int | None
+    sinks: Tensor | None  # [heads]
 
 
 class BatchedTorchAttention(TorchNativeAttnBackend):
@@ -98,31 +107,17 @@ class BatchedTorchAttention(TorchNativeAttnBackend):
         req_pool_indices: Tensor,
         seq_lens: Tensor,
         encoder_lens: Tensor | None = None,
-        scaling: float | None = None,
-        enable_gqa: bool = False,
-        causal: bool = False,
-        is_cross_attn: bool = False,
-        sliding_window_size: int | None = None,
+        **how: Any,
     ) -> Tensor:
         """Attention of `query` [rows, heads, head_size] into `output`, of the same shape."""
         if encoder_lens is not None:
             return super()._run_sdpa_forward_decode(
                 query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens,
-                encoder_lens, scaling, enable_gqa, causal, is_cross_attn, sliding_window_size,
+                encoder_lens, **how,
             )  # fmt: skip
         if self._decode_rows is None:
             self._decode_rows = _rows(req_to_token, req_pool_indices, seq_lens)
-        output.copy_(
-            _one_query_each(
-                query,
-                self._decode_rows,
-                k_cache,
-                v_cache,
-                scaling,
-                sliding_window_size,
-                self._sinks,
-            )
-        )
+        output.copy_(_one_query_each(query, self._decode_rows, k_cache, v_cache, self._form(how)))
         return output
 
     def _run_sdpa_forward_extend(
@@ -137,47 +132,33 @@ class BatchedTorchAttention(TorchNativeAttnBackend):
         extend_prefix_lens: Tensor,
         extend_seq_lens: Tensor,
         encoder_lens: Tensor | None = None,
-        scaling: float | None = None,
-        enable_gqa: bool = False,
-        causal: bool = False,
-        is_cross_attn: bool = False,
-        sliding_window_size: int | None = None,
+        **how: Any,
     ) -> Tensor:
         """Attention of `query` [new tokens, heads, head_size] into `output`, of the same shape."""
-        if encoder_lens is not None or not causal:
+        if encoder_lens is not None or not how.get("causal"):
             return super()._run_sdpa_forward_extend(
                 query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens,
-                extend_prefix_lens, extend_seq_lens, encoder_lens, scaling, enable_gqa, causal,
-                is_cross_attn, sliding_window_size,
+                extend_prefix_lens, extend_seq_lens, encoder_lens, **how,
             )  # fmt: skip
         if self._extend_plan is None:
             single = (extend_seq_lens == 1).nonzero().squeeze(1)
             ends = extend_seq_lens.cumsum(0)
             short = _rows(req_to_token, req_pool_indices[single], seq_lens[single])
-            longer = [
-                (request, start, end, length)
-                for request, start, end, length in zip(
-                    req_pool_indices.tolist(),
-                    (ends - extend_seq_lens).tolist(),
-                    ends.tolist(),
-                    seq_lens.tolist(),
-                    strict=True,
-                )
-                if end - start > 1
-            ]
+            columns = (req_pool_indices, ends - extend_seq_lens, ends, seq_lens)
+            plan = zip(*(column.tolist() for column in columns), strict=True)
+            longer = [row for row in plan if row[2] - row[1] > 1]
             self._extend_plan = (short if len(single) else None), ends[single] - 1, longer
-        rows, at, longer = self._extend_plan
+        (rows, at, longer), form = self._extend_plan, self._form(how)
         if rows is not None:
-            output[at] = _one_query_each(
-                query[at], rows, k_cache, v_cache, scaling, sliding_window_size, self._sinks
-            )
+            output[at] = _one_query_each(query[at], rows, k_cache, v_cache, form)
         for request, start, end, length in longer:
             slots = req_to_token[request, :length]
-            output[start:end] = _new_tokens(
-                query[start:end], k_cache[slots], v_cache[slots], scaling, enable_gqa,
-                sliding_window_size, self._sinks,
-            )  # fmt: skip
+            output[start:end] = _new_tokens(query[start:end], k_cache[slots], v_cache[slots], form)
         return output
+
+    def _form(self, named: dict[str, Any]) -> _Form:
+        window = named.get("sliding_window_size")
+        return _Form(named.get("scaling"), named.get("enable_gqa", False), window, self._sinks)
 
 
 def _rows(req_to_token: Tensor, requests: Tensor, lengths: Tensor) -> _Rows:
@@ -186,18 +167,12 @@ def _rows(req_to_token: Tensor, requests: Tensor, lengths: Tensor) -> _Rows:
 
 
 def _one_query_each(
-    query: Tensor,
-    rows: _Rows,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    scaling: float | None,
-    window: int | None,
-    sinks: Tensor | None,
+    query: Tensor, rows: _Rows, k_cache: Tensor, v_cache: Tensor, form: _Form
 ) -> Tensor:
     """[rows, heads, head_size] of as many requests, each attending to all its keys."""
     heads = k_cache.shape[1]
     longest = rows.slots.shape[1]
-    mask = rows.mask(window)
+    mask = rows.mask(form.window)
     # Query heads that share keys stand as queries of one head: nothing is repeated per query head.
     grouped = query.unflatten(1, (heads, -1))
     output = grouped.new_empty(*grouped.shape[:3], v_cache.shape[2])
@@ -208,10 +183,10 @@ def _one_query_each(
         keys = _gathered(k_cache, slots, longest).to(query.dtype)
         values = _gathered(v_cache, slots, longest).to(query.dtype)
         bias = mask[some]
-        if sinks is not None:
-            keys, values, bias = _with_sinks(keys, values, bias, sinks.view(heads, -1, 1))
+        if form.sinks is not None:
+            keys, values, bias = _with_sinks(keys, values, bias, form.sinks.view(heads, -1, 1))
         output[some] = scaled_dot_product_attention(
-            grouped[some], keys, values, attn_mask=bias, scale=scaling
+            grouped[some], keys, values, attn_mask=bias, scale=form.scaling
         )
     return output.flatten(1, 2)
 
@@ -221,40 +196,29 @@ def _gathered(cache: Tensor, slots: Tensor, longest: int) -> Tensor:
     return cache.index_select(0, slots).unflatten(0, (-1, longest)).transpose(1, 2)
 
 
-def _new_tokens(
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    scaling: float | None,
-    enable_gqa: bool,
-    window: int | None,
-    sinks: Tensor | None,
-) -> Tensor:
+def _new_tokens(query: Tensor, keys: Tensor, values: Tensor, form: _Form) -> Tensor:
     """[new, heads, head_size] of one request; keys and values are of its whole sequence."""
     new, length = len(query), len(keys)
     mask = None
-    if window is not None or new < length or sinks is not None:
+    if form.window is not None or new < length or form.sinks is not None:
         mask = torch.ones(new, length, dtype=torch.bool, device=query.device).tril(length - new)
-        if window is not None:
-            mask = mask.triu(length - new - window)
+        if form.window is not None:
+            mask = mask.triu(length - new - form.window)
     keys = keys.to(query.dtype).transpose(0, 1)[None]
     values = values.to(query.dtype).transpose(0, 1)[None]
-    if sinks is not None:
+    if form.sinks is not None:
         assert mask is not None
-        keys, values, mask = _with_sinks(keys, values, mask, sinks.view(-1, 1, 1))
-    return (
-        scaled_dot_product_attention(
-            query.transpose(0, 1)[None],
-            keys,
-            values,
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=scaling,
-            enable_gqa=enable_gqa,
-        )
-        .squeeze(0)
-        .transpose(0, 1)
+        keys, values, mask = _with_sinks(keys, values, mask, form.sinks.view(-1, 1, 1))
+    output: Tensor = scaled_dot_product_attention(
+        query.transpose(0, 1)[None],
+        keys,
+        values,
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=form.scaling,
+        enable_gqa=form.enable_gqa,
     )
+    return output.squeeze(0).transpose(0, 1)
 
 
 def _with_sinks(

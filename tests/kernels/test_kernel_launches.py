@@ -173,8 +173,7 @@ def test_memory_hardly_grows_with_the_batch() -> None:
     """SGLang allows thousands of requests by default: Qwen3-4B's head, depth 8, 64 candidates."""
     weight = torch.empty(151936, 2560, dtype=torch.bfloat16, device="meta")
     usual, largest = (
-        workspace_bytes(StepWorkspace.allocate(batch, 7, 64, weight, 151936))
-        for batch in (256, 4096)
+        workspace_bytes(StepWorkspace(batch, 7, 64, weight, 151936)) for batch in (256, 4096)
     )
     assert usual < 32e6
     assert largest < 64e6

@@ -172,8 +172,8 @@ def test_workspace_is_at_most_64_mb(monkeypatch: pytest.MonkeyPatch) -> None:
     meta = torch.device("meta")
     weight = torch.empty(152064, 5120, dtype=torch.bfloat16, device=meta)
     assert posterior.SPLIT_COLUMNS == 8192
-    step = StepWorkspace.allocate(256, 7, 64, weight, 152064)
-    scratch = PosteriorWorkspace.allocate(256, 64, 152064, meta)
+    step = StepWorkspace(256, 7, 64, weight, 152064)
+    scratch = PosteriorWorkspace(256, 64, 152064, meta)
     total = workspace_bytes(step) + workspace_bytes(scratch)
     assert 30e6 < total <= 64e6
     assert workspace_bytes(step) > 256 * 7 * 5120 * 2

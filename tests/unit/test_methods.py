@@ -13,7 +13,8 @@ from led_sglang.methods.dola.params import DolaParams, bucket
 from led_sglang.methods.registry import METHODS, sampler_names
 from led_sglang.methods.request import parse_request
 from led_sglang.methods.rows import REGULAR_ROW, Filters, Layout, Row, RowTable
-from led_sglang.methods.soft_thinking.params import SoftThinkingParams, check_filters
+from led_sglang.methods.soft_thinking import SoftThinking
+from led_sglang.methods.soft_thinking.params import SoftThinkingParams
 from led_sglang.methods.soft_thinking.record import SoftHistory, SoftRecord
 from led_sglang.methods.values import ParameterError
 from led_sglang.settings import LaunchRefused, ServerSettings
@@ -98,11 +99,11 @@ def test_soft_requests() -> None:
     name = "soft-thinking-gumbel"
     params = parse({"sampler": name, name: {"gumbel_temperature": 2, "max_topk": 3}}).params
     assert (params.noise_value, params.max_topk) == (2.0, 3)
-    check_filters(params, 3)
+    SoftThinking().check(params, 3)
     with pytest.raises(ParameterError, match="max_topk"):
-        check_filters(params, 2)
+        SoftThinking().check(params, 2)
     # Only a max_topk that was asked for can be too large.
-    check_filters(parse({"sampler": name}).params, 1)
+    SoftThinking().check(parse({"sampler": name}).params, 1)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from led_sglang.methods.base import LoadedModel, Method
-from led_sglang.methods.dola.params import DolaParams, parse_dola
+from led_sglang.methods.dola.params import DEFAULT_LAYERS, DolaParams
 from led_sglang.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -20,11 +20,11 @@ class Dola(Method):
     params = DolaParams
 
     def parse(self, sampler: str, group: Mapping[str, Any], settings: ServerSettings) -> DolaParams:
-        """See `Method.parse`."""
-        return parse_dola(group, settings)
+        # The default too is a name whose layers this server may not have.
+        params: DolaParams = super().parse(sampler, {"layers": DEFAULT_LAYERS, **group}, settings)
+        return params
 
     def bind(self, model: LoadedModel, state: None) -> DolaLogits:
-        """See `Method.bind`."""
         from led_sglang.methods.dola.sampler import DolaLogits
 
         return DolaLogits(model)

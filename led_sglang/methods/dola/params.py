@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from led_sglang.methods.parameter import parameter, parameters_of, parse_group
+from led_sglang.methods.parameter import parameter
 from led_sglang.methods.values import ParameterError, choice, number, show
 from led_sglang.settings import ServerSettings
 
@@ -83,18 +82,3 @@ class DolaParams:
         values="`hf`, `jensen-shannon`",
         meaning="what picks the layer: Hugging Face's formula, or the true divergence",
     )
-
-
-DOLA_PARAMETERS = parameters_of(DolaParams)
-
-
-def parse_dola(group: Mapping[str, Any], settings: ServerSettings) -> DolaParams:
-    """The `dola` group of a request.
-
-    Raises:
-        ParameterError: unknown key, wrong type, value out of range, or a layer that the server
-            does not capture; the message names the key and what is allowed.
-    """
-    # The default too is a name whose layers this server may not have.
-    group = {"layers": DEFAULT_LAYERS, **group}
-    return DolaParams(**parse_group("dola", group, DOLA_PARAMETERS, settings))

@@ -31,17 +31,14 @@ class Led(Method):
     lists = (TRACE_KEY, BEHAVIOUR_KEY)
 
     def parse(self, sampler: str, group: Mapping[str, Any], settings: ServerSettings) -> LedParams:
-        """See `Method.parse`."""
         return parse_led(group, settings)
 
     def statistics(self) -> LedStatistics:
-        """See `Method.statistics`."""
         from led_sglang.methods.led.record import LedStatistics
 
         return LedStatistics()
 
     def bind(self, model: LoadedModel, state: None) -> LedSampler:
-        """See `Method.bind`."""
         from led_sglang.methods.led.sampler import LedSampler
 
         return LedSampler(model)

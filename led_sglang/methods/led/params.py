@@ -6,8 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from led_sglang.methods.parameter import Column, columns_of, parameter, parameters_of, parse_group
-from led_sglang.methods.values import LARGEST, ParameterError, boolean, choice, integer, number
+from led_sglang.methods.parameter import (
+    Column,
+    columns_of,
+    parameter,
+    parameters_of,
+    parse_group,
+    switch,
+)
+from led_sglang.methods.values import LARGEST, ParameterError, choice, integer, number
 from led_sglang.settings import ServerSettings
 
 # Keys of `meta_info`.
@@ -66,28 +73,11 @@ class LedParams:
         meaning="only candidates inside this nucleus of the final posterior",
         neutral=1.0,
     )
-    think_only: bool = parameter(
-        True,
-        boolean,
-        values="true, false",
-        meaning="explore only between the think delimiters",
-        from_server=True,
-        neutral=0.0,
+    think_only: bool = switch(
+        True, "explore only between the think delimiters", from_server=True, neutral=0.0
     )
-    final_norm: bool = parameter(
-        False,
-        boolean,
-        values="true, false",
-        meaning="the model's final norm on the latents too",
-        neutral=0.0,
-    )
-    normalize_layers: bool = parameter(
-        False,
-        boolean,
-        values="true, false",
-        meaning="each layer's candidates sum to one",
-        neutral=0.0,
-    )
+    final_norm: bool = switch(False, "the model's final norm on the latents too", neutral=0.0)
+    normalize_layers: bool = switch(False, "each layer's candidates sum to one", neutral=0.0)
     gate: str = parameter(
         "confidence",
         choice(GATES),
@@ -130,15 +120,10 @@ class LedParams:
         meaning="`release`: all of the authors' choices",
         column=Column("release_preset", bool, 0.0, lambda p: p.preset == "release"),
     )
-    behaviour_logprobs: bool = parameter(
-        False,
-        boolean,
-        values="true, false",
-        meaning="log of the probability with which LED drew each think token",
+    behaviour_logprobs: bool = switch(
+        False, "log of the probability with which LED drew each think token"
     )
-    trace: bool = parameter(
-        False, boolean, values="true, false", meaning="all of each step's numbers"
-    )
+    trace: bool = switch(False, "all of each step's numbers")
 
     @property
     def thinks_at_once(self) -> bool:

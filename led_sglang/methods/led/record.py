@@ -15,6 +15,9 @@ from led_sglang.kernels import LedResult
 from led_sglang.methods.led.params import BEHAVIOUR_KEY, SUMMARY_KEY, TRACE_KEY, LedParams
 from led_sglang.methods.reporting import Commits, Counters
 
+# Fields of `LedResult` that a trace shows.
+_TRACED = ("candidate_ids", "layer_probs", "behaviour_probs", "entropy", "explore_probability")
+
 
 @dataclass
 class LedStatistics:
@@ -79,11 +82,8 @@ class LedRecord:
         """Gather a step's tensors without synchronising.
 
         Args:
-            result: the step's outcome.
             led_rows, think_rows: [B] bool.
-            phases: [B] int64, `Phase` of the state in which the token was sampled.
-            behaviour: keep log q(token).
-            trace: keep the detailed tensors as well.
+            behaviour, trace: whether to keep log q(token), and the detailed tensors.
         """
         # fp32, as p1 is: torch promotes bools and integers to it.
         summary = torch.stack(
@@ -92,20 +92,14 @@ class LedRecord:
         # Copies: the next step may overwrite its results before the host has read these.
         detail = None
         if trace:
-            detail = {
-                "candidate_ids": result.candidate_ids.clone(),
-                "layer_probs": result.layer_probs.clone(),
-                "behaviour_probs": result.behaviour_probs.clone(),
-                "entropy": result.entropy.clone(),
-                "explore_probability": result.explore_probability.clone(),
-            }
+            detail = {name: getattr(result, name).clone() for name in _TRACED}
             if result.gate_draw is not None:
                 detail["gate_draw"] = result.gate_draw.clone()
         logprob = result.behaviour_logprob.clone() if behaviour else None
         return cls(summary, phases, logprob, detail, result.projected_rows)
 
     def copied(self, copy: Callable[[Tensor], Tensor]) -> LedRecord:
-        """The same record with every tensor passed through `copy` (asynchronous, to the host)."""
+        """See `Record.copied`."""
         trace = self.trace and {name: copy(value) for name, value in self.trace.items()}
         return LedRecord(
             copy(self.summary),
@@ -151,11 +145,7 @@ class LedRecord:
             counters.add("tokens_per_depth", count, depth)
 
     def _detail(self, row: int, params: LedParams) -> dict[str, Any]:
-        """The detailed numbers of a row as its trace entry shows them.
-
-        Args:
-            params: the request's own; k and d of the batch may be larger.
-        """
+        """Of a row as its trace entry shows it: k and d of the batch may exceed the request's."""
         assert self.trace is not None
         detail = {name: value[row].tolist() for name, value in self.trace.items()}
         final = detail["layer_probs"][0][: params.candidates]

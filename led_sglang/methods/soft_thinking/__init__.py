@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from led_sglang.methods.base import LoadedModel, Method
+from led_sglang.methods.parameter import parse_group
 from led_sglang.methods.soft_thinking.params import (
     SOFT_COLUMNS,
     SOFT_SAMPLERS,
     SUMMARY_KEY,
     TRACE_KEY,
     SoftThinkingParams,
-    check_filters,
-    parse_soft,
 )
+from led_sglang.methods.values import ParameterError
 from led_sglang.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -38,27 +38,28 @@ class SoftThinking(Method):
     def parse(
         self, sampler: str, group: Mapping[str, Any], settings: ServerSettings
     ) -> SoftThinkingParams:
-        """See `Method.parse`."""
-        return parse_soft(sampler, group, settings)
+        given = parse_group(sampler, group, self.parameters(sampler), settings)
+        return SoftThinkingParams(sampler, **given, max_topk_given="max_topk" in given)
 
     def check(self, params: SoftThinkingParams, top_k: int) -> None:
-        """See `Method.check`."""
-        check_filters(params, top_k)
+        """Refuse a `max_topk` above the request's `top_k`: those weights would always be 0."""
+        if params.max_topk_given and 0 < top_k < params.max_topk:
+            raise ParameterError(
+                f"custom_params.{params.noise}.max_topk must be at most the request's top_k, which "
+                f"is {top_k} (temperature 0 counts as top_k 1), got {params.max_topk}"
+            )
 
     def statistics(self) -> SoftHistory:
-        """See `Method.statistics`."""
         from led_sglang.methods.soft_thinking.record import SoftHistory
 
         return SoftHistory()
 
     def allocate(self, slots: int, device: torch.device | str) -> SoftState:
-        """See `Method.allocate`."""
         from led_sglang.methods.soft_thinking.state import SoftState
 
         return SoftState.allocate(slots, device)
 
     def bind(self, model: LoadedModel, state: SoftState) -> SoftSampler:
-        """See `Method.bind`."""
         from led_sglang.methods.soft_thinking.sampler import SoftSampler
 
         return SoftSampler(model, state)

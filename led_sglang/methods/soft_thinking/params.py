@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from led_sglang.methods.parameter import Column, columns_of, parameter, parameters_of, parse_group
-from led_sglang.methods.values import LARGEST, ParameterError, boolean, integer, number
-from led_sglang.settings import ServerSettings
+from led_sglang.methods.parameter import Column, columns_of, parameter, switch
+from led_sglang.methods.values import LARGEST, integer, number
 
 # Keys of `meta_info`.
 SUMMARY_KEY = "soft_thinking"
@@ -62,11 +60,8 @@ class SoftThinkingParams:
         meaning="so many of them in a row force the end of thinking",
         neutral=0.0,
     )
-    trace: bool = parameter(
-        False,
-        boolean,
-        values="true, false",
-        meaning="`meta_info.soft_thinking_trace`: each token's phase, entropy, ids, weights",
+    trace: bool = switch(
+        False, "`meta_info.soft_thinking_trace`: each token's phase, entropy, ids, weights"
     )
     gumbel_temperature: float = parameter(
         0.5,
@@ -101,33 +96,3 @@ SOFT_COLUMNS = columns_of(
     Column("noise", int, 0.0, lambda p: SOFT_SAMPLERS.index(p.noise)),
     Column("noise_value", float, 1.0, lambda p: p.noise_value),
 )
-
-
-def parse_soft(
-    sampler: str, group: Mapping[str, Any], settings: ServerSettings
-) -> SoftThinkingParams:
-    """The group of a soft method.
-
-    Raises:
-        ParameterError: unknown key, wrong type or value out of range; the message names the key
-            and what is allowed.
-    """
-    parameters = parameters_of(SoftThinkingParams, sampler)
-    given = parse_group(sampler, group, parameters, settings)
-    return SoftThinkingParams(sampler, **given, max_topk_given="max_topk" in given)
-
-
-def check_filters(params: SoftThinkingParams, top_k: int) -> None:
-    """Check a request's soft settings against its own filters.
-
-    Args:
-        top_k: the request's `top_k`; temperature 0 counts as 1.
-
-    Raises:
-        ParameterError: `max_topk` is larger: those weights would always be 0.
-    """
-    if params.max_topk_given and 0 < top_k < params.max_topk:
-        raise ParameterError(
-            f"custom_params.{params.noise}.max_topk must be at most the request's top_k, which is "
-            f"{top_k} (temperature 0 counts as top_k 1), got {params.max_topk}"
-        )

@@ -45,7 +45,7 @@ class SoftRecord:
     weights: Tensor
 
     def copied(self, copy: Callable[[Tensor], Tensor]) -> SoftRecord:
-        """The same record with every tensor passed through `copy` (asynchronous, to the host)."""
+        """See `Record.copied`."""
         return SoftRecord(*(copy(getattr(self, entry.name)) for entry in fields(self)))
 
     def commit(self, commits: Commits, counters: Counters) -> None:

@@ -15,16 +15,12 @@ from led_sglang.methods.soft_thinking.params import MAX_TOPK
 
 @dataclass(frozen=True)
 class SoftState:
-    """Tables of S request slots.
+    """Tables of S request slots."""
 
-    ids, weights: [S, MAX_TOPK] the mixture that a slot's next decode step reads.
-    active: [S] bool: the slot's next input is the mixture; else its token.
-    streak: [S] int64: consecutive steps of low entropy; -n: n tokens of a forced think end are out.
-    """
-
-    ids: Tensor
-    weights: Tensor
-    active: Tensor
+    ids: Tensor  # [S, MAX_TOPK] int64: with the weights the mixture that the next decode step reads
+    weights: Tensor  # [S, MAX_TOPK] f32
+    active: Tensor  # [S] bool: the slot's next input is the mixture; else its token
+    # [S] int64: consecutive steps of low entropy; -n: n tokens of a forced think end are out
     streak: Tensor
 
     @classmethod
