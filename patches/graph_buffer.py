@@ -29,14 +29,8 @@ def _width(original: Any, self: Any) -> int:
 def share_buffer(runner: Any, output: Any, forward_batch: Any, num_tokens: int) -> None:
     """Point a graph's captured layers at the shared buffer (one of `capture_tail_hooks`).
 
-    Runs while a graph is recorded, after the model's forward. A stream of another width or dtype
-    keeps its own output.
-
-    Args:
-        runner: unused; SGLang passes the graph runner.
-        output: `LogitsProcessorOutput`; `hidden_states` is [num_tokens, K*H].
-        forward_batch: `aux_hidden_states_buffer` is its [num_tokens, K*H] part of the buffer.
-        num_tokens: rows of this graph.
+    Runs while a graph is recorded, after the model's forward, whose `hidden_states` are
+    [num_tokens, K*H]. A stream of another width or dtype keeps its own output.
     """
     shared, captured = forward_batch.aux_hidden_states_buffer, output.hidden_states
     if shared is None or captured is None:

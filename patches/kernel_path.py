@@ -48,9 +48,7 @@ def choose(
     """The step that serves on this rank; the choice, and why torch serves, is logged.
 
     Args:
-        head: this rank's LM head.
         runner: SGLang's model runner, its pools sized.
-        settings: the server's.
         group: ranks that sample the same rows; all of them take the same path, or they would
             round differently and drift apart.
         final_norm, all_gather: see `led_sglang.kernels.prepare`.

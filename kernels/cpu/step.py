@@ -36,29 +36,22 @@ from .noise import draw
 from .posterior import posterior
 
 _F32, _F64, _I64, _BOOL = numba.float32, numba.float64, numba.int64, numba.boolean
-_BITS = numba.uint16
 _OF_ROWS = ("gate", "gate_value", "random_gate", "owns", "thinks", "projects", "release_layers")
 
 
 @cache
 def compile_all() -> None:
     """Compile every function for the types it is called with, once; Numba keeps them on disk."""
-    inputs: tuple[Any, ...] = (_F32[:, ::1], _F32[::1], _I64[::1], _F32[::1], _BOOL)
-    outputs: tuple[Any, ...] = (_I64[:, ::1], _F32[:, ::1], _F32[::1], _F32[::1])
-    compile_for(posterior, *inputs, *outputs)
-    inputs = (_I64[::1], _I64[::1], _I64[::1], _BOOL[::1], _I64[::1], _I64[:, ::1])
-    compile_for(draw, *inputs, _F64[::1], _F64[:, ::1])
-    inputs = (_F32[::1], _F32[::1], _F64[::1], _I64[::1], _F32[::1], *(_BOOL[::1],) * 5)
-    inputs += (_I64[::1], _BOOL[::1])
-    outputs = (_BOOL[::1], _F64[::1], _BOOL[::1], _I64[::1], _I64[::1], _I64[::1])
-    compile_for(gate_rows, *inputs, *outputs, _I64)
-    inputs = (_BITS[:, ::1], _F32[::1], _BITS[:, ::1], _I64[::1], _I64[::1], _I64[:, ::1], _I64)
-    compile_for(head_partials, *inputs, _F32[:, ::1])
-    compile_for(fold, _F32[:, ::1], _F32[::1], _F32[::1], _F64[::1])
-    inputs = (_F32[:, :, ::1], _I64[:, ::1], _F32[:, ::1], _F64[:, ::1], _BOOL[::1], _F64[::1])
-    inputs += (_BOOL[::1], _I64[::1], _F32[::1], _BOOL[::1], _BOOL[::1], _BOOL)
-    outputs = (_I64[::1], _I64[::1], _F32[:, :, ::1], _F32[:, ::1], _F32[::1])
-    compile_for(combine, *inputs, *outputs)
+    # fp32, fp64, int64 and bool, a letter for each dimension
+    f, d, i, b = (kind[::1] for kind in (_F32, _F64, _I64, _BOOL))
+    ff, dd, ii, bits = (kind[:, ::1] for kind in (_F32, _F64, _I64, numba.uint16))
+    fff = _F32[:, :, ::1]
+    compile_for(posterior, ff, f, i, f, _BOOL, ii, ff, f, f)
+    compile_for(draw, i, i, i, b, i, ii, d, dd)
+    compile_for(gate_rows, f, f, d, i, f, b, b, b, b, b, i, b, b, d, b, i, i, i, _I64)
+    compile_for(head_partials, bits, f, bits, i, i, ii, _I64, ff)
+    compile_for(fold, ff, f, f, d)
+    compile_for(combine, fff, ii, ff, dd, b, d, b, i, f, b, b, _BOOL, i, i, fff, ff, f)
 
 
 def _memory(tensor: Tensor) -> Any:

@@ -55,13 +55,7 @@ class LedBatch:
         return cls(table.mask(_NAME), table.columns(_NAME), limits, behaviour, trace)
 
     def rows(self, greedy: Tensor, temperature: Tensor, thinking: Tensor) -> LedRows:
-        """The kernels' view of one step.
-
-        Args:
-            greedy: [B] bool.
-            temperature: [B] f32.
-            thinking: [B] bool, from the phase machine.
-        """
+        """The kernels' view of one step: greedy, thinking [B] bool, temperature [B] f32."""
         thinks = thinking | ~self.columns["think_only"]
         release = self.columns["release_preset"]
         return LedRows(

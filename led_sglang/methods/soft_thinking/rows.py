@@ -40,11 +40,7 @@ class SoftBatch:
         )
 
     def rows(self, temperature: Tensor) -> SoftRows:
-        """The kernels' view of one step.
-
-        Args:
-            temperature: [B] f32.
-        """
+        """The kernels' view of one step at `temperature` [B] f32."""
         names = ("top_k", "top_p", "min_p", "max_topk", "noise", "noise_value")
         return SoftRows(
             temperature=temperature[self.index], **{name: self.columns[name] for name in names}
