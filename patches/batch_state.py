@@ -12,7 +12,7 @@ from torch import Tensor
 
 from led_sglang.methods.registry import METHODS
 from led_sglang.methods.reporting import RequestNotes
-from led_sglang.methods.rows import REGULAR_ROW, Filters, Layout, Row, RowTable, upload
+from led_sglang.methods.rows import REGULAR_ROW, Layout, Row, RowTable, upload
 from led_sglang.phase import KEEP, Phase, StepInputs, ThinkAutomaton
 from led_sglang.settings import ServerSettings
 
@@ -77,9 +77,9 @@ def request_row(req: Any) -> Row:
         # SGLang turns temperature 0 into top_k 1 at temperature 1
         greedy=params.top_k <= 1,
         seed=seed_of(params),
-        filters=Filters(
-            params.top_k if params.top_k < TOP_K_ALL else -1, params.top_p, params.min_p
-        ),
+        top_k=params.top_k if params.top_k < TOP_K_ALL else -1,
+        top_p=params.top_p,
+        min_p=params.min_p,
     )
 
 

@@ -62,8 +62,7 @@ class Problem:
         self.latents = torch.randn(batch, LAYERS, hidden, device=device).to(weight.dtype)
         self.rows = _rows(batch, device, explores)
         self.kernels = TritonStep(
-            self.head,
-            LaunchLimits(batch, CANDIDATES, DEPTH, vocab, LAYERS, self.latents.dtype),
+            self.head, LaunchLimits(batch, CANDIDATES, DEPTH, vocab, LAYERS, self.latents.dtype)
         )
         self._torch = EagerStep(self.head)
         self.workspace = self.kernels.workspace
@@ -103,17 +102,7 @@ class Problem:
         gather_latents(self.latents, self.rows, LAYERS, 0, self.workspace, None)
 
     def latent_lse(self) -> None:
-        w = self.workspace
-        latent_lse(
-            w.latent_rows,
-            w.row_scale,
-            w.live_count,
-            self.head,
-            w.tile_max,
-            w.tile_sum,
-            first=0,
-            at_most=self.rows_count,
-        )
+        latent_lse(self.workspace, self.head, first=0, at_most=self.rows_count)
 
     def partials(self) -> Tensor:
         return latent_partials(self.final.ids, self.rows, LAYERS, 0, self.head, self.workspace)

@@ -21,6 +21,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..types import LmHeadShard
 from .tiles import BLOCK_COLUMNS, architecture, column_tiles, programs, row_tiles, tile_for
+from .workspace import StepWorkspace, tensors
 
 # Exponentials are at most 1; 16 of them at 2**26 each fit an int32. What is rounded away is at most
 # 2**-27 of the largest per column: 1e-6 of a tile's sum, if every other column were that small.
@@ -138,42 +139,32 @@ def wants_descriptors(weight: Tensor) -> bool:
 
 
 def latent_lse(
-    latent_rows: Tensor,
-    row_scale: Tensor,
-    live_count: Tensor,
+    workspace: StepWorkspace,
     head: LmHeadShard,
-    tile_max: Tensor,
-    tile_sum: Tensor,
     *,
     first: int,
     at_most: int,
     descriptors: bool | None = None,
 ) -> None:
-    """The logsumexp of one window as partials, written to tile_max and tile_sum.
+    """The logsumexp of one window as partials: per row and tile of columns, the largest logit and
+    the sum of exp((logit - largest) / T).
 
     Args:
-        latent_rows: [window, H], the weight's dtype.
-        row_scale: [window] f32, log2(e) / T.
-        live_count: [1] int32 on the device, of the whole list, of which row 0 is number `first`;
-            rows beyond are neither computed nor written.
+        workspace: holds the gathered rows; takes tile_max and tile_sum. Rows beyond its live count
+            are neither computed nor written.
         head: this rank's shard; it has a weight.
-        tile_max, tile_sum: [window, column_tiles(head.valid)] f32: per row and tile of columns, the
-            largest logit and the sum of exp((logit - largest) / T).
         first: index of the window into the list.
         at_most: bound on the rows of this window.
         descriptors: whether to read by descriptors; None chooses by `head.weight`.
     """
-    weight = head.weight
+    weight, latent_rows = head.weight, workspace.latent_rows
     assert weight is not None, "the kernel needs the weight itself"
     assert weight.stride(1) == 1
-    assert latent_rows.is_contiguous()
     assert latent_rows.dtype == weight.dtype, (latent_rows.dtype, weight.dtype)
     assert latent_rows.shape[1] == weight.shape[1]
     assert at_most <= latent_rows.shape[0]
     tiles = column_tiles(head.valid)
-    assert tile_max.shape == tile_sum.shape == (latent_rows.shape[0], tiles)
-    assert tile_max.is_contiguous()
-    assert tile_sum.is_contiguous()
+    assert workspace.tile_max.shape[1] == tiles
     if tiles == 0:
         return
     if descriptors is None:
@@ -193,10 +184,7 @@ def latent_lse(
         latent_lse_kernel[(programs(weight.device, tile),)](
             weight=w,
             latent_rows=x,
-            row_scale=row_scale,
-            live_count=live_count,
-            tile_max=tile_max,
-            tile_sum=tile_sum,
+            **tensors(workspace, "row_scale", "live_count", "tile_max", "tile_sum"),
             first=first,
             window=latent_rows.shape[0],
             columns=head.valid,

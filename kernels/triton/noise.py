@@ -84,10 +84,6 @@ class NoiseWorkspace:
         self.gate = torch.empty(batch, dtype=torch.float64, device=device)
         self.pick = torch.empty(batch * candidates, dtype=torch.float64, device=device)
 
-    def fits(self, batch: int, candidates: int) -> bool:
-        """Whether a step of these sizes can run here."""
-        return batch <= len(self.gate) and batch * candidates <= len(self.pick)
-
 
 def draw_noise(
     stream: NoiseStream,
@@ -99,7 +95,8 @@ def draw_noise(
 ) -> StepNoise:
     """Noise of one step; see `Step.draw_noise`. The result lies in the workspace."""
     batch, candidates = candidate_ids.shape
-    assert workspace.fits(batch, candidates)
+    assert batch <= len(workspace.gate)
+    assert batch * candidates <= len(workspace.pick)
     assert candidate_ids.is_contiguous()
     assert all(x.shape == (batch,) for x in (seeds, has_seed, positions))
     gate = workspace.gate[:batch]

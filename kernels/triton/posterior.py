@@ -181,10 +181,6 @@ class PosteriorWorkspace:
         self.p1 = empty(batch)
         self.entropy = empty(batch)
 
-    def fits(self, batch: int, candidates: int, vocab: int) -> bool:
-        """Whether a step of these sizes can run here."""
-        return batch <= self.batch and candidates <= self.candidates and vocab <= self.vocab
-
 
 def final_posterior(
     logits: Tensor, rows: LedRows, limits: LedLimits, workspace: PosteriorWorkspace
@@ -193,7 +189,9 @@ def final_posterior(
     batch, vocab = logits.shape
     candidates = min(limits.candidates, vocab)
     assert logits.stride(1) == 1
-    assert workspace.fits(batch, candidates, vocab)
+    assert batch <= workspace.batch
+    assert candidates <= workspace.candidates
+    assert vocab <= workspace.vocab
     keep, splits = keys_kept(candidates), splits_of(vocab)
     result = FinalPosterior(
         ids=workspace.ids[: batch * candidates].view(batch, candidates),

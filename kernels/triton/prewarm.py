@@ -54,6 +54,9 @@ def launches(
     rows = _exploring_row(limits, device)
     listed: list[tuple[str, Callable[[], object]]] = []
 
+    def later(part: str, function: Callable[..., object], *given: object, **named: object) -> None:
+        listed.append((part, partial(function, *given, **named)))
+
     # KEEP is a power of two of at least 8, so these candidate counts cover every other.
     counts = sorted({min(k, largest) for k in (8, 16, 32, 64)})
     for k, stride, dtype, entropy in product(
@@ -61,8 +64,7 @@ def launches(
     ):
         logits = torch.randn(1, stride, device=device).to(dtype)[:, :vocab]
         part = LedLimits(k, limits.depth, False, entropy)
-        launch = partial(posterior.final_posterior, logits, rows, part, scratch)
-        listed.append(("posterior", launch))
+        later("posterior", posterior.final_posterior, logits, rows, part, scratch)
 
     final = FinalPosterior(
         ids=torch.arange(largest, device=device)[None],
@@ -75,33 +77,16 @@ def launches(
     drawn = StepNoise(noise_scratch.gate[:1], noise_scratch.pick[:largest].view(1, largest))
     explored = workspace.explored[:1]
     gathered = workspace.partials.new_zeros(1, layers, largest + 2)
-    listed += [
-        (
-            "noise",
-            partial(
-                noise.draw_noise, *(stream, position, rows.owns, position, final.ids, noise_scratch)
-            ),
-        ),
-        ("gate", partial(gate_rows, final, rows, drawn, layers, workspace)),
-        ("combine", partial(combine, gathered, final, rows, drawn, explored, layers, workspace)),
-    ]
-    if layers == 0:
-        return listed
-    return [
-        *listed,
-        ("gather", partial(gather_latents, latents, rows, layers, 0, workspace, None)),
-        (
-            "latent_lse",
-            partial(
-                latent_lse.latent_lse,
-                *(workspace.latent_rows, workspace.row_scale, workspace.live_count, head),
-                *(workspace.tile_max, workspace.tile_sum),
-                first=0,
-                at_most=workspace.window,
-            ),
-        ),
-        ("partials", partial(latent_partials, final.ids, rows, layers, 0, head, workspace)),
-    ]
+    origins = (stream, position, rows.owns, position)
+    later("noise", noise.draw_noise, *origins, final.ids, noise_scratch)
+    later("gate", gate_rows, final, rows, drawn, layers, workspace)
+    later("combine", combine, gathered, final, rows, drawn, explored, layers, workspace)
+    if layers > 0:
+        later("gather", gather_latents, latents, rows, layers, 0, workspace, None)
+        window = {"first": 0, "at_most": workspace.window}
+        later("latent_lse", latent_lse.latent_lse, workspace, head, **window)
+        later("partials", latent_partials, final.ids, rows, layers, 0, head, workspace)
+    return listed
 
 
 def _row_strides(vocab: int) -> tuple[int, ...]:

@@ -161,16 +161,8 @@ class TritonStep:
         partials = workspace.partials[:0].view(0, candidates + 2)
         for first in workspace.windows(batch, layers):
             gather_latents(latents, rows, layers, first, workspace, norm)
-            latent_lse(
-                workspace.latent_rows,
-                workspace.row_scale,
-                workspace.live_count,
-                head,
-                workspace.tile_max,
-                workspace.tile_sum,
-                first=first,
-                at_most=min(workspace.window, batch * layers - first),
-            )
+            at_most = min(workspace.window, batch * layers - first)
+            latent_lse(workspace, head, first=first, at_most=at_most)
             partials = latent_partials(final.ids, rows, layers, first, head, workspace)
         gathered = partials[None]
         if self._all_gather is not None and layers > 0:

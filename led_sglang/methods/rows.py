@@ -17,23 +17,19 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class Filters:
-    """A request's own filters, which the engine applies too. `top_k` -1: the whole vocabulary."""
-
-    top_k: int = -1
-    top_p: float = 1.0
-    min_p: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
-    """One request; `params` is None for a `regular` one."""
+    """One request; `params` is None for a `regular` one.
+
+    Its own filters are those that the engine applies too; `top_k` -1: the whole vocabulary.
+    """
 
     sampler: str = "regular"
     params: Any = None
     greedy: bool = False
     seed: int | None = None
-    filters: Filters = Filters()
+    top_k: int = -1
+    top_p: float = 1.0
+    min_p: float = 0.0
 
     @property
     def regular(self) -> bool:
@@ -48,9 +44,9 @@ _ALL = float(2**31 - 1)
 _COMMON = (
     Column("greedy", bool, 1.0, lambda row: row.greedy),
     Column("has_seed", bool, 0.0, lambda row: row.seed is not None),
-    Column("top_k", int, _ALL, lambda row: row.filters.top_k if row.filters.top_k > 0 else _ALL),
-    Column("top_p", float, 1.0, lambda row: row.filters.top_p),
-    Column("min_p", float, 0.0, lambda row: row.filters.min_p),
+    Column("top_k", int, _ALL, lambda row: row.top_k if row.top_k > 0 else _ALL),
+    Column("top_p", float, 1.0, lambda row: row.top_p),
+    Column("min_p", float, 0.0, lambda row: row.min_p),
 )
 
 

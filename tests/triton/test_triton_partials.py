@@ -7,6 +7,7 @@ import torch
 from led_sglang.kernels import LmHeadShard
 from led_sglang.kernels.triton.latent_lse import latent_lse
 from led_sglang.kernels.triton.tiles import BLOCK_COLUMNS, column_tiles
+from led_sglang.kernels.triton.workspace import StepWorkspace
 from triton_cases import DEVICE
 
 LOG2E = 1.4426950408889634
@@ -23,19 +24,13 @@ def partials(
     rows = torch.randn(capacity, hidden, generator=generator).bfloat16()
     weight = torch.randn(vocab + 3, hidden, generator=generator).bfloat16() / 8
     weight[vocab:] = torch.nan
-    tile_max = torch.full((capacity, column_tiles(vocab)), 77.0, device=DEVICE)
-    tile_sum = tile_max.clone()
-    latent_lse(
-        rows.to(DEVICE),
-        torch.full((capacity,), LOG2E / 0.6, device=DEVICE),
-        torch.tensor([first + count], dtype=torch.int32, device=DEVICE),
-        LmHeadShard(weight.to(DEVICE), 0, vocab),
-        tile_max,
-        tile_sum,
-        first=first,
-        at_most=capacity,
-        descriptors=descriptors,
-    )
+    workspace = StepWorkspace(capacity, 1, 1, weight.to(DEVICE), vocab)
+    workspace.latent_rows.copy_(rows)
+    workspace.row_scale.fill_(LOG2E / 0.6)
+    workspace.live_count.fill_(first + count)
+    tile_max, tile_sum = workspace.tile_max.fill_(77.0), workspace.tile_sum.fill_(77.0)
+    head = LmHeadShard(weight.to(DEVICE), 0, vocab)
+    latent_lse(workspace, head, first=first, at_most=capacity, descriptors=descriptors)
     z = rows.double() @ weight[:vocab].double().t() / 0.6
     return tile_max.cpu(), tile_sum.cpu(), z
 

@@ -12,7 +12,7 @@ from led_sglang.launch_options import LaunchOptions, latent_layers, resolve_dola
 from led_sglang.methods.dola.params import DolaParams, bucket
 from led_sglang.methods.registry import METHODS, sampler_names
 from led_sglang.methods.request import parse_request
-from led_sglang.methods.rows import REGULAR_ROW, Filters, Layout, Row, RowTable
+from led_sglang.methods.rows import REGULAR_ROW, Layout, Row, RowTable
 from led_sglang.methods.soft_thinking import SoftThinking
 from led_sglang.methods.soft_thinking.params import SoftThinkingParams
 from led_sglang.methods.soft_thinking.record import SoftHistory, SoftRecord
@@ -139,7 +139,7 @@ def rows() -> list[Row]:
         {"sampler": "dola"},
     ]
     return [
-        Row(c["sampler"], parse(c).params, seed=i or None, filters=Filters(20 + i, 0.5, 0.1))
+        Row(c["sampler"], parse(c).params, seed=i or None, top_k=20 + i, top_p=0.5, min_p=0.1)
         for i, c in enumerate(customs)
     ]
 

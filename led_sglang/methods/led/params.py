@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from led_sglang.methods.parameter import (
-    Column,
-    columns_of,
-    parameter,
-    parameters_of,
-    parse_group,
-    switch,
-)
-from led_sglang.methods.values import LARGEST, ParameterError, choice, integer, number
+from led_sglang.methods.parameter import Column, columns_of, parameter, switch
+from led_sglang.methods.values import LARGEST, choice, integer, number
 from led_sglang.settings import ServerSettings
 
 # Keys of `meta_info`.
@@ -146,49 +138,8 @@ class LedParams:
         return {"entropy": self.gate_entropy, "rate": self.gate_rate}.get(self.gate) or 0.0
 
 
-LED_PARAMETERS = parameters_of(LedParams)
 LED_COLUMNS = columns_of(
     LedParams,
     Column("gate_value", float, 0.0, lambda p: p.gate_value),
     Column("projects", bool, 0.0, lambda p: p.projects),
 )
-
-
-def parse_led(group: Mapping[str, Any], settings: ServerSettings) -> LedParams:
-    """The `led` group of a request on top of the server's defaults.
-
-    Raises:
-        ParameterError: unknown key, wrong type, value out of range, or values that do not fit
-            together; the message names the key and what is allowed.
-    """
-    given = parse_group("led", group, LED_PARAMETERS, settings)
-    base = {p.name: getattr(settings, p.name) for p in LED_PARAMETERS if p.from_server}
-    if given.get("preset") == "release":
-        base |= {"layers": "release", "floor": RELEASE_FLOOR}
-    params = LedParams(**{**base, **given})
-
-    for key, gate in (("gate_entropy", "entropy"), ("gate_rate", "rate")):
-        if key in given and params.gate != gate:
-            raise ParameterError(
-                f'custom_params.led.{key} needs custom_params.led.gate = "{gate}", '
-                f'got gate "{params.gate}"'
-            )
-        if params.gate == gate and key not in given:
-            raise ParameterError(
-                f'custom_params.led.{key} is missing: gate "{gate}" needs it '
-                + ("(a number of nats >= 0)" if gate == "entropy" else "(a number in [0, 1])")
-            )
-    deepest = settings.max_depth(params.layers)
-    if params.depth > deepest:
-        if "depth" in given:
-            raise ParameterError(
-                f"custom_params.led.depth must be an integer in 1..{deepest} with layers "
-                f'"{params.layers}" on this server, got {params.depth}'
-            )
-        params = replace(params, depth=deepest)
-    if params.think_only and not settings.has_delimiters:
-        raise ParameterError(
-            "custom_params.led.think_only must be false: this server was started with "
-            "--led-think-only false and knows no think delimiters"
-        )
-    return params

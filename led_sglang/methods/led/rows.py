@@ -24,14 +24,12 @@ class LedBatch:
         mine: [B] bool, the rows of LED requests.
         columns: of `LED_COLUMNS`, [B] each.
         limits: sizes of a step, and what none of the rows asks for.
-        behaviour: whether a row wants q stated.
         trace: whether a row wants all of each step's numbers.
     """
 
     mine: Tensor
     columns: dict[str, Tensor]
     limits: LedLimits
-    behaviour: bool
     trace: bool
 
     @classmethod
@@ -52,7 +50,7 @@ class LedBatch:
             normalize_layers=any(p.normalize_layers for p in params),
             gates=frozenset(Gate[p.gate.upper()] for p in params),
         )
-        return cls(table.mask(_NAME), table.columns(_NAME), limits, behaviour, trace)
+        return cls(table.mask(_NAME), table.columns(_NAME), limits, trace)
 
     def rows(self, greedy: Tensor, temperature: Tensor, thinking: Tensor) -> LedRows:
         """The kernels' view of one step: greedy, thinking [B] bool, temperature [B] f32."""

@@ -30,7 +30,7 @@ class LedSampler:
             batch.mine,
             rows.thinks & batch.mine,
             context.phases,
-            behaviour=batch.behaviour,
+            behaviour=batch.limits.behaviour,
             trace=batch.trace,
         )
         return Picks(rows.owns, result.token_ids, record)

@@ -52,8 +52,8 @@ def _limits(rows: list[Row]) -> SoftLimits:
     whole = 2**31 - 1
     depth = 1
     for row in rows:
-        if row.filters.top_k > 0:
-            depth = max(depth, row.filters.top_k)
+        if row.top_k > 0:
+            depth = max(depth, row.top_k)
         elif _NOISE[row.params.noise] == SoftNoise.DIRICHLET:
             depth = whole
     return SoftLimits(
