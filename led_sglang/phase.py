@@ -53,15 +53,13 @@ class DeviceTables:
 class ThinkAutomaton:
     """DFA over (phase, how much of a delimiter has been seen); docs/method.md#think-phase.
 
-    A completed start delimiter leads to THINK and a completed end delimiter to RESPONSE, from any
-    phase. A completed tool start leads from THINK to RESPONSE and changes no other phase: SGLang's
+    A completed tool start leads from THINK to RESPONSE and changes no other phase: SGLang's
     reasoning parsers read a stream so, whatever follows it. Progress is the longest suffix of the
     stream that begins a delimiter (Aho-Corasick), so overlapping partial matches are followed:
     [1, 1, 2] is found in 1, 1, 1, 2.
 
     Args:
-        think_start: token ids of the start delimiter, one or more.
-        think_end: token ids of the end delimiter, one or more.
+        think_start, think_end: token ids of the delimiters, one or more each.
         boundaries: ids that separate the turns of a prompt; those that a delimiter uses are
             dropped, as gpt-oss's `<|end|>`. Only `scan_prompt` looks at them.
         tool_start: token ids that begin a tool call; none: tool calls do not end a thought.
@@ -135,7 +133,7 @@ class ThinkAutomaton:
         return state
 
     def scan_prompt(self, token_ids: Sequence[int]) -> int:
-        """The state after a prompt: the last delimiter in its tail wins.
+        """The state in which the first token is sampled: the prompt's last delimiter decides.
 
         The tail is what follows the last boundary token (the whole prompt without one), so a tag
         in the user's text, or a think block or a tool call of an earlier turn, does not count. A
@@ -145,9 +143,6 @@ class ThinkAutomaton:
 
         Args:
             token_ids: the prompt, as a list, an `array` or a one-dimensional NumPy array.
-
-        Returns:
-            The state in which the first token is sampled.
         """
         tail = self._tail(token_ids)
         start, end, tool = (_last_match(tail, d) for d in (self._start, self._end, self._tool))

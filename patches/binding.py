@@ -41,8 +41,6 @@ def bind(
 
     Args:
         model_runner: SGLang's, its model loaded and its pools sized.
-        settings: the server's.
-        automaton: of its delimiters.
         group: ranks that sample the same rows.
 
     Raises:
