@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from led_sglang.patches.hooks import hook
+from sglang.srt.runtime_context import get_exec
 from sglang.srt.sampling.sampling_params import TOP_K_ALL
+from sglang.srt.utils.common import is_pin_memory_available
 from torch import Tensor
 
 from led_sglang.methods.registry import METHODS
@@ -57,8 +59,6 @@ def automaton_of(settings: ServerSettings) -> ThinkAutomaton | None:
 
 def seed_of(sampling_params: Any) -> int | None:
     """The seed a request draws with; deterministic inference gives every request one."""
-    from sglang.srt.runtime_context import get_exec
-
     seed: int | None = sampling_params.sampling_seed
     if seed is None and get_exec().deterministic.enable_deterministic_inference:
         return _DETERMINISTIC_SEED
@@ -90,8 +90,6 @@ def table_of(sampling_info: Any) -> RowTable | None:
 
 @hook("sampling.sampling_batch_info.SamplingBatchInfo.adjusted_from_schedule_batch", "AFTER")
 def _rows_enter(result: Any, self: Any, batch: Any, vocab_size: int) -> None:
-    from sglang.srt.utils.common import is_pin_memory_available
-
     rows = [request_row(req) for req in batch.reqs]
     table = None
     if not all(row.regular for row in rows):
@@ -148,8 +146,6 @@ def _initial_states(batch: Any, model_runner: Any, device: Any) -> Tensor | None
     states = [
         KEEP if id(req) in decoding else _state_after_prefill(req, automaton) for req in batch.reqs
     ]
-    from sglang.srt.utils.common import is_pin_memory_available
-
     pin = is_pin_memory_available(device)
     return upload(torch.tensor(states, dtype=torch.int64), device, pin)
 

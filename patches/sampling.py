@@ -12,10 +12,10 @@ from led_sglang.patches.binding import Binding, bind
 from led_sglang.patches.embedding import SoftInputs
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.published import settings_or_none
-from led_sglang.patches.statistics import DeviceStatistics
+from led_sglang.patches.statistics import StepStatistics
 from sglang.srt.layers.logprob_processor import OutputLogprobProcessor
 from sglang.srt.layers.sampler import Sampler
-from sglang.srt.runtime_context import get_exec, get_parallel
+from sglang.srt.runtime_context import get_exec, get_parallel, get_platform
 from torch import Tensor
 
 from led_sglang.methods.base import LogitsChanger, LogitsContext, Picks, StepContext, TokenSampler
@@ -199,7 +199,7 @@ class LedSampler(Sampler):
         answers = get_parallel().attn_tp_rank == 0
         records = [p.record for p in step.picks if p.record and (answers or p.record.every_rank)]
         if records:
-            step.logits_output.auxiliary_device_output = DeviceStatistics(records)
+            step.logits_output.auxiliary_device_output = StepStatistics(records)
 
     def _captured(self, logits_output: Any, logits: Tensor) -> Tensor:
         """[B, C, H], deepest layer first: a view of what SGLang captured.
@@ -268,8 +268,6 @@ def _seeded_rows(table: RowTable) -> Tensor | None:
 
 
 def _built_in_backend(deterministic: bool) -> str:
-    from sglang.srt.runtime_context import get_platform
-
     # SGLang's own rule; flashinfer ignores seeds, so deterministic inference takes pytorch.
     return "flashinfer" if get_platform().has_flashinfer and not deterministic else "pytorch"
 

@@ -15,21 +15,15 @@ from led_sglang.methods.registry import METHODS
 from led_sglang.methods.reporting import Record, RequestNotes
 
 
-class DeviceStatistics:
-    """A step's records on their way to the host (SGLang's `DeviceAuxiliaryOutput`)."""
+class StepStatistics:
+    """A step's records: on the device, then on the host, where they are counted when their tokens
+    are committed (SGLang's `DeviceAuxiliaryOutput` and `HostAuxiliaryOutput`)."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         self._records = records
 
-    def copy_to_host(self, copy_tensor: Callable[[Tensor], Tensor]) -> HostStatistics:
-        return HostStatistics([record.copied(copy_tensor) for record in self._records])
-
-
-class HostStatistics:
-    """The records on the host; counted when their tokens are committed (`HostAuxiliaryOutput`)."""
-
-    def __init__(self, records: Sequence[Record]) -> None:
-        self._records = records
+    def copy_to_host(self, copy_tensor: Callable[[Tensor], Tensor]) -> StepStatistics:
+        return StepStatistics([record.copied(copy_tensor) for record in self._records])
 
     def consume(self, batch: Any, commits: Sequence[Any]) -> None:
         committed = _BatchCommits(batch.reqs, commits)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..eager.latent_lse import OnlineSums
 from ..types import LmHeadShard
 from .jit import compiled, vectorised
 from .posterior import sum_exp
@@ -88,22 +89,20 @@ def fold(
         peaks[row] = top
 
 
-class CompiledSums:
-    """`eager.latent_lse.Sums`, one call a block."""
+class CompiledSums(OnlineSums):
+    """One call a block; sums are float64."""
 
     def __init__(self, temperature: Tensor) -> None:
-        self._temperature = temperature
-        self._peak = torch.full_like(temperature, -torch.inf)
-        self._total = torch.zeros_like(temperature, dtype=torch.float64)
+        super().__init__(temperature)
+        self._total = self._total.double()
 
     def add(self, at: slice, z: Tensor) -> None:
-        """See `Sums.add`."""
         part = self._temperature[at], self._peak[at], self._total[at]
         fold(z.contiguous().numpy(), *(rows.numpy() for rows in part))
 
     def result(self) -> tuple[Tensor, Tensor]:
-        """See `Sums.result`."""
-        return self._peak / self._temperature, self._total.float()
+        peak, total = super().result()
+        return peak, total.float()
 
 
 def is_small(head: LmHeadShard, hidden: Tensor) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,7 +26,7 @@ def latent_partials(
     head: LmHeadShard,
     *,
     chunk: int = 4096,
-    sums: Sums | None = None,
+    sums: OnlineSums | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """This shard's share of the latent posteriors.
 
@@ -49,7 +48,7 @@ def latent_partials(
     if m == 0 or head.valid == 0:
         nothing = torch.full_like(temperature, -torch.inf)
         return nothing, torch.zeros_like(temperature), temperature.new_zeros(m, k)
-    sums = _OnlineSums(temperature) if sums is None else sums
+    sums = OnlineSums(temperature) if sums is None else sums
     if head.project is not None:
         logits = temperature.new_empty(m, k)
         for at, _, z in logits_blocks(latent_rows, head, chunk):
@@ -72,7 +71,7 @@ def _scale(peak: Tensor, top: Tensor, temperature: Tensor) -> Tensor:
 
 def shard_sums(rows: Tensor, head: LmHeadShard, chunk: int) -> tuple[Tensor, Tensor]:
     """The first two of `latent_partials` at temperature 1: max and sumexp of z, [M] fp32 each."""
-    sums = _OnlineSums(torch.ones(len(rows), device=rows.device))
+    sums = OnlineSums(torch.ones(len(rows), device=rows.device))
     for at, _, z in logits_blocks(rows, head, chunk):
         sums.add(at, z)
     return sums.result()
@@ -118,18 +117,8 @@ def _products_fp32(x: Tensor, weight: Tensor, chunk: int) -> Iterator[tuple[slic
         yield block, torch.cat(parts, dim=1)
 
 
-class Sums(Protocol):
-    """(max, sumexp) of z / T per row, folded block by block."""
-
-    def add(self, at: slice, z: Tensor) -> None:
-        """Fold z [m, columns] fp32 of the rows `at`; may overwrite z."""
-
-    def result(self) -> tuple[Tensor, Tensor]:
-        """max [M] and sumexp [M], f32."""
-
-
-class _OnlineSums:
-    """`Sums` in torch."""
+class OnlineSums:
+    """(max, sumexp) of z / T per row [M], folded block by block."""
 
     def __init__(self, temperature: Tensor) -> None:
         self._temperature = temperature
@@ -137,6 +126,7 @@ class _OnlineSums:
         self._total = torch.zeros_like(temperature)
 
     def add(self, at: slice, z: Tensor) -> None:
+        """Fold z [m, columns] fp32 of the rows `at`; may overwrite z."""
         temperature, peak = self._temperature[at], self._peak[at]
         # The maximum is taken before the division: z - max is exact where it matters.
         top = peak.maximum(z.amax(1))
@@ -146,6 +136,7 @@ class _OnlineSums:
         self._peak[at] = top
 
     def result(self) -> tuple[Tensor, Tensor]:
+        """max [M] and sumexp [M], f32."""
         return self._peak / self._temperature, self._total
 
 

@@ -115,9 +115,7 @@ class TritonStep:
 
     def final_posterior(self, logits: Tensor, rows: LedRows, limits: LedLimits) -> FinalPosterior:
         """See `Step.final_posterior`; the result lies in the workspace."""
-        misfit = self._posterior_misfit(logits, limits)
-        if misfit is not None:
-            self._fall_back(misfit)
+        if self._falls_back(self._posterior_misfit(logits, limits)):
             return self._eager.final_posterior(logits, rows, limits)
         return posterior_kernels.final_posterior(logits, rows, limits, self.posterior_workspace)
 
@@ -131,9 +129,7 @@ class TritonStep:
     ) -> StepNoise:
         """See `Step.draw_noise`; the result lies in the workspace."""
         batch, candidates = candidate_ids.shape
-        misfit = self._size_misfit(batch, candidates, 1)
-        if misfit is not None:
-            self._fall_back(misfit)
+        if self._falls_back(self._size_misfit(batch, candidates, 1)):
             return self._eager.draw_noise(stream, seeds, has_seed, positions, candidate_ids)
         return noise_kernels.draw_noise(
             stream, seeds, has_seed, positions, candidate_ids, self.noise_workspace
@@ -149,9 +145,7 @@ class TritonStep:
     ) -> LedResult:
         """See `Step.led_step`; the result lies in the workspace, its `projected_rows` is None."""
         refuse_what_is_missing(latents, limits, self._head, self._final_norm)
-        misfit = self._step_misfit(final, latents, limits)
-        if misfit is not None:
-            self._fall_back(misfit)
+        if self._falls_back(self._step_misfit(final, latents, limits)):
             return self._eager.led_step(final, latents, rows, limits, noise)
         head, workspace = self._head, self.workspace
         batch, candidates = final.ids.shape
@@ -173,10 +167,12 @@ class TritonStep:
         """See `Step.projected_rows`."""
         return int(self.workspace.live_total)
 
-    def _fall_back(self, misfit: str) -> None:
-        if self.reason is None:
+    def _falls_back(self, misfit: str | None) -> bool:
+        """Whether a step does not fit; the first time it is logged."""
+        if misfit is not None and self.reason is None:
             self.reason = f"{misfit}: such steps run in torch"
             logger.warning("%s.", self.reason)
+        return misfit is not None
 
     def _size_misfit(self, batch: int, candidates: int, depth: int) -> str | None:
         """What of a step is larger than what was prepared, or None."""

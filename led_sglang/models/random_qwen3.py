@@ -47,8 +47,8 @@ def write_random_qwen3(
 ) -> Path:
     """Write a random Qwen3 in Hugging Face format: weights, tokenizer, chat template.
 
-    The vocabulary is the tokenizer's: a byte a token, so that any text round-trips, and 261 ids with
-    think tokens; ragged, as real ones are.
+    The vocabulary is the tokenizer's: a byte a token, so that any text round-trips; 261 ids with
+    think tokens, ragged as real ones are.
 
     Weights are normal: `init_scale` for every matrix, except that the two projections of a layer
     that write to the residual stream get init_scale / sqrt(3 * layers), which keeps its RMS near

@@ -75,7 +75,7 @@ class BatchedTorchAttention(TorchNativeAttnBackend):
     """SGLang's torch-native attention; only how requests are grouped into operations differs.
 
     And it knows attention sinks (gpt-oss, MiMo-V2): a logit per head that takes its share of the
-    softmax and adds nothing.
+    softmax and adds nothing. What SGLang passes of a batch, and in which order, is in `touched.py`.
     """
 
     _sinks: Tensor | None = None  # [heads], of the layer that is running
@@ -98,53 +98,29 @@ class BatchedTorchAttention(TorchNativeAttnBackend):
         )
 
     def _run_sdpa_forward_decode(
-        self,
-        query: Tensor,
-        output: Tensor,
-        k_cache: Tensor,
-        v_cache: Tensor,
-        req_to_token: Tensor,
-        req_pool_indices: Tensor,
-        seq_lens: Tensor,
-        encoder_lens: Tensor | None = None,
-        **how: Any,
+        self, query: Tensor, output: Tensor, *batch: Any, **how: Any
     ) -> Tensor:
         """Attention of `query` [rows, heads, head_size] into `output`, of the same shape."""
+        k_cache, v_cache, req_to_token, requests, lengths, encoder_lens = batch
         if encoder_lens is not None:
-            return super()._run_sdpa_forward_decode(
-                query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens,
-                encoder_lens, **how,
-            )  # fmt: skip
+            return super()._run_sdpa_forward_decode(query, output, *batch, **how)
         if self._decode_rows is None:
-            self._decode_rows = _rows(req_to_token, req_pool_indices, seq_lens)
+            self._decode_rows = _rows(req_to_token, requests, lengths)
         output.copy_(_one_query_each(query, self._decode_rows, k_cache, v_cache, self._form(how)))
         return output
 
     def _run_sdpa_forward_extend(
-        self,
-        query: Tensor,
-        output: Tensor,
-        k_cache: Tensor,
-        v_cache: Tensor,
-        req_to_token: Tensor,
-        req_pool_indices: Tensor,
-        seq_lens: Tensor,
-        extend_prefix_lens: Tensor,
-        extend_seq_lens: Tensor,
-        encoder_lens: Tensor | None = None,
-        **how: Any,
+        self, query: Tensor, output: Tensor, *batch: Any, **how: Any
     ) -> Tensor:
         """Attention of `query` [new tokens, heads, head_size] into `output`, of the same shape."""
+        k_cache, v_cache, req_to_token, requests, lengths, _, new_lengths, encoder_lens = batch
         if encoder_lens is not None or not how.get("causal"):
-            return super()._run_sdpa_forward_extend(
-                query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens,
-                extend_prefix_lens, extend_seq_lens, encoder_lens, **how,
-            )  # fmt: skip
+            return super()._run_sdpa_forward_extend(query, output, *batch, **how)
         if self._extend_plan is None:
-            single = (extend_seq_lens == 1).nonzero().squeeze(1)
-            ends = extend_seq_lens.cumsum(0)
-            short = _rows(req_to_token, req_pool_indices[single], seq_lens[single])
-            columns = (req_pool_indices, ends - extend_seq_lens, ends, seq_lens)
+            single = (new_lengths == 1).nonzero().squeeze(1)
+            ends = new_lengths.cumsum(0)
+            short = _rows(req_to_token, requests[single], lengths[single])
+            columns = (requests, ends - new_lengths, ends, lengths)
             plan = zip(*(column.tolist() for column in columns), strict=True)
             longer = [row for row in plan if row[2] - row[1] > 1]
             self._extend_plan = (short if len(single) else None), ends[single] - 1, longer

@@ -28,7 +28,7 @@ WATCHED = (
     ("sglang.srt.sampling.sampling_batch_info", "SamplingBatchInfo", "adjusted_filter_batch"),
     ("sglang.srt.sampling.sampling_batch_info", "SamplingBatchInfo", "adjusted_merge_batch"),
     ("sglang.srt.sampling.sampling_batch_info", "SamplingBatchInfo", "copy_for_forward"),
-    ("led_sglang.patches.statistics", "DeviceStatistics", "copy_to_host"),
+    ("led_sglang.patches.statistics", "StepStatistics", "copy_to_host"),
 )
 PACKAGE = "led_sglang."
 # Serves tensors on a CPU, and no others: it may call `.numpy()`.

@@ -82,7 +82,7 @@ def test_decode(
     query = torch.randn(len(LENGTHS), heads, 32, dtype=dtype)
     output = torch.full((len(LENGTHS), heads, 16), torch.nan, dtype=dtype)
     backend(sinks)._run_sdpa_forward_decode(
-        query, output, keys, values, table, requests, lengths,
+        query, output, keys, values, table, requests, lengths, None,
         scaling=0.2, enable_gqa=heads != kv_heads, sliding_window_size=window,
     )  # fmt: skip
     for row, (request, length) in enumerate(zip(requests, LENGTHS, strict=True)):
@@ -110,7 +110,7 @@ def test_prefill_with_and_without_a_cached_prefix(
     query = torch.randn(int(new.sum()), heads, 32, dtype=dtype)
     output = torch.full((len(query), heads, 16), torch.nan, dtype=dtype)
     backend(sinks)._run_sdpa_forward_extend(
-        query, output, keys, values, table, requests, lengths, lengths - new, new,
+        query, output, keys, values, table, requests, lengths, lengths - new, new, None,
         scaling=0.2, enable_gqa=heads != kv_heads, causal=True, sliding_window_size=window,
     )  # fmt: skip
     row = 0
@@ -130,7 +130,7 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
     def run(rows: slice) -> Tensor:
         output = torch.empty(len(query[rows]), 4, 32)
         return backend()._run_sdpa_forward_decode(
-            query[rows], output, keys, values, table, requests[rows], lengths[rows],
+            query[rows], output, keys, values, table, requests[rows], lengths[rows], None,
             scaling=0.2, enable_gqa=True,
         )  # fmt: skip
 
