@@ -87,13 +87,13 @@ def combine(
     explored,  # [B] bool
     explore_probability,  # [B] f64
     projected,  # [B] bool
-    depth,  # [B] int64
+    row_depth,  # [B] int64
     floor,  # [B] f32
     normalize_layers,  # [B] bool
     greedy,  # [B] bool
     want_behaviour,  # bool
     token_ids,  # out [B] int64
-    depth_out,  # out [B] int64
+    depth,  # out [B] int64
     layer_probs,  # out [B, layers + 1, K] f32
     behaviour_probs,  # out [B, K] f32
     behaviour_logprob,  # out [B] f32
@@ -109,7 +109,7 @@ def combine(
     cumulated, a = np.empty(k), np.empty((layers + 1, k))
     entropies = np.empty(layers + 1)
     for b in range(batch):
-        live = min(depth[b], layers + 1) if projected[b] else 1
+        live = min(row_depth[b], layers + 1) if projected[b] else 1
         cumulated[:] = 0.0
         for layer in range(live):
             if layer == 0:
@@ -143,11 +143,11 @@ def combine(
             score[i] = taken[i] if greedy[b] else np.log(taken[i]) + noise[b, i]
         pick = _first_largest(score)
         token_ids[b] = ids[b, pick]
-        depth_out[b] = star + 1 if explored[b] else 1
+        depth[b] = star + 1 if explored[b] else 1
 
         # q is one categorical draw; it takes both sides to know it, unless one of them is certain.
         probability = explore_probability[b]
-        known = projected[b] or probability == 0.0 or depth[b] == 1
+        known = projected[b] or probability == 0.0 or row_depth[b] == 1
         behaviour_probs[b], behaviour_logprob[b] = 0.0, -np.inf
         if want_behaviour and known:
             for i in range(k):

@@ -24,7 +24,7 @@ def gate_rows(
     depth,  # [B] int64
     release_layers,  # [B] bool
     explored,  # out [B] bool
-    probability,  # out [B] f64
+    explore_probability,  # out [B] f64
     projected,  # out [B] bool
     request,  # out [B * layers] int64: row of the batch of each live latent row
     below_final,  # out [B * layers] int64: its layer, 0 = h^{L-1}
@@ -46,8 +46,8 @@ def gate_rows(
         if greedy[b] and not random_gate[b]:
             chance = 1.0 if chance > 0.5 else 0.0
         may_explore = owns[b] and thinks[b]
-        probability[b] = chance if may_explore else 0.0
-        explored[b] = draw[b] < probability[b]
+        explore_probability[b] = chance if may_explore else 0.0
+        explored[b] = draw[b] < explore_probability[b]
         projected[b] = explored[b] or (may_explore and projects[b])
         if not projected[b]:
             continue

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 import numba
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,12 +57,17 @@ def compile_all() -> None:
 
 def _memory(tensor: Tensor) -> Any:
     """The tensor as a C-contiguous array: a view, unless its rows lie apart."""
-    return tensor.contiguous().numpy()
+    return np.ascontiguousarray(tensor.numpy())
 
 
 def _arrays(record: object, *names: str) -> dict[str, Any]:
     """Tensors of a record by name, see `_memory`."""
-    return {name: _memory(getattr(record, name)) for name in names}
+    return {name: np.ascontiguousarray(getattr(record, name).numpy()) for name in names}
+
+
+def _tensors(arrays: dict[str, Any]) -> dict[str, Tensor]:
+    """The same memory as tensors."""
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 class CpuStep:
@@ -105,19 +111,19 @@ class CpuStep:
             return self._eager.final_posterior(logits, rows, limits)
         batch, vocab = logits.shape
         k = min(limits.candidates, vocab)
-        final = FinalPosterior(
-            ids=torch.empty(batch, k, dtype=torch.int64),
-            logprobs=torch.empty(batch, k),
-            p1=torch.empty(batch),
-            entropy=torch.empty(batch),
-        )
+        final = {
+            "ids": np.empty((batch, k), np.int64),
+            "logprobs": np.empty((batch, k), np.float32),
+            "p1": np.empty(batch, np.float32),
+            "entropy": np.empty(batch, np.float32),
+        }
         posterior(
             logits=_memory(logits),
             **_arrays(rows, "temperature", "candidates", "candidate_top_p"),
             want_entropy=limits.entropy,
-            **_arrays(final, *vars(final)),
+            **final,
         )
-        return final
+        return FinalPosterior(**_tensors(final))
 
     def draw_noise(
         self,
@@ -128,10 +134,10 @@ class CpuStep:
         candidate_ids: Tensor,
     ) -> StepNoise:
         """See `Step.draw_noise`."""
-        noise = StepNoise(
-            gate=torch.empty(len(candidate_ids), dtype=torch.float64),
-            pick=torch.empty(candidate_ids.shape, dtype=torch.float64),
-        )
+        noise = {
+            "gate": np.empty(len(candidate_ids), np.float64),
+            "pick": np.empty(candidate_ids.shape, np.float64),
+        }
         draw(
             stream_seed=stream.seed.numpy(),
             stream_step=stream.step.numpy(),
@@ -139,9 +145,9 @@ class CpuStep:
             has_seed=_memory(has_seed),
             positions=_memory(positions),
             ids=_memory(candidate_ids),
-            **_arrays(noise, "gate", "pick"),
+            **noise,
         )
-        return noise
+        return StepNoise(**_tensors(noise))
 
     def led_step(
         self,
@@ -156,9 +162,11 @@ class CpuStep:
         batch, k = final.ids.shape
         layers = limits.depth - 1
         all_gather = self._all_gather
-        explored = torch.empty(batch, dtype=torch.bool)
-        probability = torch.empty(batch, dtype=torch.float64)
-        projected = torch.empty(batch, dtype=torch.bool).numpy()
+        decided = {
+            "explored": np.empty(batch, np.bool_),
+            "explore_probability": np.empty(batch, np.float64),
+        }
+        projected = np.empty(batch, np.bool_)
         live_rows = torch.empty(3, batch * layers, dtype=torch.int64)
         request, below_final, place = live_rows.numpy()
         asked = _arrays(rows, "depth", "greedy")
@@ -167,8 +175,7 @@ class CpuStep:
             draw=_memory(noise.gate),
             **asked,
             **_arrays(rows, *_OF_ROWS),
-            explored=explored.numpy(),
-            probability=probability.numpy(),
+            **decided,
             projected=projected,
             request=request,
             below_final=below_final,
@@ -183,32 +190,32 @@ class CpuStep:
             self._project(final, latents, rows, limits, live_rows[:, :live], gathered[0])
         if layers and all_gather is not None:
             gathered = all_gather(gathered[0])
-        result = LedResult(
-            token_ids=torch.empty(batch, dtype=torch.int64),
-            explored=explored,
-            explore_probability=probability,
-            depth=torch.empty(batch, dtype=torch.int64),
-            p1=final.p1,
-            entropy=final.entropy,
-            candidate_ids=final.ids,
-            layer_probs=torch.empty(batch, layers + 1, k),
-            behaviour_probs=torch.empty(batch, k),
-            behaviour_logprob=torch.empty(batch),
-            projected_rows=live,
-        )
+        result = {
+            "token_ids": np.empty(batch, np.int64),
+            "depth": np.empty(batch, np.int64),
+            "layer_probs": np.empty((batch, layers + 1, k), np.float32),
+            "behaviour_probs": np.empty((batch, k), np.float32),
+            "behaviour_logprob": np.empty(batch, np.float32),
+        }
         combine(
             gathered=_memory(gathered),
             **_arrays(final, "ids", "logprobs"),
             noise=_memory(noise.pick),
+            **decided,
             projected=projected,
-            **asked,
+            row_depth=asked["depth"],
+            greedy=asked["greedy"],
             **_arrays(rows, "floor", "normalize_layers"),
             want_behaviour=limits.behaviour,
-            depth_out=result.depth.numpy(),
-            **_arrays(result, "explored", "explore_probability", "token_ids"),
-            **_arrays(result, "layer_probs", "behaviour_probs", "behaviour_logprob"),
+            **result,
         )
-        return result
+        return LedResult(
+            p1=final.p1,
+            entropy=final.entropy,
+            candidate_ids=final.ids,
+            projected_rows=live,
+            **_tensors(decided | result),
+        )
 
     def projected_rows(self) -> int:
         """See `Step.projected_rows`: the results say it."""

@@ -66,4 +66,5 @@ def workspace_bytes(workspace: object) -> int:
 
 def tensors(record: object, *names: str) -> dict[str, Tensor]:
     """Tensors of a record or workspace by name, contiguous, as a kernel takes them."""
-    return {name: getattr(record, name).contiguous() for name in names}
+    found = ((name, getattr(record, name)) for name in names)
+    return {name: t if t.is_contiguous() else t.contiguous() for name, t in found}
