@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from led_sglang.methods.dola.params import BUCKETS, bucket, parse_layer_list
@@ -108,11 +108,7 @@ class LaunchOptions:
 
     def over(self, weaker: LaunchOptions) -> LaunchOptions:
         """These options, filled up with `weaker` where nothing was given."""
-        merged = {
-            name: value if value is not None else getattr(weaker, name)
-            for name, value in asdict(self).items()
-        }
-        return LaunchOptions(**merged)
+        return replace(weaker, **{k: v for k, v in asdict(self).items() if v is not None})
 
     def check(self, num_layers: int | None) -> None:
         """Refuse what no model can be served with.

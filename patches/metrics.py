@@ -22,9 +22,8 @@ class ServerCounters:
     """Sums since the server started; see `Counters`."""
 
     def __init__(self) -> None:
-        self._sums = dict.fromkeys(
-            ("think_tokens", "explored_tokens", "projected_rows", "steps"), 0
-        )
+        names = ("think_tokens", "explored_tokens", "projected_rows", "steps")
+        self._sums = dict.fromkeys(names, 0)
         self._by_depth: dict[int, int] = {}
 
     def add(self, name: str, by: int = 1, depth: int | None = None) -> None:

@@ -11,6 +11,7 @@ from led_sglang.methods.rows import Row, RowTable
 from led_sglang.methods.soft_thinking.params import SOFT_SAMPLERS
 
 _NOISE = dict(zip(SOFT_SAMPLERS, SoftNoise, strict=True))
+_DIRICHLET = SOFT_SAMPLERS[SoftNoise.DIRICHLET]
 assert list(SoftNoise) == list(range(len(SOFT_SAMPLERS)))
 
 
@@ -49,16 +50,11 @@ class SoftBatch:
 
 def _limits(rows: list[Row]) -> SoftLimits:
     kinds = {_NOISE[row.params.noise] for row in rows}
-    whole = 2**31 - 1
-    depth = 1
-    for row in rows:
-        if row.top_k > 0:
-            depth = max(depth, row.top_k)
-        elif _NOISE[row.params.noise] == SoftNoise.DIRICHLET:
-            depth = whole
+    # Without a top_k, Dirichlet noise draws for the whole vocabulary.
+    whole = any(row.top_k <= 0 and row.params.noise == _DIRICHLET for row in rows)
     return SoftLimits(
         width=max(row.params.max_topk for row in rows),
-        depth=depth,
+        depth=2**31 - 1 if whole else max(1, *(row.top_k for row in rows)),
         gumbel=SoftNoise.GUMBEL in kinds,
         dirichlet=SoftNoise.DIRICHLET in kinds,
     )
