@@ -1,7 +1,4 @@
-"""The oracle of LED: docs/method.md in float64, one request at a time, slowly.
-
-No code is shared with the implementations it judges.
-"""
+"""The oracle of LED: docs/method.md in float64, one request at a time, slowly."""
 
 from __future__ import annotations
 
