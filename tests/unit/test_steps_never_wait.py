@@ -25,7 +25,7 @@ from led_sglang.launch_options import latent_layers, resolve_dola_layers
 from led_sglang.methods.base import LoadedModel, LogitsContext, StepContext, TokenSampler
 from led_sglang.methods.registry import METHODS, sampler_names
 from led_sglang.methods.request import parse_request
-from led_sglang.methods.rows import Filters, Layout, Row, RowTable
+from led_sglang.methods.rows import Layout, Row, RowTable
 from led_sglang.methods.soft_thinking.record import SoftHistory
 from led_sglang.methods.soft_thinking.state import SoftState
 from led_sglang.phase import KEEP, PhaseTracker, StepInputs, ThinkAutomaton
@@ -113,8 +113,8 @@ def rows_of(samplers: list[str]) -> list[Row]:
         for i, group in enumerate(CUSTOM[name]):
             custom = {"sampler": name, name: group}
             request = parse_request(custom, SETTINGS, foreign_keys=False)
-            filters = Filters(20, 0.9, 0.1) if i % 2 else Filters()
-            rows.append(Row(name, request.params, seed=5 if i % 2 else None, filters=filters))
+            filters: dict[str, Any] = {"top_k": 20, "top_p": 0.9, "min_p": 0.1} if i % 2 else {}
+            rows.append(Row(name, request.params, seed=5 if i % 2 else None, **filters))
     return rows
 
 
