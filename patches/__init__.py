@@ -13,10 +13,9 @@ import logging
 import os
 import sys
 
+from led_sglang.launch_options import ENVIRONMENT_VARIABLE
 from led_sglang.patches import hooks
 from led_sglang.patches.touched import LAUNCH, SERVING, TOUCHED, Symbol, complaint, missing
-
-from led_sglang.launch_options import ENVIRONMENT_VARIABLE
 from led_sglang.settings import LaunchRefused
 
 __all__ = ["TOUCHED", "Symbol", "check_symbols", "enable", "install", "verify"]

@@ -6,7 +6,6 @@ from functools import cache
 from typing import Any
 
 import torch
-from led_sglang.patches.hooks import hook
 from sglang.srt.runtime_context import get_exec
 from sglang.srt.sampling.sampling_params import TOP_K_ALL
 from sglang.srt.utils.common import is_pin_memory_available
@@ -15,6 +14,7 @@ from torch import Tensor
 from led_sglang.methods.registry import METHODS
 from led_sglang.methods.reporting import RequestNotes
 from led_sglang.methods.rows import REGULAR_ROW, Layout, Row, RowTable, upload
+from led_sglang.patches.hooks import hook
 from led_sglang.phase import KEEP, Phase, StepInputs, ThinkAutomaton
 from led_sglang.settings import ServerSettings
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from led_sglang.kernels import FinalNorm, LmHeadShard, NoiseStream
-from led_sglang.patches.kernel_path import RankGather, choose
-from led_sglang.patches.lm_head import final_norm, lm_head_shard
 from sglang.srt.runtime_context import get_device, get_parallel
 
+from led_sglang.kernels import FinalNorm, LmHeadShard, NoiseStream
 from led_sglang.methods.base import LoadedModel
+from led_sglang.patches.kernel_path import RankGather, choose
+from led_sglang.patches.lm_head import final_norm, lm_head_shard
 from led_sglang.phase import PhaseTracker, ThinkAutomaton
 from led_sglang.settings import LaunchRefused, ServerSettings
 

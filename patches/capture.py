@@ -14,7 +14,6 @@ from led_sglang.patches.stream_capture import (
     capture_layer_inputs,
     capture_snapshots,
 )
-
 from led_sglang.settings import LaunchRefused
 
 _SETTERS = {"dflash": "set_dflash_layers_to_capture", "eagle3": "set_eagle3_layers_to_capture"}

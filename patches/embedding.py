@@ -8,16 +8,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from led_sglang.kernels.eager.soft_thinking import mix_embeddings
-from led_sglang.patches.batch_state import notes_of, request_row
-from led_sglang.patches.hooks import hook
 from sglang.srt.utils.common import is_pin_memory_available
 from torch import Tensor
 
+from led_sglang.kernels.eager.soft_thinking import mix_embeddings
 from led_sglang.methods.rows import upload
 from led_sglang.methods.soft_thinking.params import SOFT_SAMPLERS
 from led_sglang.methods.soft_thinking.record import SoftHistory
 from led_sglang.methods.soft_thinking.state import SoftState
+from led_sglang.patches.batch_state import notes_of, request_row
+from led_sglang.patches.hooks import hook
 from led_sglang.settings import LaunchRefused
 
 # Tokens whose mixtures are looked up at once when a request is restored.

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from led_sglang.methods.values import ParameterError, show
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.published import settings_or_none
-
-from led_sglang.methods.values import ParameterError, show
 
 # In float32 a logit stays finite that is added to the one and divided by the other.
 _LARGEST_LOGIT = 3e38

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from led_sglang.patches.hooks import hook
-from led_sglang.patches.published import settings_or_none
-
 from led_sglang.methods.placement import KEY, Path, given_custom_params, is_ours, refuse_misplaced
 from led_sglang.methods.request import parse_request
 from led_sglang.methods.values import ParameterError, show
+from led_sglang.patches.hooks import hook
+from led_sglang.patches.published import settings_or_none
 from led_sglang.settings import ServerSettings
 
 # Request: the `custom_params` that SGLang would drop, or None.

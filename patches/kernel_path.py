@@ -6,8 +6,8 @@ import logging
 from typing import Any
 
 import torch
-from led_sglang.kernels import AllGather, FinalNorm, LaunchLimits, LmHeadShard, Step, prepare
 
+from led_sglang.kernels import AllGather, FinalNorm, LaunchLimits, LmHeadShard, Step, prepare
 from led_sglang.methods.led.params import MAX_CANDIDATES
 from led_sglang.settings import ServerSettings
 

@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from led_sglang.common.terminal import uninterrupted
 from led_sglang.patches import check_symbols, hooks
 from led_sglang.patches.ending import ctrl_c_ends_requests
 from led_sglang.patches.touched import LAUNCH
-
-from led_sglang.common.terminal import uninterrupted
 from led_sglang.settings import LaunchRefused
 
 _TERMINATED = 128 + signal.SIGTERM

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from led_sglang.kernels import FinalNorm, LmHeadShard
 from sglang.srt.layers.logits_processor import should_apply_lm_head_quant_method
+
+from led_sglang.kernels import FinalNorm, LmHeadShard
 
 
 def causal_lm(model: Any) -> Any:

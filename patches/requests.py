@@ -6,15 +6,14 @@ import copy
 from http import HTTPStatus
 from typing import Any
 
-from led_sglang.patches.batch_state import keep_notes, seed_of
-from led_sglang.patches.hooks import hook
-from led_sglang.patches.published import settings_or_none
-
 from led_sglang.methods.registry import method_of
 from led_sglang.methods.reporting import RequestNotes
 from led_sglang.methods.request import RequestSampling, parse_request
 from led_sglang.methods.soft_thinking.params import SoftThinkingParams
 from led_sglang.methods.values import ParameterError
+from led_sglang.patches.batch_state import keep_notes, seed_of
+from led_sglang.patches.hooks import hook
+from led_sglang.patches.published import settings_or_none
 from led_sglang.settings import ServerSettings
 
 # How many samples of each parallel request have been sent, by the identity of the parameters they

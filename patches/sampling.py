@@ -6,23 +6,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from sglang.srt.layers.logprob_processor import OutputLogprobProcessor
+from sglang.srt.layers.sampler import Sampler
+from sglang.srt.runtime_context import get_exec, get_parallel, get_platform
+from torch import Tensor
+
 from led_sglang.kernels import Step
+from led_sglang.methods.base import LogitsChanger, LogitsContext, Picks, StepContext, TokenSampler
+from led_sglang.methods.registry import METHODS
+from led_sglang.methods.regular import seeded_pick
+from led_sglang.methods.rows import RowTable
+from led_sglang.methods.soft_thinking.state import SoftState
 from led_sglang.patches.batch_state import STEP_ATTRIBUTE, automaton_of, table_of
 from led_sglang.patches.binding import Binding, bind
 from led_sglang.patches.embedding import SoftInputs
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.published import settings_or_none
 from led_sglang.patches.statistics import StepStatistics
-from sglang.srt.layers.logprob_processor import OutputLogprobProcessor
-from sglang.srt.layers.sampler import Sampler
-from sglang.srt.runtime_context import get_exec, get_parallel, get_platform
-from torch import Tensor
-
-from led_sglang.methods.base import LogitsChanger, LogitsContext, Picks, StepContext, TokenSampler
-from led_sglang.methods.registry import METHODS
-from led_sglang.methods.regular import seeded_pick
-from led_sglang.methods.rows import RowTable
-from led_sglang.methods.soft_thinking.state import SoftState
 from led_sglang.phase import StepInputs
 
 

@@ -8,10 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from led_sglang.patches import hooks
-from led_sglang.patches.hooks import hook
-from led_sglang.patches.published import publish_settings, settings_or_none
-
 from led_sglang.launch_options import (
     LaunchOptions,
     add_flags,
@@ -22,6 +18,9 @@ from led_sglang.launch_options import (
     resolve_layers,
 )
 from led_sglang.methods.soft_thinking.params import uses_soft
+from led_sglang.patches import hooks
+from led_sglang.patches.hooks import hook
+from led_sglang.patches.published import publish_settings, settings_or_none
 from led_sglang.presets import Preset, pick_preset
 from led_sglang.settings import LaunchRefused, ServerSettings
 
@@ -54,9 +53,8 @@ def register() -> None:
 
 
 def _create_sampler() -> Any:
-    from led_sglang.patches.sampling import LedSampler
-
     from led_sglang import patches
+    from led_sglang.patches.sampling import LedSampler
 
     patches.verify()
     if settings_or_none() is None:
@@ -160,10 +158,11 @@ def resolve_settings(
     Raises:
         LaunchRefused: something LED cannot run with; says what to change.
     """
+    from sglang.srt.arg_groups.model_override_base import model_config_of
+
     from led_sglang.patches.capture import known_architecture
     from led_sglang.patches.compatibility import refuse_incompatible, refuse_incompatible_with_soft
     from led_sglang.patches.families import CAPTURES
-    from sglang.srt.arg_groups.model_override_base import model_config_of
 
     sampler, enabled = options.resolve_samplers()
     think_only = options.parse_think_only()

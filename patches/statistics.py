@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from led_sglang.patches.batch_state import notes_of
-from led_sglang.patches.hooks import hook
-from led_sglang.patches.metrics import ServerCounters
-from led_sglang.patches.published import settings_or_none
 from torch import Tensor
 
 from led_sglang.methods.registry import METHODS
 from led_sglang.methods.reporting import Record, RequestNotes
+from led_sglang.patches.batch_state import notes_of
+from led_sglang.patches.hooks import hook
+from led_sglang.patches.metrics import ServerCounters
+from led_sglang.patches.published import settings_or_none
 
 
 class StepStatistics:

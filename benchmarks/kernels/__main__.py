@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import triton
+
 from led_sglang.kernels.triton import tiles
 from led_sglang.kernels.triton.workspace import workspace_bytes
 

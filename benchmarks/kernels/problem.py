@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from led_sglang.kernels import (
     EagerStep,
     FinalPosterior,
@@ -23,7 +25,6 @@ from led_sglang.kernels.triton.gate import gate_rows
 from led_sglang.kernels.triton.gather import gather_latents
 from led_sglang.kernels.triton.latent_lse import latent_lse
 from led_sglang.kernels.triton.partials import latent_partials
-from torch import Tensor
 
 TEMPERATURE = 0.6
 CANDIDATES = 8

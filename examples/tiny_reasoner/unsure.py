@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from led_sglang.kernels import LedReference, led_reference
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from led_sglang.kernels import LedReference, led_reference
 from tiny_reasoner.task import DONE, ROOMS, STUCK, Problem
 from tiny_reasoner.thoughts import parse_problem
 

@@ -6,6 +6,8 @@ import random
 from dataclasses import dataclass, field, fields, replace
 
 import torch
+from torch import Tensor
+
 from led_sglang.kernels import (
     EagerStep,
     FinalPosterior,
@@ -22,7 +24,6 @@ from led_sglang.kernels import (
     led_reference,
     seeded_noise,
 )
-from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from led_sglang.kernels.triton import support
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 from triton.compiler import make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
+
+from led_sglang.kernels.triton import support
 
 _BACKEND = make_backend(GPUTarget("cuda", 90, 32))
 _NO_WORK = {"aten::detach", "aten::_unsafe_view", "aten::promote_types"}

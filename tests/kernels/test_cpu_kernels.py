@@ -19,6 +19,7 @@ from kernel_cases import (
     rows_of,
     step_for,
 )
+
 from led_sglang.kernels import CannotServe, Gate, LedResult, NoiseStream, prepare
 from led_sglang.kernels.cpu import step as cpu_step
 from led_sglang.kernels.cpu.posterior import sum_exp, sum_weighted

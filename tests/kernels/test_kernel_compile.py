@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import torch
 import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
 from led_sglang.kernels.triton import (
     combine,
     gate,
@@ -20,8 +23,6 @@ from led_sglang.kernels.triton import (
     posterior,
     tiles,
 )
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 

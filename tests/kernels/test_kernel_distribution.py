@@ -7,6 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 from kernel_cases import Request, limits_of, random_case, rows_of, step_for
+from scipy import stats
+from torch import Tensor
+
 from led_sglang.kernels import (
     Gate,
     LedResult,
@@ -14,8 +17,6 @@ from led_sglang.kernels import (
     StepNoise,
     seeded_noise,
 )
-from scipy import stats
-from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("each_path")
 

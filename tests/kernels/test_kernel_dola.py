@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from kernel_ranks import Ranks
+
 from led_sglang.kernels import LmHeadShard
 from led_sglang.kernels.eager.dola import DolaResult, DolaRows, dola_scores
 from led_sglang.kernels.reference.dola import dola_reference

@@ -9,6 +9,8 @@ import pytest
 import torch
 from kernel_cases import Case, Request, limits_of, random_case, rows_of, step_for
 from launch_recorder import recording
+from torch import Tensor
+
 from led_sglang.kernels import (
     Gate,
     LaunchLimits,
@@ -19,8 +21,6 @@ from led_sglang.kernels import (
     TritonStep,
 )
 from led_sglang.kernels.triton.workspace import StepWorkspace, workspace_bytes
-from torch import Tensor
-
 from led_sglang.methods.led.params import LedParams
 from led_sglang.methods.led.rows import LedBatch
 from led_sglang.methods.registry import METHODS

@@ -18,8 +18,8 @@ from kernel_cases import (
     rows_of,
     step_for,
 )
-from led_sglang.kernels import Gate, LedLimits, LedResult
 
+from led_sglang.kernels import Gate, LedLimits, LedResult
 from led_sglang.methods.led.params import LedParams
 from led_sglang.methods.led.rows import LedBatch
 from led_sglang.methods.registry import METHODS

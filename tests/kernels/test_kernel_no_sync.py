@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 from kernel_cases import limits_of, random_case, rows_of, step_for
-from led_sglang.kernels import LmHeadShard, NoiseStream
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
     FakeTensorMode,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from led_sglang.kernels import LmHeadShard, NoiseStream
 
 pytestmark = pytest.mark.usefixtures("each_path")
 

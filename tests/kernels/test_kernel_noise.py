@@ -7,6 +7,8 @@ import struct
 import pytest
 import torch
 from kernel_cases import Request, random_case, step_for
+from scipy import stats
+
 from led_sglang.kernels import (
     NoiseStream,
     StepNoise,
@@ -16,7 +18,6 @@ from led_sglang.kernels import (
     uniform_from_hash,
 )
 from led_sglang.kernels.eager.noise import GATE_COLUMN
-from scipy import stats
 
 pytestmark = pytest.mark.usefixtures("each_path")
 

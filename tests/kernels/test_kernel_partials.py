@@ -7,11 +7,12 @@ import math
 
 import pytest
 import torch
+from test_kernel_posterior import LargestOutput
+from torch import Tensor
+
 from led_sglang.kernels import LmHeadShard
 from led_sglang.kernels.eager.combine import merge_partials
 from led_sglang.kernels.eager.latent_lse import latent_partials
-from test_kernel_posterior import LargestOutput
-from torch import Tensor
 
 M, V, H, K = 7, 1009, 33, 8
 

@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 from kernel_cases import Request, limits_of, random_case, rows_of, step_for
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from led_sglang.kernels import FinalPosterior
 from led_sglang.kernels.eager import posterior as eager_posterior
-from torch.utils._python_dispatch import TorchDispatchMode
 
 pytestmark = pytest.mark.usefixtures("each_path")
 

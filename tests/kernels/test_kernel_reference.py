@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from led_sglang.kernels import LedReference, led_reference
 
 EYE = torch.eye(4)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from kernel_cases import Case, Request, random_case
 from kernel_ranks import Ranks
-from led_sglang.kernels import Gate, LedResult, LmHeadShard
 from torch import Tensor
+
+from led_sglang.kernels import Gate, LedResult, LmHeadShard
 
 pytestmark = pytest.mark.usefixtures("each_path")
 

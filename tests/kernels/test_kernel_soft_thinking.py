@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
+
 from led_sglang.kernels.eager.noise import gumbel_from_hash, hash32
 from led_sglang.kernels.eager.soft_thinking import (
     SoftLimits,
@@ -17,7 +19,6 @@ from led_sglang.kernels.eager.soft_thinking import (
     soft_mixture,
 )
 from led_sglang.kernels.reference.soft_thinking import soft_reference
-from scipy import stats
 
 # Each a request of its own; together they mix every filter in one batch.
 REQUESTS: list[dict[str, Any]] = [

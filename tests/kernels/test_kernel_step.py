@@ -16,6 +16,7 @@ from kernel_cases import (
     rows_of,
     step_for,
 )
+
 from led_sglang.kernels import Gate, LedLimits, LedResult, LmHeadShard
 from led_sglang.kernels.eager import step as eager_step
 

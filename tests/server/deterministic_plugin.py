@@ -20,6 +20,7 @@ def register() -> None:
 
     def pick(original: Any, logprobs: Any, seed: Any, positions: Any) -> Any:
         import torch
+
         from led_sglang.kernels import gumbel_from_hash, hash32
 
         columns = torch.arange(logprobs.shape[1])

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from led_sglang.kernels import LedReference, led_reference
 from transformers import AutoModelForCausalLM
+
+from led_sglang.kernels import LedReference, led_reference
 
 # What a request does to the final logits: (logits [V] f64, generated tokens so far) -> logits.
 Adjust = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]

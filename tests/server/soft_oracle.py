@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM
+
 from led_sglang.kernels import gumbel_from_hash, hash32
 from led_sglang.kernels.reference.soft_thinking import SoftReference, soft_reference
-from transformers import AutoModelForCausalLM
 
 
 def gumbel(seed: int, position: int, vocab: int) -> torch.Tensor:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from harness import Server, chat_ids, held_out_problems, serve
-from led_sglang.kernels import LedReference
 from oracle import Oracle
 from scipy.stats import chisquare
+
+from led_sglang.kernels import LedReference
 
 pytestmark = pytest.mark.served_models("tied", "trained")
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from harness import Server, serve
-from led_sglang.kernels.reference.dola import DolaReference, dola_reference
 from oracle import NEAR_TIE, Verdict
 from transformers import AutoModelForCausalLM
+
+from led_sglang.kernels.reference.dola import DolaReference, dola_reference
 
 GREEDY = {"temperature": 0, "max_new_tokens": 64, "ignore_eos": True}
 # Of the 12 layers of the model; `low` starts at 0 only where the LM head has weights of its own.

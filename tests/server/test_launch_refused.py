@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from launches import refused_launch
-from led_sglang.patches import TOUCHED
 
 from led_sglang.models.random_qwen3 import write_random_qwen3
+from led_sglang.patches import TOUCHED
 
 
 @pytest.mark.parametrize("path", [symbol.path for symbol in TOUCHED])

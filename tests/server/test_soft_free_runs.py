@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 from harness import Server, serve
-from led_sglang.kernels.reference.soft_thinking import SoftReference
 from soft_oracle import SoftOracle
+
+from led_sglang.kernels.reference.soft_thinking import SoftReference
 
 pytestmark = pytest.mark.served_models("trained")
 

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 from harness import Server, serve
-from led_sglang.kernels.reference.soft_thinking import soft_reference
 from oracle import NEAR_TIE
 from scipy.stats import chisquare
 from soft_oracle import SoftOracle, SoftRun
+
+from led_sglang.kernels.reference.soft_thinking import soft_reference
 
 THINK_START, THINK_END = 259, 260
 NEW_TOKENS = 64

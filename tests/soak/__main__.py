@@ -19,7 +19,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "server"))
 
 from harness import PLAIN_COMMAND, PLAIN_ENVIRONMENT, gsm8k_problems, serve
-from led_sglang.patches.cpu.platform import thread_binding
 from rank_log import compared, environment
 from traffic import Outcome, Traffic
 from watch import Memory, drained, memory_of
@@ -27,6 +26,7 @@ from workload import Job, answered_alone, build_pool
 
 from led_sglang.methods.soft_thinking.params import SOFT_SAMPLERS
 from led_sglang.models.random_qwen3 import write_random_qwen3
+from led_sglang.patches.cpu.platform import thread_binding
 
 
 def main(argv: list[str] | None = None) -> int:

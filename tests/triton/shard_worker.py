@@ -9,11 +9,12 @@ import torch
 import torch.distributed as dist
 from interpreter import speed_up
 from kernel_cases import Case, Request, random_case, rms_norm
+from torch import Tensor
+from triton_cases import triton_step
+
 from led_sglang.kernels import Gate, LmHeadShard
 from led_sglang.patches import kernel_path
 from led_sglang.patches.kernel_path import RankGather
-from torch import Tensor
-from triton_cases import triton_step
 
 V, H = 257, 40
 PADDING = 5

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from kernel_cases import Request, random_case, step_for
+from triton_cases import DEVICE, prepared
+
 from led_sglang.kernels import NoiseStream
 from led_sglang.kernels.eager.noise import GATE_COLUMN
-from triton_cases import DEVICE, prepared
 
 SEEDS = [0, 1, 42, 2**31, 2**32 - 1, 2**32, 2**63 - 1, -1, -(2**63), 123456789012345]
 POSITIONS = [0, 1, 77, 65535, 2**31 - 1, 5, 6, 7, 8, 9]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from triton_cases import DEVICE
+
 from led_sglang.kernels import LmHeadShard
 from led_sglang.kernels.triton.latent_lse import latent_lse
 from led_sglang.kernels.triton.tiles import BLOCK_COLUMNS, column_tiles
 from led_sglang.kernels.triton.workspace import StepWorkspace
-from triton_cases import DEVICE
 
 LOG2E = 1.4426950408889634
 # The copy engine that reads descriptors came with sm_90.

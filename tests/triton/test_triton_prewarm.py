@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 from kernel_cases import Case, Request, limits_of, random_case, rms_norm, rows_of, step_for
+from test_kernel_step import assert_matches_reference
+from triton_cases import DEVICE, moved, triton_posterior, triton_step
+
 from led_sglang.kernels import LaunchLimits, LmHeadShard, Step, TritonStep, prepare
 from led_sglang.kernels.triton import posterior
 from led_sglang.kernels.triton.posterior import PosteriorWorkspace
 from led_sglang.kernels.triton.workspace import StepWorkspace, workspace_bytes
-from test_kernel_step import assert_matches_reference
-from triton_cases import DEVICE, moved, triton_posterior, triton_step
 
 LIMITS = LaunchLimits(
     batch=4, candidates=20, depth=4, vocab=257, captured=4, latents_dtype=torch.bfloat16

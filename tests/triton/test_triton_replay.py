@@ -6,6 +6,10 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 from kernel_cases import Request, random_case, rows_of
+from replay import capture
+from torch import Tensor
+from triton_cases import DEVICE, moved, prepared
+
 from led_sglang.kernels import (
     Gate,
     LedLimits,
@@ -15,9 +19,6 @@ from led_sglang.kernels import (
     StepNoise,
     TritonStep,
 )
-from replay import capture
-from torch import Tensor
-from triton_cases import DEVICE, moved, prepared
 
 V, H = 257, 40
 BUCKET = 4

@@ -9,10 +9,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernel_cases import Case, Request, assert_same_row, exact_case, random_case
-from led_sglang.kernels import CannotServe, Gate, LedLimits, LmHeadShard
 from test_kernel_step import SMALLEST, assert_matches_reference
 from torch import Tensor
 from triton_cases import prepared, triton_step
+
+from led_sglang.kernels import CannotServe, Gate, LedLimits, LmHeadShard
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

@@ -8,6 +8,8 @@ from dataclasses import fields, replace
 from typing import Any
 
 from kernel_cases import Case, limits_of, rms_norm, rows_of
+from torch import Tensor
+
 from led_sglang.kernels import (
     FinalPosterior,
     LaunchLimits,
@@ -16,7 +18,6 @@ from led_sglang.kernels import (
     LmHeadShard,
     TritonStep,
 )
-from torch import Tensor
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from led_sglang.patches.sampling import LedSampler
 from torch import Tensor
+
+from led_sglang.patches.sampling import LedSampler
 
 CAPTURED, HIDDEN, ROWS = 4, 16, 3
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from led_sglang.patches.cpu.attention import PADDED_TO, BatchedTorchAttention
 from torch import Tensor
+
+from led_sglang.patches.cpu.attention import PADDED_TO, BatchedTorchAttention
 
 SLOTS = 4000
 LENGTHS = [1, 2, 63, 64, 65, 130, 300]

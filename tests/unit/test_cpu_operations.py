@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from led_sglang.patches.cpu import operations
 from torch import Tensor
+
+from led_sglang.patches.cpu import operations
 
 ROWS, HIDDEN = 5, 48
 TYPES = pytest.mark.parametrize(

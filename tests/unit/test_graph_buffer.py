@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from led_sglang.patches import graph_buffer
-from led_sglang.patches.graph_buffer import share_buffer
 from sglang.srt.layers.aux_hidden_states import (
     AuxHiddenStateList,
     AuxHiddenStatePacker,
     pack_aux_hidden_states,
 )
 from sglang.srt.layers.logits_processor import LogitsProcessorOutput
+
+from led_sglang.patches import graph_buffer
+from led_sglang.patches.graph_buffer import share_buffer
 
 LAYERS, HIDDEN = 3, 8
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from led_sglang.kernels import LmHeadShard, Step
 from led_sglang.kernels import step as choice
 from led_sglang.kernels.cpu import step as cpu_step

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from led_sglang.patches.lm_head import lm_head_shard
 from sglang.srt.layers.logits_processor import LogitsProcessor
 from sglang.srt.layers.quantization.unquant import UnquantizedEmbeddingMethod
 from torch import Tensor
+
+from led_sglang.patches.lm_head import lm_head_shard
 
 VOCAB, HIDDEN = 11, 4
 

@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from led_sglang.patches.capture import install
-from led_sglang.patches.families import CAPTURES
 from sglang.srt.model_executor.cuda_graph_config import Backend
 from sglang.srt.model_executor.runner import prefill_cuda_graph_runner as runner_module
 from sglang.srt.model_executor.runner.prefill_cuda_graph_runner import PrefillCudaGraphRunner
@@ -24,6 +22,9 @@ from sglang.srt.model_executor.runner_backend.breakable_cuda_graph_backend impor
 )
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from led_sglang.patches.capture import install
+from led_sglang.patches.families import CAPTURES
 
 LAYERS, HIDDEN = 6, 4
 # 0-based layers whose output is wanted; -1 is the embeddings.

@@ -13,14 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from led_sglang.kernels import EagerStep, LmHeadShard, NoiseStream
-from led_sglang.patches import embedding as embedding_module
-from led_sglang.patches.embedding import SoftInputs
 from torch import Tensor
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from led_sglang.kernels import EagerStep, LmHeadShard, NoiseStream
 from led_sglang.launch_options import latent_layers, resolve_dola_layers
 from led_sglang.methods.base import LoadedModel, LogitsContext, StepContext, TokenSampler
 from led_sglang.methods.registry import METHODS, sampler_names
@@ -28,6 +26,8 @@ from led_sglang.methods.request import parse_request
 from led_sglang.methods.rows import Layout, Row, RowTable
 from led_sglang.methods.soft_thinking.record import SoftHistory
 from led_sglang.methods.soft_thinking.state import SoftState
+from led_sglang.patches import embedding as embedding_module
+from led_sglang.patches.embedding import SoftInputs
 from led_sglang.phase import KEEP, PhaseTracker, StepInputs, ThinkAutomaton
 from led_sglang.settings import ServerSettings
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from led_sglang.patches import TOUCHED
-from led_sglang.patches.touched import Symbol, missing, problem
 
 import led_sglang
+from led_sglang.patches import TOUCHED
+from led_sglang.patches.touched import Symbol, missing, problem
 
 FOLDERS = [Path(led_sglang.__file__).parent, Path(led_sglang.patches.__file__).parent]
 DEEPSEEK = "sglang.srt.models.deepseek_common"

@@ -8,9 +8,9 @@ from typing import Any
 from unittest import mock
 
 import pytest
+
 from led_sglang.patches.capture import install, known_architecture
 from led_sglang.patches.families import CAPTURES
-
 from led_sglang.settings import LaunchRefused
 
 MODULES = {

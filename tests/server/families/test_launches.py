@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from harness import serve, tail
 from launches import refused_launch
-from led_sglang.patches.families import CAPTURES
 
 from led_sglang.models.random_qwen3 import write_random_qwen3
+from led_sglang.patches.families import CAPTURES
 
 # SGLang asks for the card's properties before LED is asked; test_capture_contract.py has their
 # sentences.
