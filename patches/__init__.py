@@ -3,8 +3,8 @@
 `touched.py` lists every symbol; the other files hold the hooks by what they are for: launch
 (`launch`, `server_args`, `compatibility`, `http_worker`), captured layers (`capture`,
 `graph_buffer`), per-row state (`batch_state`), soft inputs (`embedding`), what a step needs of the
-loaded model (`binding`, `lm_head`, `kernel_path`), the sampling step (`sampling`), requests
-(`http_bodies`, `requests`, `guards`), statistics (`statistics`, `metrics`).
+loaded model and its ranks (`binding`, `lm_head`, `kernel_path`, `ranks`), the sampling step
+(`sampling`), requests (`http_bodies`, `requests`, `guards`), statistics (`statistics`, `metrics`).
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ from sglang.srt.runtime_context import get_device, get_parallel
 
 from led_sglang.kernels import FinalNorm, LmHeadShard, NoiseStream
 from led_sglang.methods.base import LoadedModel
-from led_sglang.patches.kernel_path import RankGather, choose
+from led_sglang.patches.kernel_path import choose
 from led_sglang.patches.lm_head import final_norm, lm_head_shard
+from led_sglang.patches.ranks import RankGather, sampling_group
 from led_sglang.phase import PhaseTracker, ThinkAutomaton
 from led_sglang.settings import LaunchRefused, ServerSettings
 
@@ -34,21 +35,19 @@ class Binding:
     tracker: PhaseTracker | None
 
 
-def bind(
-    model_runner: Any, settings: ServerSettings, automaton: ThinkAutomaton | None, group: Any
-) -> Binding:
+def bind(model_runner: Any, settings: ServerSettings, automaton: ThinkAutomaton | None) -> Binding:
     """Take what a step needs from the loaded model, and choose its kernels.
 
     Args:
         model_runner: SGLang's, its model loaded and its pools sized.
-        group: ranks that sample the same rows.
 
     Raises:
         LaunchRefused: the model lacks a part LED needs.
     """
+    group = sampling_group()
     device = torch.device(model_runner.device)
     head, norm = _head_and_norm(model_runner.model)
-    gather = RankGather(group) if torch.distributed.get_world_size(group) > 1 else None
+    gather = RankGather(group) if group.world_size > 1 else None
     place_of = torch.zeros(settings.num_layers + 1, dtype=torch.int64)
     for place, layer in enumerate(settings.captured):
         place_of[layer] = place
@@ -57,7 +56,7 @@ def bind(
         head=head,
         step=step,
         all_gather=gather,
-        shard_widths=_shard_widths(head, gather, device),
+        shard_widths=tuple(group.all_gather_object(head.valid)),
         noise=_noise_stream(device, group),
         place_of=place_of.to(device),
         think_end=torch.tensor(settings.think_end_ids, dtype=torch.int64).to(device),
@@ -83,22 +82,11 @@ def _head_and_norm(model: Any) -> tuple[LmHeadShard, FinalNorm]:
         ) from None
 
 
-def _shard_widths(
-    head: LmHeadShard, gather: RankGather | None, device: torch.device
-) -> tuple[int, ...]:
-    # fp32 like all that ranks exchange; exact for any vocabulary
-    width = torch.tensor([[float(head.valid)]], device=device)
-    widths = gather(width) if gather is not None else width
-    return tuple(int(w) for w in widths.flatten().tolist())
-
-
 def _noise_stream(device: torch.device, group: Any) -> NoiseStream:
     """The noise of requests without a seed (docs/method.md#randomness), equal on every rank."""
     # Ranks on other machines resolved a seed of their own: the first rank's counts.
-    seed = torch.tensor([get_device().random_seed], dtype=torch.int64, device=device)
-    if torch.distributed.get_world_size(group) > 1:
-        torch.distributed.broadcast(seed, group=group, group_src=0)
+    seed = group.all_gather_object(get_device().random_seed)[0]
     parallel = get_parallel()
     # Replicas (--dp) count in dp_rank, groups of attention data parallelism in attn_dp_rank.
     replica = parallel.attn_dp_rank + (parallel.dp_rank or 0)
-    return NoiseStream.start((int(seed) << 16) + (replica << 12) + _STREAM, device)
+    return NoiseStream.start((seed << 16) + (replica << 12) + _STREAM, device)

@@ -17,25 +17,6 @@ logger = logging.getLogger(__name__)
 _LOGITS = (torch.float32,)
 
 
-class RankGather:
-    """The step's one collective: [M, n] of every rank, in rank order, into memory kept for it."""
-
-    def __init__(self, group: Any) -> None:
-        self._group = group
-        self._ranks = torch.distributed.get_world_size(group)
-        self._memory: torch.Tensor | None = None
-
-    def __call__(self, local: torch.Tensor) -> torch.Tensor:
-        size = self._ranks * local.numel()
-        if self._memory is None or self._memory.numel() < size:
-            self._memory = local.new_empty(size)
-        gathered = self._memory[:size].view(self._ranks, *local.shape)
-        torch.distributed.all_gather_into_tensor(
-            gathered.view(-1, local.shape[1]), local, group=self._group
-        )
-        return gathered
-
-
 def choose(
     head: LmHeadShard,
     runner: Any,
@@ -49,19 +30,11 @@ def choose(
 
     Args:
         runner: SGLang's model runner, its pools sized.
-        group: ranks that sample the same rows; all of them take the same path, or they would
-            round differently and drift apart.
+        group: `GroupCoordinator` of the ranks that sample the same rows; all of them take the same
+            path, or they would round differently and drift apart.
         final_norm, all_gather: see `led_sglang.kernels.prepare`.
     """
     device = torch.device(runner.device)
-
-    def on_every_rank(ready: bool) -> bool:
-        if torch.distributed.get_world_size(group) == 1:
-            return ready
-        all_ready = torch.tensor([ready], dtype=torch.int32, device=device)
-        torch.distributed.all_reduce(all_ready, torch.distributed.ReduceOp.MIN, group=group)
-        return bool(all_ready)
-
     step = prepare(
         head,
         LaunchLimits(
@@ -76,7 +49,7 @@ def choose(
         device=device,
         final_norm=final_norm,
         all_gather=all_gather,
-        on_every_rank=on_every_rank,
+        on_every_rank=lambda ready: all(group.all_gather_object(ready)),
     )
     if step.reason is None:
         logger.info("LED steps run in the %s kernels.", step.name)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from sglang.kernels.ops.sampling.renorm import top_p_renorm_prob
 from sglang.srt.layers.logprob_processor import OutputLogprobProcessor
 from sglang.srt.layers.sampler import Sampler
 from sglang.srt.runtime_context import get_exec, get_parallel, get_platform
@@ -14,7 +15,7 @@ from torch import Tensor
 from led_sglang.kernels import Step
 from led_sglang.methods.base import LogitsChanger, LogitsContext, Picks, StepContext, TokenSampler
 from led_sglang.methods.registry import METHODS
-from led_sglang.methods.regular import seeded_pick
+from led_sglang.methods.regular import SeededRows
 from led_sglang.methods.rows import RowTable
 from led_sglang.methods.soft_thinking.state import SoftState
 from led_sglang.patches.batch_state import STEP_ATTRIBUTE, automaton_of, table_of
@@ -22,6 +23,7 @@ from led_sglang.patches.binding import Binding, bind
 from led_sglang.patches.embedding import SoftInputs
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.published import settings_or_none
+from led_sglang.patches.ranks import refuse_other_settings
 from led_sglang.patches.statistics import StepStatistics
 from led_sglang.phase import StepInputs
 
@@ -84,6 +86,7 @@ class LedSampler(Sampler):
         self.output_logprob_processor = _OutputLogprobs(self)
         # The backend SGLang would have chosen; `led` itself means nothing to the built-in code.
         self._backend = _built_in_backend(self.enable_deterministic)
+        self._top_p = top_p_renorm_prob if self._backend == "flashinfer" else None
 
     def bind(self, model_runner: Any) -> None:
         """Take what a step needs from the loaded model; called once, before the first request.
@@ -91,7 +94,7 @@ class LedSampler(Sampler):
         Raises:
             LaunchRefused: the model lacks a part LED needs.
         """
-        self._bound = bind(model_runner, self._settings, self.automaton, self.tp_sync_group)
+        self._bound = bind(model_runner, self._settings, self.automaton)
         for method in self._methods:
             at_work = method.bind(self._bound.model, self._states[method.samplers[0]])
             if isinstance(at_work, TokenSampler):
@@ -108,8 +111,10 @@ class LedSampler(Sampler):
         """Let the methods make what they keep by request slot; before graphs are captured.
 
         Raises:
-            LaunchRefused: the model cannot be made to read the mixtures of a soft method.
+            LaunchRefused: another rank has other settings, or the model cannot be made to read the
+                mixtures of a soft method.
         """
+        refuse_other_settings(self._settings, get_parallel().tp_group)
         slots = model_runner.req_to_token_pool.req_to_token.shape[0]
         for method in self._methods:
             state = method.allocate(slots, model_runner.device)
@@ -238,18 +243,9 @@ class LedSampler(Sampler):
         step = self._step
         if step is None or self.enable_deterministic:
             return token_ids, mask
-        mine = step.table.once(_seeded_rows)
-        if mine is not None:
-            seeded = seeded_pick(
-                probs,
-                sampling_info.top_ks,
-                sampling_info.top_ps,
-                sampling_info.min_ps,
-                step.table.seeds,
-                positions,
-                sampling_info.max_top_k,
-            )
-            token_ids = torch.where(mine, seeded.to(token_ids.dtype), token_ids)
+        seeded = step.table.once(SeededRows.of)
+        if seeded is not None:
+            token_ids = seeded.pick(probs, positions, token_ids, self._top_p)
         return token_ids, mask
 
     def take_over(self, token_ids: Tensor) -> None:
@@ -260,11 +256,6 @@ class LedSampler(Sampler):
     def _sync_token_ids_across_tp(self, batch_next_token_ids: Tensor, sampling_info: Any) -> None:
         self.take_over(batch_next_token_ids)
         super()._sync_token_ids_across_tp(batch_next_token_ids, sampling_info)
-
-
-def _seeded_rows(table: RowTable) -> Tensor | None:
-    """[B] bool, the rows that draw with a seed; None where there are none."""
-    return table.has_seed if table.any_seeded(*table.samplers) else None
 
 
 def _built_in_backend(deterministic: bool) -> str:

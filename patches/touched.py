@@ -90,6 +90,8 @@ sglang.srt.layers.sampler.Sampler
       pick, inside the built-in backend
   _sync_token_ids_across_tp(self, batch_next_token_ids, sampling_info): LED's tokens take their
       place before ranks are synchronised
+sglang.kernels.ops.sampling.renorm
+  top_p_renorm_prob: top_p of rows with a seed, without a sort
 sglang.srt.layers.logprob_processor.OutputLogprobProcessor
   compute_logprobs(self, logprobs, top_logprobs_nums, token_ids_logprobs, batch_next_token_ids):
       log-probabilities of LED's tokens, not of the engine's
@@ -114,6 +116,11 @@ sglang.srt.runtime_context
   get_exec(): resolved execution settings
   get_parallel(): ranks and groups
   get_server_args(): the settings stashed at launch
+sglang.srt.distributed.parallel_state.GroupCoordinator
+  _all_gather_into_tensor(self, output, input): the step's one collective
+  all_gather_object(self, obj): what ranks settle at launch
+sglang.srt.layers.dp_attention
+  is_dp_attention_enabled(): which ranks sample the same rows
 sglang.srt.model_executor.model_runner_components.attention_backend_setup
   configure_aux_hidden_state_capture(model, eagle_use_aux_hidden_state,
       eagle_aux_hidden_state_layer_ids, dflash_use_aux_hidden_state, dflash_target_layer_ids,

@@ -14,7 +14,6 @@ from triton_cases import triton_step
 
 from led_sglang.kernels import Gate, LmHeadShard
 from led_sglang.patches import kernel_path
-from led_sglang.patches.kernel_path import RankGather
 
 V, H = 257, 40
 PADDING = 5
@@ -46,12 +45,13 @@ def decide(rank: int, world: int, folder: str) -> None:
     speed_up()
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
-    gather = RankGather(dist.group.WORLD)
     sent: list[torch.Size] = []
 
     def all_gather(x: Tensor) -> Tensor:
         sent.append(x.shape)
-        return gather(x)
+        everyone = [torch.empty_like(x) for _ in range(world)]
+        dist.all_gather(everyone, x)
+        return torch.stack(everyone)
 
     results = {}
     for name, bounds in SPLITS[world].items():
@@ -74,6 +74,12 @@ def decide(rank: int, world: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+def _all_gather_object(value: object) -> list[object]:
+    everyone: list[object] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, value)
+    return everyone
+
+
 # What `choose` reads of SGLang's model runner and of the server's settings.
 RUNNER = SimpleNamespace(
     device="cpu",
@@ -89,12 +95,13 @@ def choose(rank: int, world: int, folder: str) -> None:
     speed_up()
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
+    group = SimpleNamespace(all_gather_object=_all_gather_object)
     head = case_of(0).head()
     strange = replace(head, weight=head.weight.double() if rank == 1 else head.weight)
     answers = []
     for each in (head, strange):
         step = kernel_path.choose(
-            each, RUNNER, SETTINGS, dist.group.WORLD, final_norm=rms_norm, all_gather=None
+            each, RUNNER, SETTINGS, group, final_norm=rms_norm, all_gather=None
         )
         answers.append((step.name, step.reason))
     torch.save(answers, f"{folder}/{rank}.pt")

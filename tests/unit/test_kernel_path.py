@@ -26,12 +26,10 @@ def choose(device: str, hidden: int = 64, dtype: torch.dtype = torch.bfloat16) -
         model_config=SimpleNamespace(vocab_size=100),
     )
     head = LmHeadShard(torch.zeros(100, hidden, dtype=dtype), 0, 100)
-    return kernel_path.choose(head, runner, SETTINGS, None, final_norm=lambda x: x, all_gather=None)
-
-
-@pytest.fixture(autouse=True)
-def _one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group: 1)
+    alone = SimpleNamespace(all_gather_object=lambda ready: [ready])
+    return kernel_path.choose(
+        head, runner, SETTINGS, alone, final_norm=lambda x: x, all_gather=None
+    )
 
 
 @pytest.fixture
