@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from led_sglang.kernels import LmHeadShard, Step
 from led_sglang.kernels import step as choice
 from led_sglang.kernels.cpu import step as cpu_step
 from led_sglang.kernels.triton import support
-from led_sglang.patches import kernel_path
+from led_sglang.patches import kernel_path, statistics
 
 SETTINGS: Any = SimpleNamespace(depth=8, captured=tuple(range(8)))
 
@@ -88,3 +89,24 @@ def test_a_failing_compiler_is_named_with_the_fallback(caplog: pytest.LogCapture
     assert step.name == "torch"
     assert "kernel posterior failed" in str(step.reason)
     assert "kernel posterior failed" in caplog.records[-1].getMessage()
+
+
+def test_server_info_says_what_fell_back_since_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step of a GPU names its reason with the first step that the kernels cannot take."""
+    settings = MagicMock(latent_layers=(3, 2), enabled=("led",), boundary_ids=())
+    monkeypatch.setattr(statistics, "settings_or_none", lambda: settings)
+    step = SimpleNamespace(name="triton", reason=None, projected_rows=lambda: 0)
+    runner = SimpleNamespace(sampler=SimpleNamespace(step=step, soft_inputs=None))
+    controller = SimpleNamespace(
+        scheduler=SimpleNamespace(tp_worker=MagicMock(model_runner=runner))
+    )
+
+    def shown() -> str:
+        result = SimpleNamespace(internal_state={})
+        statistics._show_in_server_info(result, controller, None)
+        kernels: str = result.internal_state["led"]["kernels"]
+        return kernels
+
+    assert shown() == "triton"
+    step.reason = "latents are torch.float32, not torch.bfloat16: such steps run in torch"
+    assert shown() == f"triton: {step.reason}"
