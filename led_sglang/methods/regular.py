@@ -51,10 +51,10 @@ class SeededRows:
         if not table.any_seeded(*table.samplers):
             return None
         return cls(
-            ranked=places(lambda row: row.filters.top_k > 0),
-            nucleus=places(lambda row: row.filters.top_k <= 0 and row.filters.top_p < 1.0),
-            whole=places(lambda row: row.filters.top_k <= 0 and row.filters.top_p >= 1.0),
-            top_k=max(row.filters.top_k for row in table.rows if row.seed is not None),
+            ranked=places(lambda row: row.top_k > 0),
+            nucleus=places(lambda row: row.top_k <= 0 and row.top_p < 1.0),
+            whole=places(lambda row: row.top_k <= 0 and row.top_p >= 1.0),
+            top_k=max(row.top_k for row in table.rows if row.seed is not None),
             top_ks=table.filters["top_k"],
             top_ps=table.filters["top_p"],
             min_ps=table.filters["min_p"],
