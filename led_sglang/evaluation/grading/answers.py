@@ -37,8 +37,7 @@ def boxed_answers(text: str) -> list[list[str]] | None:
         and no earlier box is its answer.
     """
     groups: list[list[str]] = []
-    end = 0
-    position = 0
+    end = position = 0
     while match := _BOX.search(text, position):
         position = match.end()
         if text[position] == "{":
@@ -53,14 +52,11 @@ def boxed_answers(text: str) -> list[list[str]] | None:
         content = _unbox(content).strip()
         if not content:  # it says how to answer
             continue
-        percent = re.match(r"[\s$]*\\?%", text[position:])
-        content += "\\%" if percent else ""
-        between = text[end : match.start()]
-        if groups and _are_parts(between):
-            if content not in groups[-1]:
-                groups[-1].append(content)
-        else:
+        content += "\\%" if re.match(r"[\s$]*\\?%", text[position:]) else ""
+        if not (groups and _are_parts(text[end : match.start()])):
             groups.append([content])
+        elif content not in groups[-1]:
+            groups[-1].append(content)
         end = position
     return groups
 
@@ -88,8 +84,7 @@ def _unbox(content: str) -> str:
         close = _closing_brace(content, opening) if content[opening] == "{" else None
         if close is None:
             return content[: match.start()] + content[opening:]
-        inner = content[opening + 1 : close]
-        content = content[: match.start()] + inner + content[close + 1 :]
+        content = content[: match.start()] + content[opening + 1 : close] + content[close + 1 :]
     return content
 
 

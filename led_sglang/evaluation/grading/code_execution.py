@@ -54,8 +54,7 @@ def judge(code: str, tests: Mapping[str, Any], *, seconds: float = SECONDS_PER_T
         )
         if verdict:
             return verdict
-        same = _same_value(output, wanted) if name is not None else same_output(output, wanted)
-        if not same:
+        if not (same_output if name is None else _same_value)(output, wanted):
             return "wrong"
     return "correct"
 
@@ -75,29 +74,17 @@ def run_confined(
     Raises:
         EvaluationError: programs cannot be confined on this machine.
     """
-    limits = {
-        "memory": MEMORY_BYTES,
-        "cpu_seconds": int(seconds) + 1,
-        "file_bytes": OUTPUT_BYTES,
-    }
+    limits = {"memory": MEMORY_BYTES, "cpu_seconds": int(seconds) + 1, "file_bytes": OUTPUT_BYTES}
     with tempfile.TemporaryDirectory(prefix="led-eval-") as scratch:
         folder = Path(scratch)
         program, output, errors = (folder / name for name in ("solution.py", "out", "err"))
         program.write_text(code, encoding="utf-8", errors="replace")
         (folder / "job.json").write_text(job, encoding="utf-8")
-        command = [
-            sys.executable,
-            "-I",
-            "-X",
-            "utf8",
-            confine.__file__,
-            json.dumps(limits),
-            str(program),
-        ]
+        python = (sys.executable, "-I", "-X", "utf8")
         with output.open("wb") as out, errors.open("wb") as err:
             try:
                 status = subprocess.run(
-                    command,
+                    [*python, confine.__file__, json.dumps(limits), str(program)],
                     input=standard_input.encode("utf-8", "replace"),
                     stdout=out,
                     stderr=err,
@@ -119,9 +106,7 @@ def run_confined(
 
 def same_output(output: str, wanted: str) -> bool:
     """Same lines up to white space around them, or lines of the same numbers."""
-    ours, theirs = (
-        [line.strip() for line in text.strip().split("\n")] for text in (output, wanted)
-    )
+    ours, theirs = ([*map(str.strip, text.strip().split("\n"))] for text in (output, wanted))
     return len(ours) == len(theirs) and all(map(_same_line, ours, theirs))
 
 
@@ -135,13 +120,11 @@ def _same_line(ours: str, theirs: str) -> bool:
 
 
 def _same_value(output: str, wanted: str) -> bool:
+    def whole_number(digits: str) -> int:
+        return int(Decimal(digits))  # `int` alone refuses more than 4,300 digits
+
     try:
-        ours, theirs = (json.loads(text, parse_int=_whole_number) for text in (output, wanted))
+        ours, theirs = (json.loads(text, parse_int=whole_number) for text in (output, wanted))
     except ValueError:
         return False
     return bool(ours == theirs)
-
-
-def _whole_number(digits: str) -> int:
-    """As `int`, which refuses more than 4,300 digits."""
-    return int(Decimal(digits))

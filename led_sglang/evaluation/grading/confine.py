@@ -117,10 +117,7 @@ def _write_only_below(folder: str) -> None:
     rights |= _REFER if version >= 2 else 0
     rights |= _TRUNCATE if version >= 3 else 0
     ruleset = _call("syscall", _CREATE_RULESET, struct.pack("=Q", rights), ctypes.c_size_t(8), 0)
-    for path, allowed in (
-        (folder, rights),
-        (os.devnull, rights & (_WRITE_FILE | _TRUNCATE)),
-    ):
+    for path, allowed in ((folder, rights), (os.devnull, rights & (_WRITE_FILE | _TRUNCATE))):
         beneath = os.open(path, os.O_PATH)
         _call("syscall", _ADD_RULE, ruleset, 1, struct.pack("=Qi", allowed, beneath), 0)
         os.close(beneath)

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import sympy
+from math_verify import grader, verify
+
 # How far a rounded decimal may be from a number that no decimal can say, such as 1/3 or pi.
 _ROUNDING = 1.5e-6
 # Closed expressions are evaluated to so many digits, of which so many must agree.
@@ -22,8 +25,6 @@ def same(gold: Any, value: Any) -> bool:
         gold: a SymPy object; a string where the gold answer cannot be parsed.
         value: of the model, alike.
     """
-    from math_verify import verify
-
     if isinstance(gold, str) or isinstance(value, str):
         sides = [side.replace(" ", "") for side in (gold, value) if isinstance(side, str)]
         return len(sides) == 2 and sides[0] == sides[1]
@@ -49,74 +50,57 @@ def joined_ranges(value: Any, *, alternatives: bool) -> Any:
         value: both relations in one set, as Math-Verify reads them.
         alternatives: they were joined by "or"; else by "and".
     """
-    from math_verify.grader import is_equation, is_relation
-    from sympy import FiniteSet, Intersection, Union
-
-    if not isinstance(value, FiniteSet):
+    if not isinstance(value, sympy.FiniteSet):
         return value
-    if not all(is_relation(part) and not is_equation(part) for part in value.args):
+    if not all(grader.is_relation(part) and not grader.is_equation(part) for part in value.args):
         return value
     if len(value.free_symbols) != 1:
         return value
-    return (Union if alternatives else Intersection)(*(part.as_set() for part in value.args))
+    join = sympy.Union if alternatives else sympy.Intersection
+    return join(*(part.as_set() for part in value.args))
 
 
 def is_number(value: Any) -> bool:
     """Is it one number, whatever its form?"""
-    from sympy import Expr
-
-    return isinstance(value, Expr) and bool(value.is_number)
+    return isinstance(value, sympy.Expr) and bool(value.is_number)
 
 
 def exact(value: Any) -> Any:
     """The value with decimals as fractions, and sums, products and powers of them worked out."""
-    from sympy import Basic, Float, MatrixBase, MatrixExpr, Rational
-    from sympy.core.relational import Relational
-
-    if isinstance(value, MatrixExpr):
+    if isinstance(value, sympy.MatrixExpr):
         value = value.doit()
-    if isinstance(value, MatrixBase):
+    if isinstance(value, sympy.MatrixBase):
         return value.applyfunc(exact)
-    if isinstance(value, Float):
-        return Rational(str(value))
-    if not isinstance(value, Basic) or not value.args:
+    if isinstance(value, sympy.Float):
+        return sympy.Rational(str(value))
+    if not isinstance(value, sympy.Basic) or not value.args:
         return value
     if is_number(value):
-        value = value.replace(lambda part: part.is_Float, exact)
-        return value.doit()
+        return value.replace(lambda part: part.is_Float, exact).doit()
     before = list(getattr(value, "_unsorted_args", value.args))
     after = [exact(part) for part in before]
     if after == before:
         return value
-    if isinstance(value, Relational):
+    if isinstance(value, sympy.Rel):
         return value.func(*after, evaluate=False)
     return value.func(*after)
 
 
 def _sides(gold: Any, value: Any) -> tuple[Any, Any]:
     """`x = 5` says 5 where the other side is no equation."""
-    from math_verify.grader import (
-        is_assignment_relation,
-        is_equation,
-        is_relation,
-        take_last_relation,
-    )
-
-    if is_equation(value) and not is_relation(gold):
-        return gold, take_last_relation(value).rhs
-    if is_assignment_relation(gold) and not is_equation(value):
-        return take_last_relation(gold).rhs, value
+    if grader.is_equation(value) and not grader.is_relation(gold):
+        return gold, grader.take_last_relation(value).rhs
+    if grader.is_assignment_relation(gold) and not grader.is_equation(value):
+        return grader.take_last_relation(gold).rhs, value
     return gold, value
 
 
 def _column_and_point(gold: Any, value: Any) -> tuple[list[Any], list[Any]] | None:
     """The coordinates of both where one is a column and the other a point."""
-    from sympy import MatrixBase, Tuple
-
-    kinds = {type(side) for side in (gold, value)}
-    if len(kinds) == 1 or not all(isinstance(side, (MatrixBase, Tuple)) for side in (gold, value)):
+    kinds = (sympy.MatrixBase, sympy.Tuple)
+    if not (isinstance(gold, kinds) and isinstance(value, kinds)) or type(gold) is type(value):
         return None
-    if any(isinstance(side, MatrixBase) and side.cols != 1 for side in (gold, value)):
+    if any(isinstance(side, sympy.MatrixBase) and side.cols != 1 for side in (gold, value)):
         return None
     return list(gold), list(value)
 
@@ -133,16 +117,11 @@ def _same_number(gold: Any, value: Any) -> bool:
 
 def _endless_numbers(gold: Any) -> Iterator[Any]:
     """The numbers in an exact value that no finite decimal can say."""
-    from sympy import Basic, MatrixBase
-
-    if isinstance(gold, MatrixBase):
-        for part in gold.flat():
-            yield from _endless_numbers(part)
-    elif is_number(gold):
+    if is_number(gold):
         if gold.is_finite and gold.is_real and not (gold.is_Rational and _is_decimal(gold.q)):
             yield gold
-    elif isinstance(gold, Basic):
-        for part in gold.args:
+    elif isinstance(gold, (sympy.Basic, sympy.MatrixBase)):
+        for part in _parts(gold):
             yield from _endless_numbers(part)
 
 
@@ -155,12 +134,10 @@ def _is_decimal(denominator: int) -> bool:
 
 def _unrounded(value: Any, numbers: list[Any]) -> Any:
     """The value with each decimal that is one of the numbers, rounded, replaced by it."""
-    from sympy import Basic, Float, MatrixBase
-
-    if not numbers or not isinstance(value, (Basic, MatrixBase)):
+    if not numbers or not isinstance(value, (sympy.Basic, sympy.MatrixBase)):
         return value
     replaced = {}
-    for decimal in value.atoms(Float):
+    for decimal in value.atoms(sympy.Float):
         for number in numbers:
             for signed in (number, -number):
                 near = float(signed.evalf(20))
@@ -174,17 +151,13 @@ def _differ_somewhere(gold: Any, value: Any) -> bool:
 
     It does not see differences below 1e-15.
     """
-    from sympy import Expr, Rational
-
-    if not (isinstance(gold, Expr) and isinstance(value, Expr)):
-        numbers, others = (
-            [part for part in _parts(side) if is_number(part)] for side in (gold, value)
-        )
+    if not (isinstance(gold, sympy.Expr) and isinstance(value, sympy.Expr)):
+        numbers, others = (list(filter(is_number, _parts(side))) for side in (gold, value))
         return len(numbers) == len(others) and not all(
             any(_same_number(number, other) for other in others) for number in numbers
         )
     symbols = sorted(gold.free_symbols | value.free_symbols, key=str)
-    point = {symbol: Rational(7 + 4 * i, 5 + 2 * i) for i, symbol in enumerate(symbols)}
+    point = {symbol: sympy.Rational(7 + 4 * i, 5 + 2 * i) for i, symbol in enumerate(symbols)}
     left, right = exact(gold.subs(point)), exact(value.subs(point))
     if not (is_number(left) and is_number(right) and left.is_finite and right.is_finite):
         return False
@@ -192,28 +165,22 @@ def _differ_somewhere(gold: Any, value: Any) -> bool:
 
 
 def _parts(value: Any) -> list[Any]:
-    from sympy import MatrixBase
-
-    return list(value.flat() if isinstance(value, MatrixBase) else value.args)
+    return list(value.flat() if isinstance(value, sympy.MatrixBase) else value.args)
 
 
 def _same_equation(gold: Any, value: Any) -> bool:
     """Do two equations in several unknowns have the same solutions, one a multiple of the other?"""
-    from sympy import Equality, cancel
-
-    if not (isinstance(gold, Equality) and isinstance(value, Equality)):
+    if not (isinstance(gold, sympy.Equality) and isinstance(value, sympy.Equality)):
         return False
     if gold.free_symbols != value.free_symbols or len(gold.free_symbols) < 2:
         return False
-    ratio = cancel((gold.lhs - gold.rhs) / (value.lhs - value.rhs))
+    ratio = sympy.cancel((gold.lhs - gold.rhs) / (value.lhs - value.rhs))
     return bool(ratio.is_number and ratio != 0 and ratio.is_finite)
 
 
 def _same_range(gold: Any, value: Any) -> bool:
     """Do two inequalities, or chains of them, describe the same numbers?"""
-    from math_verify.grader import is_equation, is_relation
-
-    if not all(is_relation(side) and not is_equation(side) for side in (gold, value)):
+    if not all(grader.is_relation(side) and not grader.is_equation(side) for side in (gold, value)):
         return False
     if gold.free_symbols != value.free_symbols or len(gold.free_symbols) != 1:
         return False

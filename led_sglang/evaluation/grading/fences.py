@@ -6,10 +6,8 @@ from __future__ import annotations
 def fenced_code(answer: str) -> str:
     """The lines between the last two lines that hold three backquotes; empty without two of them.
 
-    That is the checker's whole rule (`lcb_runner.utils.extraction_utils`). The language and the
-    title after the backquotes do not matter, and neither does whether a line opens a fence,
-    closes one, or is a line of the program that prints a fence: read otherwise, a program would
-    get a verdict here that the checker does not give.
+    That is the checker's whole rule (`lcb_runner.utils.extraction_utils`): it does not ask whether
+    a line opens a fence, closes one, or is a line of the program that prints one.
 
     Args:
         answer: Markdown. Lines end with a line feed; a carriage return before it stays.

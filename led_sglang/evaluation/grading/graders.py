@@ -14,7 +14,6 @@ from functools import cache
 from typing import Any
 
 from led_sglang.evaluation.grading.letters import robust_letter
-from led_sglang.evaluation.grading.math_grader import find_answers, is_right, normal_form, read_gold
 
 PythonGrader = Callable[[Mapping[str, Any], str], tuple[bool, str | None]]
 """A user's `grade(item, answer)`: the line of the JSONL file and the answer part; the verdict and
@@ -86,15 +85,18 @@ def grade_math(text: str, gold: str) -> Grade:
         text: of the model.
         gold: LaTeX without dollar signs, or a plain number.
     """
-    expected = read_gold(gold)
-    answers = find_answers(text, expected)
+    # SymPy takes a second to import, and only the workers grade.
+    from led_sglang.evaluation.grading import math_grader
+
+    expected = math_grader.read_gold(gold)
+    answers = math_grader.find_answers(text, expected)
     if not answers:
         return Grade(correct=False, predicted=None)
     for answer in answers:
-        if is_right(answer, expected):
+        if math_grader.is_right(answer, expected):
             # 1/2 and 0.5 are one answer. What is equal to the gold is equal to each other.
             return Grade(correct=True, predicted=answer, vote=gold)
-    return Grade(correct=False, predicted=answers[0], vote=normal_form(answers[0]))
+    return Grade(correct=False, predicted=answers[0], vote=math_grader.normal_form(answers[0]))
 
 
 def grade_verbatim(text: str, gold: str, gold_format: str) -> Grade:
@@ -107,12 +109,12 @@ def grade_verbatim(text: str, gold: str, gold_format: str) -> Grade:
     """
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
-    if gold_format == "expr":
-        expected = parse(gold, extraction_config=[ExprExtractionConfig()], parsing_timeout=None)
-    else:
-        expected = parse(
-            f"${gold}$", extraction_config=[LatexExtractionConfig()], parsing_timeout=None
-        )
+    is_plain = gold_format == "expr"
+    expected = parse(
+        gold if is_plain else f"${gold}$",
+        extraction_config=[ExprExtractionConfig() if is_plain else LatexExtractionConfig()],
+        parsing_timeout=None,
+    )
     predicted = parse(
         text,
         extraction_config=[LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()],
@@ -178,8 +180,7 @@ def python_grader(path: str) -> PythonGrader:
         ValueError: it has none.
         Exception: whatever the file itself raises.
     """
-    function = runpy.run_path(path).get("grade")
+    function: PythonGrader | None = runpy.run_path(path).get("grade")
     if not callable(function):
         raise ValueError("it defines no function grade(item, answer)")
-    loaded: PythonGrader = function
-    return loaded
+    return function

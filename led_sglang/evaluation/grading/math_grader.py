@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
+from latex2sympy2_extended import NormalizationConfig
+from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
+from math_verify.grader import get_pct_val
+
 from led_sglang.evaluation.grading.answers import (
     boxed_answers,
     stated_answer,
@@ -70,7 +74,7 @@ def read_gold(text: str) -> Gold:
         text=text,
         tidied=tidied,
         several=bool(_SEVERAL.search(tidied.latex)),
-        lone_letters=not _LETTER.search(re.sub(r"\\[A-Za-z]+", "", tidied.latex)),
+        lone_letters=not _LETTER.search(tidied.latex),
     )
 
 
@@ -92,8 +96,6 @@ def find_answers(text: str, gold: Gold) -> list[str]:
 
 
 def _answers_in_prose(text: str, gold: Gold) -> list[str]:
-    from math_verify.grader import get_pct_val
-
     stated = stated_answer(text) or _LABEL.sub("", text.strip())
     if len(stated) <= _LONGEST_ANSWER and (
         gold.tidied.worded or ("\n" not in stated and tidy(stated).bare)
@@ -131,7 +133,7 @@ def _is_equal(gold: Gold, reading: str, percent: bool) -> bool:
         answers = [_in_base(side) for side in map(_BASED.fullmatch, sides) if side]
         return _in_base(based) in answers or (not answers and sides[-1] == based[1] + based[2])
     expected, value = value_of(gold.tidied.latex), value_of(reading)
-    words = {"or", "and"}.intersection(_AND_OR.findall(reading))
+    words = set(_AND_OR.findall(reading))
     if len(words) == 1:
         value = joined_ranges(value, alternatives="or" in words)
     if expected is None or value is None:
@@ -177,9 +179,6 @@ def _parse(text: str, plain: bool) -> list[Any]:
     Args:
         plain: take a number without LaTeX too.
     """
-    from latex2sympy2_extended import NormalizationConfig
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
-
     # Its own list of units has letters and words that are none.
     latex = LatexExtractionConfig(
         boxed_match_priority=0,

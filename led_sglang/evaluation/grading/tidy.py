@@ -73,8 +73,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\log_\{?e\}?(?![a-z])", r"\\ln"),
         (rf"^\s*{_SET_BUILDER}\s*$", r"\2"),
         (r"(\^\s*(?:\\circ|\{\s*\\circ\s*\}))\s*[CF]\b", r"\1"),
-        (r"\\(?:leq|leqslant|le)(?![a-z])", r"\\le "),
-        (r"\\(?:geq|geqslant|ge)(?![a-z])", r"\\ge "),
+        (r"\\([lg]e)(?:q|qslant)?(?![a-z])", r"\\\1 "),
         (r"(?<![\\a-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"(?<![\\a-z])pi(?![a-z])", r"\\pi "),
         # Numbers
@@ -149,8 +148,7 @@ def tidy(answer: str, lone_letters: bool = False) -> Tidied:
         latex = hour[1]
     latex = strip_units(latex, lone_letters)
     number = _PERCENT.sub("", latex)
-    percent = number != latex
-    if percent:
+    if percent := number != latex:
         number = strip_units(number, lone_letters)
     words = {word.casefold() for word in _WORD.findall(number)} - FUNCTIONS - {"and", "or"}
     in_text = re.search(r"\\text\{(?!\s*(?:and|or)\s*\})[^{}]*[A-Za-z]", number)
@@ -206,9 +204,6 @@ def _repeated(match: re.Match[str]) -> str:
     return f"\\frac{{{above}}}{{{below}}}"
 
 
-_HALVES = frozenset({"am", "pm"})
-
-
 def same_words(gold: str, answer: str) -> bool:
     """Do two answers that are words, or words and numbers, say the same?
 
@@ -219,8 +214,8 @@ def same_words(gold: str, answer: str) -> bool:
         option = re.match(r"\W*([A-J])[).:]", re.sub(_TEXT, "", answer), re.IGNORECASE)
         if option:
             return option[1].casefold() == expected[0]
-    if _HALVES.isdisjoint(expected):
-        words = [word for word in words if word not in _HALVES]
+    if not {"am", "pm"}.intersection(expected):
+        words = [word for word in words if word not in ("am", "pm")]
     return bool(expected) and words == expected
 
 

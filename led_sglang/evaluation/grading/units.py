@@ -42,8 +42,6 @@ _BARE_TAIL = re.compile(
 )
 _ENDS_A_NUMBER = re.compile(r"(?:[\d)\]}%.]|\\[A-Za-z]+|\\circ)\s*$")
 _PLAIN_NUMBER = re.compile(r"[-+]?[\d.,]+\s*$")
-
-
 # A unit behind each part of a list or point.
 _LISTED = re.compile(
     rf"(?<=[\d}}]){_SPACE}\\text\{{([^{{}}]*)\}}{_POWER}"
@@ -61,11 +59,9 @@ def strip_units(latex: str, lone_letters: bool = False) -> str:
     listed = [text.strip() for text in _LISTED.findall(latex)]
     if len(listed) > 1 and len({*listed}) == 1 and _is_text_unit(listed[0]):
         latex = _LISTED.sub("", latex)
-    while True:
-        head = _without_last_unit(latex, lone_letters)
-        if head is None:
-            return latex
+    while (head := _without_last_unit(latex, lone_letters)) is not None:
         latex = head
+    return latex
 
 
 def _without_last_unit(latex: str, lone_letters: bool) -> str | None:
@@ -73,12 +69,10 @@ def _without_last_unit(latex: str, lone_letters: bool) -> str | None:
         match = tail.search(latex)
         if match and _ENDS_A_NUMBER.search(latex[: match.start()]) and _is_text_unit(match[1]):
             return latex[: match.start()]
-    match = _BARE_TAIL.search(latex)
-    if not match:
-        return None
-    head = latex[: match.start()]
-    if _ENDS_A_NUMBER.search(head) and _are_units(head, match[1], match[2], lone_letters):
-        return head
+    if match := _BARE_TAIL.search(latex):
+        head = latex[: match.start()]
+        if _ENDS_A_NUMBER.search(head) and _are_units(head, match[1], match[2], lone_letters):
+            return head
     return None
 
 
@@ -92,12 +86,8 @@ def _are_units(head: str, space: str, phrase: str, lone_letters: bool) -> bool:
     if not _TELLING.isdisjoint(word.casefold() for word in words):
         return False
     if len(words) == 1 and len(words[0]) == 1:
-        return (
-            lone_letters
-            and bool(space)
-            and words[0] in _LONE
-            and bool(_PLAIN_NUMBER.fullmatch(head))
-        )
+        is_unit = lone_letters and space != "" and words[0] in _LONE
+        return is_unit and _PLAIN_NUMBER.fullmatch(head) is not None
     return all(_is_unit_word(word, bool(space)) for word in words)
 
 
