@@ -28,18 +28,13 @@ def read_verdicts(store: RunStore) -> dict[Key, str]:
 
 
 def execute(store: RunStore, tasks: Sequence[Task], *, seconds: float) -> None:
-    """Judge every program that has no verdict yet, one at a time; resumable.
+    """Judge every program of code tasks that has no verdict yet, one at a time; resumable.
 
     Raises:
         EvaluationError: programs cannot be confined on this machine, or the disk is full.
     """
     done = read_verdicts(store)
-    tests = {
-        (task.name, item.id): item.tests
-        for task in tasks
-        if task.kind == "code"
-        for item in task.items
-    }
+    tests = {(task.name, item.id): item.tests for task in tasks for item in task.items}
     for stored in store.samples():
         key = stored.key
         if key in done or (key.task, key.item) not in tests:

@@ -62,7 +62,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         )
     base_url = None if arguments.base_url is None else server_url(arguments.base_url)
     keys = read_grid(arguments.config) if arguments.config else {}
-    given = _given(arguments)
+    flags = {field.name: getattr(arguments, field.name) for field in fields(Grid)}
+    given = {key: value for key, value in flags.items() if value is not None}
     grid = make_grid({**keys, **given}, arguments.config or "the command line")
     own_grid = arguments.config is not None and arguments.config not in SHIPPED
     options = Options(
@@ -78,12 +79,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         adapt="max_tokens" not in given and not (own_grid and "max_tokens" in keys),
     )
     return run(grid, options, base_url=base_url, launch=arguments.launch)
-
-
-def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Keys of the grid that were given as flags."""
-    values = {field.name: getattr(arguments, field.name) for field in fields(Grid)}
-    return {key: value for key, value in values.items() if value is not None}
 
 
 def _names(text: str) -> list[str]:

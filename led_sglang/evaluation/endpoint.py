@@ -165,9 +165,8 @@ class Endpoint:
         except _NO_ANSWER as error:
             raise _TransportError(str(error) or type(error).__name__) from None
         if status in _RETRIED:
-            raise _TransportError(
-                f"HTTP {status}: {text[:300]}", _seconds(headers.get("Retry-After"))
-            )
+            wait = _seconds(headers.get("Retry-After"))
+            raise _TransportError(f"HTTP {status}: {text[:300]}", wait)
         if status != 200:
             raise RequestRefused(f"{self.url}{path}: HTTP {status}: {text[:1000]}")
         try:
@@ -201,11 +200,10 @@ def _parse_completion(answer: Any) -> Completion:
     try:
         choice = answer["choices"][0]
         message, usage = choice["message"], answer["usage"]
-        reason = choice["finish_reason"]
         completion = Completion(
             content=message.get("content") or "",
             reasoning=message.get("reasoning_content"),
-            finish_reason=str(reason),
+            finish_reason=str(choice["finish_reason"]),
             tokens=int(usage["completion_tokens"]),
             prompt_tokens=int(usage["prompt_tokens"]),
             led=(choice.get("meta_info") or {}).get("led"),

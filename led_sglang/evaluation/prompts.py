@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from led_sglang.evaluation.items import LETTERS, Item
 
-MATH = (
-    "Please reason step by step, and put your final answer within \\boxed{}.\n"
-    "\n"
-    "{problem}"
-)  # fmt: skip
+MATH = "Please reason step by step, and put your final answer within \\boxed{}.\n\n{problem}"
 
 CHOICE = (
     "Please solve the following multiple-choice question. Please show your choice in the answer "
-    'field with only the choice letter, e.g.,"answer": "C".\n'
-    "\n"
-    "{problem}"
+    'field with only the choice letter, e.g.,"answer": "C".\n\n{problem}'
 )
 
 CODE = (
     "You will be given a question (problem specification) and will generate a correct Python "
-    "program that matches the specification and passes all tests.\n"
-    "\n"
-    "Question: {problem}"
+    "program that matches the specification and passes all tests.\n\nQuestion: {problem}"
 )
 
 _STARTER_CODE = (
@@ -49,9 +41,5 @@ def render(template: str, kind: str, item: Item) -> str:
     text = template.replace("{problem}", problem)
     if kind != "code":
         return text
-    instruction, body = (
-        (_STARTER_CODE, item.starter_code)
-        if item.starter_code
-        else (_STANDARD_INPUT, "# YOUR CODE HERE")
-    )
-    return f"{text}\n\n{instruction}\n```python\n{body}\n```"
+    instruction = _STARTER_CODE if item.starter_code else _STANDARD_INPUT
+    return f"{text}\n\n{instruction}\n```python\n{item.starter_code or '# YOUR CODE HERE'}\n```"

@@ -133,9 +133,14 @@ async def _generate(
     received: list[int] = []
     task = asyncio.current_task()
     assert task is not None
+
+    def stop(signum: int) -> None:
+        received.append(signum)
+        task.cancel()
+
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signum, _stop, task, received, signum)
+        loop.add_signal_handler(signum, stop, signum)
     try:
         async with Endpoint(url, attempts=options.attempts, timeout=options.timeout) as endpoint:
             await _generate_at(endpoint, grid, tasks, options, store)
@@ -189,11 +194,6 @@ async def _generate_at(
                 )
         finally:
             clock.cancel()
-
-
-def _stop(task: asyncio.Task[Any], received: list[int], signum: int) -> None:
-    received.append(signum)
-    task.cancel()
 
 
 def _check_samplers(grid: Grid, led: Mapping[str, Any] | None, url: str) -> None:

@@ -35,6 +35,10 @@ class Key:
     sample: int
 
 
+# The keys of a record that hold it.
+_KEY_OF_A_RECORD = ("task", "sampler", "temperature", "id", "sample")
+
+
 @dataclass(frozen=True)
 class Stored:
     """A finished sample: its record, and where its line lies (path relative to the run)."""
@@ -148,21 +152,14 @@ class RunStore:
             relative = path.relative_to(self.folder)
             journal = self.journal(relative)
             for line in journal.lines():
-                record = line.record
                 try:
-                    key = Key(
-                        task=record["task"],
-                        sampler=record["sampler"],
-                        temperature=record["temperature"],
-                        item=record["id"],
-                        sample=record["sample"],
-                    )
+                    key = Key(*map(line.record.__getitem__, _KEY_OF_A_RECORD))
                 except KeyError as error:
                     raise journal.bad_line(line.number, f"no key {error}") from None
                 if key in seen:
                     raise journal.bad_line(line.number, f"{key} is there twice")
                 seen.add(key)
-                yield Stored(key, record, str(relative), line.offset, line.length)
+                yield Stored(key, line.record, str(relative), line.offset, line.length)
 
     def read(self, stored: Stored) -> dict[str, Any]:
         """The record of a sample whose `record` was dropped to save memory."""

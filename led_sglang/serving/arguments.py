@@ -29,12 +29,7 @@ _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 _OWN_PREFIXES = ("led", "dola")
 _CLOSE = 0.85
 _TEXTS = (
-    "tokenizer-path",
-    "revision",
-    "load-format",
-    "device",
-    "api-key",
-    "ssl-certfile",
+    *("tokenizer-path", "revision", "load-format", "device", "api-key", "ssl-certfile"),
     "config",
 )
 

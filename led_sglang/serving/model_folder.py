@@ -48,8 +48,7 @@ def check_weights(folder: Path) -> None:
             if not (folder / str(name)).exists():
                 raise LaunchRefused(f"{folder / str(name)}, which {_INDEX} names, is missing")
     for file in folder.glob("*.safetensors"):
-        what = _what_is_wrong(file)
-        if what:
+        if what := _what_is_wrong(file):
             raise LaunchRefused(f"{file} {what}; {_AGAIN}")
 
 
