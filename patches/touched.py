@@ -156,7 +156,7 @@ sglang.srt.managers.scheduler.Scheduler
 sglang.srt.entrypoints.http_server.ORJSONRequest
   json(self): refuses misplaced keys with HTTP 400 before a stream is opened
 sglang.srt.entrypoints.http_server
-  get_global_state(): finds the requests that still run after Ctrl-C
+  get_global_state(): finds the requests that still run after Ctrl-C, and whether it has started
   generate_request: its body may hold custom_params
   openai_v1_completions: its body may hold custom_params
   openai_v1_chat_completions: its body may hold custom_params
@@ -231,7 +231,11 @@ def problem(symbol: Symbol) -> str | None:
     """What is wrong with a symbol in the installed SGLang, or None."""
     try:
         found = pkgutil.resolve_name(symbol.path)
+        owner = pkgutil.resolve_name(symbol.path.rpartition(".")[0])
     except (ImportError, AttributeError):
+        return "is missing"
+    # What a class would inherit in its place is another thing.
+    if isinstance(owner, type) and symbol.path.rpartition(".")[2] not in vars(owner):
         return "is missing"
     if symbol.parameters is None:
         return None

@@ -55,10 +55,14 @@ def announce_when_ready(address: Address, question: str) -> None:
 def _announce(pid: int, address: Address, question: str, start: float) -> None:
     # It is this machine's own server; a certificate names another host.
     urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+    from led_sglang.patches.starting import is_starting
+
     # Another server may answer on the port already: only a listener of ours counts.
-    while not listens(pid, address.port) or _ask(address, "GET", "/health") is None:
+    info = None
+    while info is None:
         time.sleep(_LOOK_EVERY_S)
-    info = _ask(address, "GET", "/server_info") or {}
+        if listens(pid, address.port) and not is_starting():
+            info = _ask(address, "GET", "/server_info")
     body = {"messages": [{"role": "user", "content": question}]}
     chats = _ask(address, "POST", "/tokenize", body) is not None
     text = ready_block(address, info, question, chats, time.monotonic() - start)

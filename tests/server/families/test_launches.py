@@ -62,7 +62,7 @@ def test_refused_architecture(
     (tmp_path / "config.json").write_text(json.dumps(config))
     for file in model.glob("*token*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    flags = FLAGS if architecture in RECURRENT else ()
+    flags = ("--load-format", "dummy", *(FLAGS if architecture in RECURRENT else ()))
     status, output = refused_launch("--model-path", str(tmp_path), *flags)
     assert status == 2, output[-3000:]
     assert "Traceback" not in output
