@@ -12,7 +12,7 @@ import pytest
 from browser import Viewer, chromium
 from harness import PLAIN_COMMAND, PLAIN_ENVIRONMENT, Server, serve
 from oracle import Oracle
-from selenium.webdriver.common.user_files import Keys
+from selenium.webdriver.common.keys import Keys
 
 from led_sglang.cli import main
 from led_sglang.common.client import ServerClient, ServerError
