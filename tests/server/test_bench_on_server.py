@@ -38,7 +38,7 @@ def test_a_whole_benchmark(tmp_path: Path) -> None:
         assert (0 < explorers < size) == (arm == "led, rate 0.5")
     text = (out / "bench.md").read_text()
     assert "## Profile, batch 3" in text
-    assert "samplers/led.py" in text.split("### led, rate 0.5")[1]
-    assert "samplers/led.py" not in text.split("### led, rate 0.5")[0]
+    assert "methods/led/sampler.py" in text.split("### led, rate 0.5")[1]
+    assert "methods/led/sampler.py" not in text.split("### led, rate 0.5")[0]
     assert (out / "bench.png").stat().st_size > 10_000
     assert len((out / "runs.jsonl").read_text().splitlines()) == 1 + len(rows)

@@ -98,11 +98,13 @@ def server(place: Path) -> Iterator[Server]:
     command = ["make", "serve", f"ARGS=--port {port}"]
     # The environment is the one of this test, installed already.
     command += [f"VENV={BIN.parent}", f"--assume-old={BIN.parent / 'installed'}"]
+    # A reader's make is no child of the make that runs the tests, and does not talk as one.
+    reader = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
     with log.open("wb") as out:
         process = subprocess.Popen(
             command,
             cwd=place,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=reader | {"OMP_NUM_THREADS": "1"},
             stdout=out,
             stderr=out,
             start_new_session=True,
