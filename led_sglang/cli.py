@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from led_sglang._version import __version__
 from led_sglang.common.flags import Parser
-from led_sglang.common.terminal import FAILED, finish
+from led_sglang.common.terminal import finish
 
 # By name: the function that runs it on its arguments, and what the help says.
 _COMMANDS = {
@@ -17,6 +17,10 @@ _COMMANDS = {
     "bench": ("led_sglang.bench.command.bench", "what each sampler costs on this machine"),
     "trace": ("led_sglang.trace.command.trace", "one answer, token by token, as HTML"),
     "analyze": ("led_sglang.analysis.command.analyze", "entropy and coverage of every layer"),
+    "doctor": (
+        "led_sglang.doctor.command.doctor",
+        "check that the installed SGLang is one LED can run on",
+    ),
 }
 
 
@@ -42,34 +46,12 @@ def _run(arguments: list[str]) -> int:
     )
     for name, (_, text) in _COMMANDS.items():
         commands.add_parser(name, add_help=False, help=text)
-    commands.add_parser(
-        "doctor",
-        help="check that the installed SGLang is one LED can run on",
-        description="List every symbol of SGLang that LED touches, and whether the installed one "
-        "fits; status 2 where one does not.",
-    )
     if arguments and arguments[0] in _COMMANDS:  # it has a parser of its own
         module, _, function = _COMMANDS[arguments[0]][0].rpartition(".")
         status: int = getattr(importlib.import_module(module), function)(arguments[1:])
         return status
-    parser.parse_args(arguments)
-    return doctor()
-
-
-def doctor() -> int:
-    """Print every SGLang symbol LED touches and whether it is as expected."""
-    from led_sglang.banner import versions
-    from led_sglang.patches.touched import TOUCHED, problem
-
-    print(versions())
-    failures = 0
-    for symbol in TOUCHED:
-        what = problem(symbol)
-        failures += what is not None
-        print(f"{'ok  ' if what is None else 'FAIL'} {symbol.path.removeprefix('sglang.srt.')}")
-        print(f"       {symbol.why}" + (f": {what}" if what else ""))
-    print(f"{len(TOUCHED) - failures}/{len(TOUCHED)} symbols as expected")
-    return FAILED if failures else 0
+    parser.parse_args(arguments)  # --help, --version, or an error
+    parser.error("the command comes first")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""`led-sglang doctor`: is what LED needs in order? A module per thing that it looks at."""
