@@ -13,6 +13,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+# Problems that one sentence can hold.
+_SAID = 3
+
 
 @dataclass(frozen=True)
 class Symbol:
@@ -252,9 +255,11 @@ def missing(symbols: Iterable[Symbol]) -> list[str]:
 
 
 def complaint(problems: list[str]) -> str:
-    """The one sentence with which a launch ends."""
+    """The one sentence with which a launch ends; of many problems it holds the first few."""
+    more = len(problems) - _SAID
     return (
         f"led-sglang cannot run on the installed SGLang {sglang_version()}: "
-        + "; ".join(problems)
+        + "; ".join(problems[:_SAID])
+        + (f"; and {more} more, which `led-sglang doctor` lists" if more > 0 else "")
         + " (install sglang>=0.5.23,<0.5.24)"
     )

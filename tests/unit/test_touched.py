@@ -10,7 +10,7 @@ import pytest
 
 import led_sglang
 from led_sglang.patches import TOUCHED
-from led_sglang.patches.touched import Symbol, missing, problem
+from led_sglang.patches.touched import Symbol, complaint, missing, problem
 
 FOLDERS = [Path(led_sglang.__file__).parent, Path(led_sglang.patches.__file__).parent]
 DEEPSEEK = "sglang.srt.models.deepseek_common"
@@ -69,3 +69,11 @@ def test_the_installed_sglang_fits() -> None:
 )
 def test_what_moved_is_told(path: str, parameters: tuple[str, ...] | None, what: str) -> None:
     assert what in (problem(Symbol(path, parameters, "")) or "")
+
+
+def test_a_sentence_holds_the_first_of_many_problems() -> None:
+    """An SGLang of another time, or a checkout installed before its files moved, lacks them all."""
+    said = complaint([f"sglang.srt.x{i} is missing" for i in range(60)])
+    assert "x0 is missing; sglang.srt.x1 is missing; sglang.srt.x2 is missing; and 57 more" in said
+    assert "led-sglang doctor" in said
+    assert "more" not in complaint(["sglang.srt.x0 is missing"])
