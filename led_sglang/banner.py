@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 from collections.abc import Sequence
 
-from led_sglang._version import __version__
+from led_sglang.common.versions import versions
 from led_sglang.methods.soft_thinking.params import MAX_TOPK, uses_soft
 from led_sglang.presets import Preset
 from led_sglang.settings import ServerSettings
-
-_SHOWN = ("sglang", "torch", "transformers")
-
-
-def versions() -> str:
-    """Versions of this package and of what it stands on, on one line."""
-    parts = [f"led-sglang {__version__}"]
-    for name in _SHOWN:
-        try:
-            parts.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            parts.append(f"{name} not installed")
-    return ", ".join(parts)
 
 
 def banner(

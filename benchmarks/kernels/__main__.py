@@ -12,10 +12,7 @@ from typing import Any
 import torch
 import triton
 
-from led_sglang.kernels.triton import tiles
-from led_sglang.kernels.triton.workspace import workspace_bytes
-
-from .measure import (
+from led_sglang.doctor.device.timers import (
     Ceilings,
     ceilings,
     enqueue_microseconds,
@@ -23,6 +20,9 @@ from .measure import (
     replay_microseconds,
     times,
 )
+from led_sglang.kernels.triton import tiles
+from led_sglang.kernels.triton.workspace import workspace_bytes
+
 from .problem import LAYERS, MODELS, SMOKE_MODEL, Model, Problem
 from .report import save
 

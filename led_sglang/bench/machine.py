@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from led_sglang.banner import versions
+from led_sglang.common.versions import versions
 
 _COPY_BYTES = 2**28
 _GEMM = 4096

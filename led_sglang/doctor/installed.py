@@ -11,7 +11,7 @@ def examine_installation() -> int:
     Returns:
         The exit status: 0, or 2 where one is not.
     """
-    from led_sglang.banner import versions
+    from led_sglang.common.versions import versions
     from led_sglang.patches.touched import TOUCHED, problem
 
     print(versions())
