@@ -6,7 +6,6 @@ from functools import cache
 from typing import Any
 
 import torch
-from sglang.srt.runtime_context import get_exec
 from sglang.srt.sampling.sampling_params import TOP_K_ALL
 from sglang.srt.utils.common import is_pin_memory_available
 from torch import Tensor
@@ -23,9 +22,6 @@ TABLE_ATTRIBUTE = "led_rows"  # SamplingBatchInfo: RowTable or None
 STEP_ATTRIBUTE = "led_step"  # SamplingBatchInfo: StepInputs
 _NOTES_ATTRIBUTE = "led_notes"  # Req: RequestNotes, set when the request is created
 _PROMPT_STATE_ATTRIBUTE = "led_prompt_state"  # Req: phase state after the prompt
-
-# SGLang's own seed for requests without one under deterministic inference.
-_DETERMINISTIC_SEED = 42
 
 
 @cache
@@ -57,14 +53,6 @@ def automaton_of(settings: ServerSettings) -> ThinkAutomaton | None:
     )
 
 
-def seed_of(sampling_params: Any) -> int | None:
-    """The seed a request draws with; deterministic inference gives every request one."""
-    seed: int | None = sampling_params.sampling_seed
-    if seed is None and get_exec().deterministic.enable_deterministic_inference:
-        return _DETERMINISTIC_SEED
-    return seed
-
-
 def request_row(req: Any) -> Row:
     """The host record of a request, parsed when it was created."""
     notes = notes_of(req)
@@ -76,7 +64,7 @@ def request_row(req: Any) -> Row:
         notes.params,
         # SGLang turns temperature 0 into top_k 1 at temperature 1
         greedy=params.top_k <= 1,
-        seed=seed_of(params),
+        seed=params.sampling_seed,
         top_k=params.top_k if params.top_k < TOP_K_ALL else -1,
         top_p=params.top_p,
         min_p=params.min_p,

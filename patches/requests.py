@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from http import HTTPStatus
 from typing import Any
 
@@ -11,7 +12,7 @@ from led_sglang.methods.reporting import RequestNotes
 from led_sglang.methods.request import RequestSampling, parse_request
 from led_sglang.methods.soft_thinking.params import SoftThinkingParams
 from led_sglang.methods.values import ParameterError
-from led_sglang.patches.batch_state import keep_notes, seed_of
+from led_sglang.patches.batch_state import keep_notes
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.published import settings_or_none
 from led_sglang.settings import ServerSettings
@@ -93,6 +94,7 @@ def _check_in_the_scheduler(result: Any, self: Any, recv_req: Any, *_: Any, **__
         if method is None:
             return
         keep_notes(result, RequestNotes(sampling.sampler, sampling.params, method.statistics()))
+        _seed_by_id(result)
         if isinstance(sampling.params, SoftThinkingParams):
             # Its KV is that of mixtures, which no other request with the same ids may meet.
             result.skip_radix_cache_insert = True
@@ -126,6 +128,18 @@ def _parse(recv_req: Any, settings: ServerSettings) -> RequestSampling:
     return sampling
 
 
+def _seed_by_id(req: Any) -> None:
+    """Under deterministic inference SGLang gives every request without a seed the same one, and the
+    samples of a group would be copies: a request's id decides instead, equally on every rank."""
+    from sglang.srt.runtime_context import get_exec
+
+    params = req.sampling_params
+    if params.sampling_seed is None and get_exec().deterministic.enable_deterministic_inference:
+        digest = hashlib.blake2b(str(req.rid).encode(), digest_size=8).digest()
+        req.sampling_params = copy.copy(params)  # n samples may share the object
+        req.sampling_params.sampling_seed = int.from_bytes(digest, "big", signed=True)
+
+
 @hook("managers.tokenizer_manager.TokenizerManager._send_one_request", "BEFORE")
 def _seed_each_sample(self: Any, tokenized_obj: Any) -> None:
     """With n > 1, sample i draws with seed + i (docs/method.md#randomness).
@@ -136,7 +150,7 @@ def _seed_each_sample(self: Any, tokenized_obj: Any) -> None:
     settings = settings_or_none()
     if settings is None or params is None or params.n <= 1 or params.max_new_tokens == 0:
         return
-    seed = seed_of(params)
+    seed = params.sampling_seed
     if seed is None:
         return
     if parse_request(params.custom_params, settings, foreign_keys=True).params is None:

@@ -36,10 +36,25 @@ def test_tokens_equal_the_oracle(
         assert_led_tokens(oracle, prompt, answer["output_ids"])
 
 
+def test_a_group_without_seeds_is_no_group_of_copies(
+    server: Server, prompts: list[Sequence[int]], think_ids: tuple[int, int]
+) -> None:
+    """SGLang seeds all alike; a method's requests draw by their ids, also behind a thought."""
+    for custom in ({"led": ALWAYS}, {"led": ALWAYS | {"depth": 1}}):
+        group = server.generate_batch([(prompts[2], custom, SAMPLING)] * 16)
+        assert len({tuple(answer["output_ids"]) for answer in group}) == 16
+    answered = [*prompts[2], think_ids[1]]
+    group = server.generate_batch([(answered, {"led": ALWAYS}, SAMPLING)] * 16)
+    # The engine's own draws from some hundred tokens.
+    assert len({answer["output_ids"][0] for answer in group}) > 8
+
+
 def test_every_request_has_a_seed(server: Server, prompts: list[Sequence[int]]) -> None:
-    """SGLang's own default; LED draws from it too, and its samples still differ."""
-    for custom in ({"led": ALWAYS}, {"sampler": "regular"}):
-        runs = [server.generate(prompts[2], custom, **SAMPLING)["output_ids"] for _ in range(2)]
+    """`regular` has SGLang's own default; the others one of their id, or their own."""
+    for custom, named in (({"led": ALWAYS}, {"rid": "mine"}), ({"sampler": "regular"}, {})):
+        body = {"input_ids": list(prompts[2]), **named}
+        body["sampling_params"] = SAMPLING | {"custom_params": custom}
+        runs = [server.post("/generate", body).json()["output_ids"] for _ in range(2)]
         assert runs[0] == runs[1]
         other = server.generate(prompts[2], custom, **SAMPLING, sampling_seed=1)["output_ids"]
         assert other != runs[0]
