@@ -1,4 +1,4 @@
-"""Statistics against brute force, hand computation and synthetic data."""
+"""Statistics against brute force and hand computation."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 from led_sglang.evaluation.report.metrics import (
     fit_plane,
     majority_at_k,
-    paired_bootstrap,
     pass_at_k,
+    slope_step,
+    slopes,
     standard_error,
 )
 
@@ -76,42 +77,17 @@ def test_plane_needs_two_of_each(shape: tuple[int, int]) -> None:
         fit_plane(np.zeros(shape))
 
 
-def test_bootstrap_interval_covers_the_truth_as_often_as_it_says() -> None:
-    """200 synthetic experiments of 60 problems; 95% +- 3 standard errors of 200 draws."""
-    generator = np.random.default_rng(5)
-    covered = 0
-    for experiment in range(200):
-        # Problems differ in difficulty; the second sampler is 5 points better on each.
-        difficulty = generator.uniform(0.1, 0.85, size=60)
-        before = generator.binomial(16, difficulty) / 16
-        after = generator.binomial(16, difficulty + 0.05) / 16
-        (interval,) = paired_bootstrap([(after - before)[:, None]], seed=experiment, resamples=800)
-        covered += interval.low <= 0.05 <= interval.high
-    assert 0.95 - 3 * math.sqrt(0.95 * 0.05 / 200) <= covered / 200
+def test_slopes_of_problems_average_to_the_planes_alpha() -> None:
+    tables = np.random.default_rng(8).uniform(0, 100, size=(7, 3, 5))
+    assert slopes(tables).mean() == pytest.approx(fit_plane(tables.mean(axis=0)).alpha)
 
 
-def test_pairing_narrows_the_interval() -> None:
-    """The difference is far surer than either mean: what the pairing is for."""
-    generator = np.random.default_rng(6)
-    difficulty = generator.uniform(0, 1, size=200)
-    before = difficulty + generator.normal(0, 0.02, 200)
-    after = difficulty + 0.03 + generator.normal(0, 0.02, 200)
-    (paired,) = paired_bootstrap([(after - before)[:, None]])
-    (alone,) = paired_bootstrap([after[:, None]])
-    assert paired.low > 0
-    assert alone.high - alone.low > 5 * (paired.high - paired.low)
-
-
-def test_average_weighs_tasks_alike() -> None:
-    small, large = np.full((3, 1), 0.4), np.zeros((300, 1))
-    (interval,) = paired_bootstrap([small, large])
-    assert [interval.mean, interval.low, interval.high] == pytest.approx([0.2, 0.2, 0.2])
-
-
-def test_bootstrap_matches_the_normal_theory() -> None:
-    values = np.random.default_rng(7).normal(0.1, 1.0, size=(400, 1))
-    (interval,) = paired_bootstrap([values], resamples=20_000)
-    half = 1.96 * standard_error(values[:, 0])
-    assert interval.mean == pytest.approx(values.mean())
-    assert interval.low == pytest.approx(values.mean() - half, abs=0.05 * half)
-    assert interval.high == pytest.approx(values.mean() + half, abs=0.05 * half)
+def test_a_slope_step_is_the_most_that_one_sample_moves() -> None:
+    """Each sample of a problem in turn, right where all others are wrong."""
+    ks, n = [1, 2, 4], 4
+    moved = []
+    for temperature in range(3):
+        table = np.zeros((1, 3, len(ks)))
+        table[0, temperature] = [pass_at_k(n, 1, k) for k in ks]
+        moved.append(abs(float(slopes(table)[0])))
+    assert slope_step(3, ks, n) == pytest.approx(max(moved))

@@ -59,9 +59,9 @@ def results_of(
                 key = Key("gsm8k", sampler, 0.6, str(item), sample)
                 row = Sample(
                     stored=Stored(key, {}, "", 0, 0),
-                    correct=True,
+                    correct=item % 2 == 0,
                     official=None,
-                    outcome="correct",
+                    outcome="correct" if item % 2 == 0 else "wrong",
                     vote="1",
                     truncated=False,
                     tokens=500,

@@ -132,6 +132,8 @@ def test_summary_is_the_sum_of_the_trace(
         depths = Counter(str(e["depth"]) for e in trace if e["explored"])
         assert led["depth_histogram"] == dict(depths)
         assert led["mean_p1"] == pytest.approx(sum(e["p1"] for e in trace) / len(trace))
+        explored = (i for i, e in enumerate(answer["meta_info"]["led_trace"]) if e.get("explored"))
+        assert led["first_explored"] == next(explored, None)
 
 
 def test_nothing_but_the_summary_unless_asked(server: Server, prompts: list[Sequence[int]]) -> None:

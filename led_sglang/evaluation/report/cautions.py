@@ -21,6 +21,7 @@ def cautions(results: Results, tasks: Mapping[str, Any]) -> list[str]:
             f"The run is not finished: {results.finished:,} of {results.expected:,} samples. "
             "Each number is over what there is."
         )
+    found += _about_comparisons(results)
     cells = [
         (f"{task}, {sampler}, T = {temperature:g}", key, tasks[task][sampler][f"{temperature:g}"])
         for key in results.cells
@@ -50,6 +51,47 @@ def cautions(results: Results, tasks: Mapping[str, Any]) -> list[str]:
             "and the official checker)."
         )
     return found
+
+
+def _about_comparisons(results: Results) -> list[str]:
+    """What keeps a run from telling samplers apart."""
+    first, *others = (sampler.label for sampler in results.grid.samplers)
+    found = []
+    if not others:
+        found.append(
+            f"The run has one sampler, {first}, and no baseline: name two with --samplers, the "
+            "baseline first, or compare two runs with --compare."
+        )
+    elif not any(cell[1] == first for cell in results.cells):
+        found.append(
+            f"The baseline {first} has no finished sample, so nothing is compared: continue the "
+            "run with --resume."
+        )
+    single = [task for task in results.tasks if len(results.items(task)) == 1]
+    if single:
+        found.append(
+            f"There is one problem only ({', '.join(single)}): its numbers say nothing about "
+            "others, and a difference between samplers cannot be told from chance."
+        )
+    for word, share in (("right", 1.0), ("wrong", 0.0)):
+        same = [task for task in results.tasks if _verdicts(results, task) == {share}]
+        if same:
+            found.append(
+                f"Every sample is {word} ({', '.join(same)}): such problems are too "
+                f"{'easy' if share else 'hard'} to tell samplers apart."
+            )
+    if len(results.graders) > 1:
+        found.append(
+            f"Samples were graded by different versions ({'; '.join(results.graders)}), whose "
+            "verdicts may differ: start the run anew for numbers that are compared."
+        )
+    return found
+
+
+def _verdicts(results: Results, task: str) -> set[float]:
+    """The accuracies of the problems of a task, over all samplers and temperatures."""
+    cells = [cell for cell in results.cells if cell[0] == task]
+    return {value for cell in cells for value in results.per_item(cell, 1).values()}
 
 
 def _about_repeats(results: Results, cells: Sequence[tuple[str, Cell]]) -> list[str]:

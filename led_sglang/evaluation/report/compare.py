@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from led_sglang.evaluation import EvaluationError
-from led_sglang.evaluation.report.metrics import Floats, paired_bootstrap
+from led_sglang.evaluation.report.comparisons import compared_ks, comparison
+from led_sglang.evaluation.report.intervals import Floats, bootstrap
 from led_sglang.evaluation.report.results import Cell, Results, read_results
-from led_sglang.evaluation.report.summary import compared_ks, comparison
 from led_sglang.evaluation.report.tables import Table, difference_table
 from led_sglang.evaluation.store import RunStore
 
@@ -53,7 +53,7 @@ def compare(first: Path, second: Path) -> Table:
                 if len(tasks) > 1:
                     named.append(("average", columns))
                 for task, group in named:
-                    (interval,) = paired_bootstrap(group)
+                    (interval,) = bootstrap(group, [k / ours.grid.n])
                     names = {"task": task, "temperature": temperature, "sampler": new}
                     rows.append({**names, "baseline": old, **comparison(k, group, interval)})
     return difference_table(rows, f"{second} minus {first}")

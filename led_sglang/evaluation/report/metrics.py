@@ -1,6 +1,6 @@
-"""Statistics on verdicts: pass@k, majority@k, errors of means, alpha, paired bootstrap.
+"""Statistics on verdicts: pass@k, majority@k, errors of means, the plane behind alpha.
 
-Plain functions on arrays; `summary.py` applies them to a run.
+Plain functions on arrays; `summary.py` applies them to a run, `intervals.py` has the intervals.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from led_sglang.evaluation.report.intervals import Floats
 
 # k of the paper's curves.
 KS = (1, 2, 4, 8, 16)
-RESAMPLES = 4000
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
@@ -81,50 +79,33 @@ def fit_plane(accuracy: Floats) -> Plane:
     Raises:
         ValueError: fewer than two temperatures or two ks leave a slope undefined.
     """
-    temperatures, ks = accuracy.shape
-    if temperatures < 2 or ks < 2:
-        raise ValueError("a plane needs at least two temperatures and two values of n")
-    t, n = np.meshgrid(np.arange(temperatures), np.arange(ks), indexing="ij")
-    design = np.stack([np.ones(accuracy.size), t.ravel(), n.ravel()], axis=1)
-    (intercept, alpha, beta), *_ = np.linalg.lstsq(design, accuracy.ravel(), rcond=None)
+    intercept, alpha, beta = _solver(*accuracy.shape) @ accuracy.ravel()
     return Plane(alpha=float(alpha), beta=float(beta), intercept=float(intercept))
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean and its 95% interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def paired_bootstrap(
-    differences: Sequence[Floats], *, seed: int = 0, resamples: int = RESAMPLES
-) -> list[Interval]:
-    """Percentile bootstrap of mean differences, over problems.
-
-    Problems are redrawn within each task, and the mean is that of the tasks' means, so that a
-    large task does not outvote a small one. All columns see the same draws.
+def slopes(tables: Floats) -> Floats:
+    """alpha of each problem, whose mean is that of the mean table: the plane is linear in it.
 
     Args:
-        differences: for each task [items, columns]: second minus first sampler on the same
-            problem.
-        seed: of the draws; the same seed gives the same interval.
-        resamples: number of bootstrap means.
+        tables: [problems, temperatures, ks], as in `fit_plane`.
 
     Returns:
-        One interval a column.
+        [problems].
     """
-    generator = np.random.default_rng(seed)
-    means = np.zeros(differences[0].shape[1])
-    drawn = np.zeros((resamples, differences[0].shape[1]))
-    for task in differences:
-        items = len(task)
-        counts = generator.multinomial(items, np.full(items, 1 / items), size=resamples)
-        drawn += counts @ task / items
-        means += task.mean(axis=0)
-    drawn /= len(differences)
-    means /= len(differences)
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-    return [Interval(*map(float, row)) for row in zip(means, low, high, strict=True)]
+    weights = _solver(*tables.shape[1:])[1]
+    return np.asarray(tables.reshape(len(tables), -1) @ weights)
+
+
+def slope_step(temperatures: int, ks: Sequence[int], samples: int) -> float:
+    """The largest change that one sample's verdict makes to a problem's alpha, see `slopes`."""
+    weights = np.abs(_solver(temperatures, len(ks))[1]).reshape(temperatures, len(ks))
+    return float((weights @ (np.array(ks) / samples)).max())
+
+
+def _solver(temperatures: int, ks: int) -> Floats:
+    """[3, temperatures * ks]: from accuracies to intercept, alpha and beta."""
+    if temperatures < 2 or ks < 2:
+        raise ValueError("a plane needs at least two temperatures and two values of n")
+    t, n = np.meshgrid(np.arange(temperatures), np.arange(ks), indexing="ij")
+    design = np.stack([np.ones(t.size), t.ravel(), n.ravel()], axis=1)
+    return np.asarray(np.linalg.pinv(design))

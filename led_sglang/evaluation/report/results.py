@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from led_sglang.evaluation.code_verdicts import read_verdicts
@@ -36,12 +38,17 @@ Cell = tuple[str, str, float]
 
 @dataclass(frozen=True)
 class Results:
-    """The samples of a run by cell, then by problem, then by sample index."""
+    """The samples of a run by cell, then by problem, then by sample index.
+
+    Attributes:
+        graders: versions of the grading rules that its starts used.
+    """
 
     grid: Grid
     settings: Mapping[str, Any]
     cells: Mapping[Cell, Mapping[str, Sequence[Sample]]]
     concurrency: Sequence[int]
+    graders: Sequence[str] = ()
 
     @property
     def tasks(self) -> list[str]:
@@ -59,21 +66,38 @@ class Results:
     def items(self, task: str) -> list[str]:
         """The problems of a task that have a sample."""
         cells = (items for cell, items in self.cells.items() if cell[0] == task)
-        return sorted(set().union(*cells))
+        return sorted(set().union(*cells), key=natural)
 
     def size(self, cell: Cell) -> int:
         """Number of samples of a cell."""
         return sum(len(rows) for rows in self.cells[cell].values())
 
-    def per_item(self, cell: Cell, k: int, *, official: bool = False) -> dict[str, float]:
-        """pass@k of each problem that has at least k verdicts."""
-        values = {}
+    def counts(self, cell: Cell, *, official: bool = False) -> dict[str, tuple[int, int]]:
+        """Samples with a verdict and right ones of each problem that has any."""
+        found = {}
         for item, rows in self.cells.get(cell, {}).items():
             verdicts = [row.official if official else row.correct for row in rows]
             known = [verdict for verdict in verdicts if verdict is not None]
-            if len(known) >= k:
-                values[item] = pass_at_k(len(known), sum(known), k)
-        return values
+            if known:
+                found[item] = len(known), sum(known)
+        return found
+
+    def per_item(self, cell: Cell, k: int, *, official: bool = False) -> dict[str, float]:
+        """pass@k of each problem that has at least k verdicts."""
+        return {
+            item: pass_at_k(samples, correct, k)
+            for item, (samples, correct) in self.counts(cell, official=official).items()
+            if samples >= k
+        }
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """Sorts texts as people do: 2 before 10."""
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part)
+        for part in re.split(r"([0-9]+)", text)
+        if part
+    ]
 
 
 def read_results(store: RunStore) -> Results:
@@ -106,15 +130,19 @@ def read_results(store: RunStore) -> Results:
         )
         key = stored.key
         cells[key.task, key.sampler, key.temperature][key.item].append(row)
+    grid = Grid.from_json(settings["grid"])
+    labels = [sampler.label for sampler in grid.samplers]
+    order = list(product(settings["tasks"], labels, grid.temperatures))
     return Results(
-        grid=Grid.from_json(settings["grid"]),
+        grid=grid,
         settings=settings,
         cells={
             cell: {
-                item: sorted(rows, key=lambda row: row.stored.key.sample)
-                for item, rows in sorted(items.items())
+                item: sorted(cells[cell][item], key=lambda row: row.stored.key.sample)
+                for item in sorted(cells[cell], key=natural)
             }
-            for cell, items in sorted(cells.items())
+            for cell in order
+            if cell in cells
         },
         concurrency=store.concurrencies(),
     )

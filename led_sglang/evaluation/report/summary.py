@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
 from typing import Any
@@ -12,22 +12,18 @@ from typing import Any
 import numpy as np
 
 from led_sglang.evaluation.report.cautions import cautions
-from led_sglang.evaluation.report.metrics import (
-    KS,
-    Floats,
-    Interval,
-    fit_plane,
-    majority_at_k,
-    paired_bootstrap,
-    standard_error,
-)
+from led_sglang.evaluation.report.comparisons import alphas, paired
+from led_sglang.evaluation.report.intervals import Interval, bayes_at_n, mean_of, share_interval
+from led_sglang.evaluation.report.metrics import KS, majority_at_k, standard_error
 from led_sglang.evaluation.report.results import Cell, Results, Sample
 
+Metrics = dict[str, Any]
 
-def summarize(results: Results) -> dict[str, Any]:
+
+def summarize(results: Results) -> Metrics:
     """All numbers of a run, in percent where they are shares; the content of `metrics.json`."""
     grid = results.grid
-    tasks: dict[str, Any] = {}
+    tasks: Metrics = {}
     for task, sampler, temperature in product(results.tasks, grid.samplers, grid.temperatures):
         cell = (task, sampler.label, temperature)
         if cell in results.cells:
@@ -37,6 +33,7 @@ def summarize(results: Results) -> dict[str, Any]:
         "complete": results.finished == results.expected,
         "samples": {"finished": results.finished, "expected": results.expected},
         "tasks": tasks,
+        "average": _averages(results, tasks),
         "alpha": alphas(results),
         "paired": paired(results),
         "warnings": cautions(results, tasks),
@@ -50,19 +47,19 @@ def usable_ks(n: int) -> list[int]:
     return sorted({*(k for k in KS if k <= n), n})
 
 
-def cell_metrics(results: Results, cell: Cell) -> dict[str, Any]:
+def cell_metrics(results: Results, cell: Cell) -> Metrics:
     """Metrics of one task, sampler and temperature."""
     items = results.cells[cell]
     rows = [row for group in items.values() for row in group]
     graded = [row for row in rows if row.correct is not None]
     n, kind = results.grid.n, results.settings["tasks"][cell[0]]["kind"]
-    first = results.per_item(cell, 1)
+    counts = results.counts(cell)
     outcomes = Counter(row.outcome for row in rows)
-    metrics: dict[str, Any] = {
+    metrics: Metrics = {
         "num_entries": len(items),
         "num_samples": len(rows),
         f"pass@1[avg-of-{n}]": {
-            **_correct(list(first.values())),
+            **_correct(list(results.per_item(cell, 1).values()), 1 / n),
             **{
                 name: _percent(outcomes[name], len(rows))
                 for name in ("no_answer", "timeout", "error", "ungraded")
@@ -70,115 +67,60 @@ def cell_metrics(results: Results, cell: Cell) -> dict[str, Any]:
             "truncated": _percent(sum(row.truncated for row in rows), len(rows)),
             **_lengths(rows),
         },
+        f"bayes@{n}": _shown(
+            bayes_at_n([c for _, c in counts.values()], [m for m, _ in counts.values()])
+            if counts
+            else None
+        ),
     }
     for k in usable_ks(n):
-        metrics[f"pass@{k}"] = _correct(list(results.per_item(cell, k).values()))
+        metrics[f"pass@{k}"] = _correct(list(results.per_item(cell, k).values()), k / n)
         if kind != "code":  # programs are not voted on
-            metrics[f"majority@{k}"] = _correct(_majorities(items, k))
+            metrics[f"majority@{k}"] = _correct(_majorities(items, k), 1.0)
     if any(row.official is not None for row in rows):
         for k in usable_ks(n):
             official = results.per_item(cell, k, official=True)
             metrics[f"pass@{k}"]["official_correct"] = _mean_percent(list(official.values()))
+    whole = [correct for samples, correct in counts.values() if samples == n]
+    metrics["cover@tau"] = {
+        f"{least / n:g}": _correct([float(correct >= least) for correct in whole], 1.0)
+        for least in range(1, n + 1)
+    }
     metrics["outcomes"] = dict(sorted(outcomes.items()))
     metrics["graded_samples"] = len(graded)
     distinct = sum(len({row.digest for row in group}) for group in items.values())
     metrics["duplicate_completions"] = len(rows) - distinct
+    metrics["distinct_answers"] = _distinct(items, lambda row: row.vote)
+    metrics["distinct_first_explorations"] = _distinct(
+        items, lambda row: (row.led or {}).get("first_explored")
+    )
     metrics["led"] = _exploration(rows)
     return metrics
 
 
-def alphas(results: Results) -> list[dict[str, Any]]:
-    """Accuracy-temperature slope of each sampler: a task, and the mean over the tasks."""
-    temperatures = sorted(results.grid.temperatures)
-    ks = [k for k in KS if k <= results.grid.n]
-    if len(temperatures) < 2 or len(ks) < 2:
-        return []
-    found = []
-    for sampler in results.grid.samplers:
-        tables = {}
-        for task in results.tasks:
-            table = accuracy_table(results, task, sampler.label, temperatures, ks)
-            if not np.isnan(table).any():
-                tables[task] = table
-        if len(tables) > 1 and len(tables) == len(results.tasks):
-            tables["average"] = np.mean(list(tables.values()), axis=0)
-        for task, table in tables.items():
-            facts = {"temperatures": temperatures, "ks": ks, "accuracy": table.tolist()}
-            found.append(
-                {"sampler": sampler.label, "task": task, **asdict(fit_plane(table)), **facts}
-            )
-    return found
-
-
-def accuracy_table(
-    results: Results, task: str, sampler: str, temperatures: Sequence[float], ks: Sequence[int]
-) -> Floats:
-    """pass@k in percent, [temperatures, ks]; NaN where there are no verdicts."""
-    return np.array(
-        [
-            [_mean_percent(list(results.per_item((task, sampler, t), k).values())) for k in ks]
-            for t in temperatures
-        ],
-        dtype=float,
-    )
-
-
-def paired(results: Results) -> list[dict[str, Any]]:
-    """Every sampler against the first one on the same problems, with 95% intervals."""
-    first, *others = (sampler.label for sampler in results.grid.samplers)
-    found = []
-    for temperature in results.grid.temperatures:
-        by_task = {
-            task: columns
+def _averages(results: Results, tasks: Metrics) -> Metrics:
+    """By sampler and temperature the means over the tasks, where every task has a number."""
+    n, found = results.grid.n, {}
+    for sampler, temperature in product(results.grid.samplers, results.grid.temperatures):
+        cells = [
+            tasks.get(task, {}).get(sampler.label, {}).get(f"{temperature:g}")
             for task in results.tasks
-            if (columns := _difference_columns(results, task, first, others, temperature))
-            is not None
-        }
-        groups: dict[str, list[Floats]] = {task: [d] for task, d in by_task.items()}
-        if len(by_task) > 1 and len(by_task) == len(results.tasks):
-            groups["average"] = list(by_task.values())
-        for task, group in groups.items():
-            intervals = iter(paired_bootstrap(group))
-            for sampler in others:
-                for k in compared_ks(results.grid.n):
-                    names = {"task": task, "temperature": temperature, "sampler": sampler}
-                    found.append(
-                        {**names, "baseline": first, **comparison(k, group, next(intervals))}
-                    )
+        ]
+        if len(cells) > 1 and all(cells):
+            names = [f"pass@1[avg-of-{n}]", f"bayes@{n}", *(f"pass@{k}" for k in usable_ks(n))]
+            means = {name: _mean_entry([cell[name] for cell in cells]) for name in names}
+            by_temperature = found.setdefault(sampler.label, {})
+            by_temperature[f"{temperature:g}"] = {k: v for k, v in means.items() if v}
     return found
 
 
-def comparison(k: int, group: Sequence[Floats], interval: Interval) -> dict[str, Any]:
-    """The numbers of an entry: the differences, [items, columns] a task, and their mean."""
-    return {
-        "metric": f"pass@{k}",
-        "items": sum(map(len, group)),
-        "difference": 100 * interval.mean,
-        "low": 100 * interval.low,
-        "high": 100 * interval.high,
-    }
-
-
-def compared_ks(n: int) -> list[int]:
-    return sorted({1, n})
-
-
-def _difference_columns(
-    results: Results, task: str, first: str, others: Sequence[str], temperature: float
-) -> Floats | None:
-    """[items, samplers x ks] on the problems that every sampler has finished."""
-    ks = compared_ks(results.grid.n)
-    tables = [
-        results.per_item((task, sampler, temperature), k)
-        for sampler in (first, *others)
-        for k in ks
-    ]
-    items = sorted(set.intersection(*(set(table) for table in tables)))
-    if not others or not items:
-        return None
-    values = np.array([[table[item] for table in tables] for item in items])
-    baseline = np.tile(values[:, : len(ks)], len(others))
-    return np.asarray(values[:, len(ks) :] - baseline)
+def _mean_entry(entries: Sequence[Mapping[str, Any]]) -> Metrics:
+    """The mean of entries as `_shown` makes them; empty where one has no number."""
+    if any(entry["symbolic_correct"] is None for entry in entries):
+        return {}
+    parts = [Interval(entry["symbolic_correct"], *entry["interval"]) for entry in entries]
+    mean = mean_of(parts)
+    return {"symbolic_correct": mean.mean, "interval": [mean.low, mean.high]}
 
 
 def _majorities(items: Mapping[str, Sequence[Sample]], k: int) -> list[float]:
@@ -189,12 +131,22 @@ def _majorities(items: Mapping[str, Sequence[Sample]], k: int) -> list[float]:
     ]
 
 
-def _correct(per_item: Sequence[float]) -> dict[str, float | None]:
-    error = standard_error(np.array(per_item))
+def _correct(per_item: Sequence[float], step: float) -> Metrics:
+    """The mean with its errors; `step` as in `intervals`."""
+    values = np.array(per_item)
+    error = standard_error(values)
     return {
-        "symbolic_correct": _nullable(_mean_percent(per_item)),
-        "standard_error": _nullable(100 * error),
+        **_shown(share_interval(values, step) if per_item else None),
+        "standard_error": None if math.isnan(error) else 100 * error,
     }
+
+
+def _shown(found: Interval | None) -> Metrics:
+    """A share in percent and its 95% interval."""
+    if found is None:
+        return {"symbolic_correct": None, "interval": None}
+    ends = [100 * found.low, 100 * found.high]
+    return {"symbolic_correct": 100 * found.mean, "interval": ends}
 
 
 def _lengths(rows: Sequence[Sample]) -> dict[str, float | None]:
@@ -205,7 +157,15 @@ def _lengths(rows: Sequence[Sample]) -> dict[str, float | None]:
     }
 
 
-def _exploration(rows: Sequence[Sample]) -> dict[str, Any] | None:
+def _distinct(
+    items: Mapping[str, Sequence[Sample]], value: Callable[[Sample], Any]
+) -> float | None:
+    """Mean number of different values over the samples of a problem; None where there is none."""
+    found = [{value(row) for row in rows} - {None} for rows in items.values()]
+    return float(np.mean([len(values) for values in found])) if any(found) else None
+
+
+def _exploration(rows: Sequence[Sample]) -> Metrics | None:
     """Sums of the server's statistics over the samples that carry them; no other sampler does."""
     reports = [row.led for row in rows if row.led and "explored_tokens" in row.led]
     thought = sum(report["think_tokens"] for report in reports)
@@ -231,7 +191,3 @@ def _percent(count: int, total: int) -> float:
 
 def _mean_percent(values: Sequence[float]) -> float:
     return 100 * float(np.mean(values)) if len(values) else math.nan
-
-
-def _nullable(value: float) -> float | None:
-    return None if math.isnan(value) else value

@@ -6,7 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from led_sglang.evaluation.report.comparisons import CANNOT_TELL, CLAIM
+from led_sglang.evaluation.report.intervals import POWER
+
 NONE = "-"
+VERDICTS = (
+    f"detectable: a true difference of this size is seen in {POWER:.0%} of such runs. "
+    f"{CANNOT_TELL}: the interval holds zero, and more than the {CLAIM:g} point that LED claims."
+)
 
 
 @dataclass(frozen=True)
@@ -34,20 +41,21 @@ def answers(metrics: Mapping[str, Any]) -> list[Table]:
 
 def backgrounds(metrics: Mapping[str, Any]) -> list[Table]:
     """The other tables there are numbers for."""
-    tables = (differences(metrics), alpha(metrics), details(metrics))
+    tables = (differences(metrics), solved(metrics), alpha(metrics), details(metrics))
     return [table for table in tables if table.rows]
 
 
-def interval_text(low: float, high: float) -> str:
+def interval_text(low: float, high: float, *, sign: bool = True) -> str:
     """A 95% interval in percentage points."""
-    return f"{number(low, 2, sign=True)} .. {number(high, 2, sign=True)}"
+    return f"{number(low, sign=sign)} .. {number(high, sign=sign)}"
 
 
-def reading(low: float, high: float) -> str:
-    """What an interval of a difference says."""
-    if low > 0:
-        return "higher"
-    return "lower" if high < 0 else "not clear"
+def share_text(entry: Mapping[str, Any]) -> str:
+    """A share of the metrics with its interval, in percent."""
+    value, ends = entry.get("symbolic_correct"), entry.get("interval")
+    if value is None or ends is None:
+        return NONE
+    return f"{number(value)} ({interval_text(*ends, sign=False)})"
 
 
 def in_short(metrics: Mapping[str, Any]) -> Table:
@@ -66,21 +74,24 @@ def in_short(metrics: Mapping[str, Any]) -> Table:
             text
             for entry in entries.values()
             for text in (
-                f"{number(entry['difference'], 2, sign=True)} "
+                f"{number(entry['difference'], sign=True)} "
                 f"({interval_text(entry['low'], entry['high'])})",
-                reading(entry["low"], entry["high"]),
+                number(entry["detectable"]),
+                entry["verdict"],
             )
         ]
         ours = _mean_tokens(metrics, sampler, f"{temperature:g}")
         theirs = _mean_tokens(metrics, baseline, f"{temperature:g}")
         longer = 100 * (ours / theirs - 1) if ours and theirs else None
         rows.append([sampler, f"{temperature:g}", *texts, number(longer, 1, sign=True)])
+    heads = [head for name in names for head in (name, "detectable", "verdict")]
     return Table(
         "In short",
         f"Difference to {baseline} in percentage points, "
         + (f"mean over {len(tasks)} tasks, " if len(tasks) > 1 else "")
-        + "with 95% bootstrap intervals over problems; not clear: the interval holds zero.",
-        ["sampler", "T", *(head for name in names for head in (name, "")), "length, %"],
+        + "with 95% bootstrap intervals over problems. "
+        + VERDICTS,
+        ["sampler", "T", *heads, "length, %"],
         rows,
         labels=2,
     )
@@ -100,28 +111,23 @@ def _mean_of_all(values: Sequence[float | None]) -> float | None:
 
 
 def accuracy(metrics: Mapping[str, Any]) -> Table:
-    """pass@1 / pass@n by sampler, temperature and task, with the mean over the tasks."""
-    n, tasks = metrics["grid"]["n"], list(metrics["tasks"])
-    first_name, last_name = f"pass@1[avg-of-{n}]", f"pass@{n}"
-    rows = []
-    for sampler, temperature in _columns(metrics):
-        texts, ones, bests = [], [], []
-        for task in tasks:
-            cell = _cell(metrics, task, sampler, temperature) or {first_name: {}, last_name: {}}
-            one, best = (cell[name].get("symbolic_correct") for name in (first_name, last_name))
-            error = number(cell[first_name].get("standard_error"))
-            texts.append(NONE if one is None else f"{number(one)} ± {error} / {number(best)}")
-            ones.append(one)
-            bests.append(best)
-        averages = f"{number(_mean_of_all(ones))} / {number(_mean_of_all(bests))}"
-        rows.append([sampler, temperature, *texts, averages])
+    """pass@1, Bayes@N and pass@n by task, sampler and temperature, and the means over tasks."""
+    n = metrics["grid"]["n"]
+    names = [f"pass@1[avg-of-{n}]", f"bayes@{n}", f"pass@{n}"]
+    rows = [
+        [task, sampler, temperature, *(share_text(cell.get(name, {})) for name in names)]
+        for task, cells in [*metrics["tasks"].items(), ("average", metrics["average"])]
+        for sampler, temperature in _columns(metrics)
+        if (cell := cells.get(sampler, {}).get(temperature)) is not None
+    ]
     return Table(
         "Accuracy",
-        f"pass@1 (mean of {n} samples) ± standard error over problems / pass@{n}, in percent. "
-        "The paper's Table 1 has this form.",
-        ["sampler", "T", *tasks, "average"],
+        f"In percent, with 95% intervals. pass@1: mean of {n} samples, Wilson's interval for the "
+        f"problems as a draw from many. Bayes@{n}: the same for exactly these problems, from a "
+        f"uniform prior. pass@{n}: at least one of {n} samples is right.",
+        ["task", "sampler", "T", "pass@1", f"Bayes@{n}", f"pass@{n}"],
         rows,
-        labels=2,
+        labels=3,
     )
 
 
@@ -141,31 +147,59 @@ def difference_table(entries: Iterable[Mapping[str, Any]], title: str, note: str
         [
             *(entry["task"], f"{entry['sampler']} - {entry['baseline']}"),
             *(f"{entry['temperature']:g}", entry["metric"]),
-            number(entry["difference"], 2, sign=True),
+            number(entry["difference"], sign=True),
             interval_text(entry["low"], entry["high"]),
-            reading(entry["low"], entry["high"]),
+            number(entry["detectable"]),
+            entry["verdict"],
             f"{entry['items']:,}",
         ]
         for entry in entries
     ]
     about = "Percentage points on the same problems; 95% bootstrap intervals over problems."
-    heads = ["task", "samplers", "T", "metric", "difference", "95% interval", "reading", "problems"]
-    return Table(title, f"{about} {note}".strip(), heads, rows, labels=4)
+    heads = [
+        *("task", "samplers", "T", "metric", "difference", "95% interval", "detectable"),
+        *("verdict", "problems"),
+    ]
+    return Table(title, f"{about} {VERDICTS} {note}".strip(), heads, rows, labels=4)
+
+
+def solved(metrics: Mapping[str, Any]) -> Table:
+    """Cover@tau: the share of problems of which at least a share tau of the samples is right."""
+    n = metrics["grid"]["n"]
+    taus = sorted({1 / n, *(share for share in (0.25, 0.5, 0.75) if n * share % 1 == 0), 1.0})
+    rows = [
+        [task, sampler, temperature, *(share_text(cell["cover@tau"][f"{t:g}"]) for t in taus)]
+        for task in metrics["tasks"]
+        for sampler, temperature in _columns(metrics)
+        if (cell := _cell(metrics, task, sampler, temperature)) is not None
+    ]
+    return Table(
+        "Cover@tau",
+        "Problems of which at least this share of the samples is right, in percent, with Wilson's "
+        "95% intervals. At 1/n it is pass@n, which rewards guessing; at 1 every sample is right.",
+        ["task", "sampler", "T", *(f"tau = {t:.3g}" for t in taus)],
+        rows,
+        labels=3,
+    )
 
 
 def alpha(metrics: Mapping[str, Any]) -> Table:
     """Accuracy-temperature slopes."""
-    by_task: dict[str, dict[str, float]] = {}
+    by_task: dict[str, dict[str, str]] = {}
     for entry in metrics["alpha"]:
-        by_task.setdefault(entry["task"], {})[entry["sampler"]] = entry["alpha"]
+        ends = interval_text(entry["low"], entry["high"])
+        by_task.setdefault(entry["task"], {})[entry["sampler"]] = (
+            f"{number(entry['alpha'], sign=True)} ({ends})"
+        )
     samplers = [sampler["label"] for sampler in metrics["grid"]["samplers"]]
     rows = [
-        [task, *(number(slopes.get(sampler), 2, sign=True) for sampler in samplers)]
+        [task, *(slopes.get(sampler, NONE) for sampler in samplers)]
         for task, slopes in by_task.items()
     ]
     return Table(
         "Accuracy-temperature slope alpha",
-        "Slope of the least-squares plane along the temperature index, percentage points a step.",
+        "Slope of the least-squares plane along the temperature index, percentage points a step, "
+        "with 95% bootstrap intervals over problems.",
         ["task", *samplers],
         rows,
     )
@@ -181,34 +215,38 @@ def details(metrics: Mapping[str, Any]) -> Table:
             if cell is None:
                 continue
             first, led = cell[f"pass@1[avg-of-{n}]"], cell["led"]
-            majority = cell.get(f"majority@{n}", {}).get("symbolic_correct")
             official = cell["pass@1"].get("official_correct")
             rows.append(
                 [
                     *(task, sampler, temperature, f"{cell['num_samples']:,}"),
-                    number(majority),
+                    share_text(cell.get(f"majority@{n}", {})),
                     number(official),
                     number(first["no_answer"]),
                     number(first["truncated"]),
                     number(first["timeout"] + first["error"]),
                     f"{cell['duplicate_completions']:,}",
+                    number(cell["distinct_answers"]),
+                    number(cell["distinct_first_explorations"]),
                     number(first["avg_tokens"], 0),
                     number(first["avg_thinking_tokens"], 0),
                     number(100 * led["explored_share"] if led else None),
-                    number(led["mean_p1"] if led else None, 3),
+                    number(100 * led["mean_p1"] if led else None),
                 ]
             )
     heads = [
         *("task", "sampler", "T", "samples", f"majority@{n}", "official", "no answer"),
-        *("cut off", "grader failed", "repeated", "tokens", "think tokens", "explored", "p1"),
+        *("cut off", "grader failed", "repeated", "answers", "first explored"),
+        *("tokens", "think tokens", "explored", "p1"),
     ]
     # "official" is for multiple choice, "explored" for LED: only where there is any
     used = [i for i in range(len(heads)) if any(row[i] != NONE for row in rows)]
     return Table(
         "Details",
         "no answer, cut off (or thinking never ended) and grader failures in percent of the "
-        "samples; repeated: completions identical to another one of the same problem; explored in "
-        "percent of the think tokens; p1: mean top-1 probability while thinking.",
+        "samples; repeated: completions identical to another one of the same problem; answers: "
+        "different final answers of a problem, on average; first explored: different places at "
+        "which its samples explored first; explored in percent of the think tokens; p1: mean top-1 "
+        "probability while thinking, in percent.",
         [heads[i] for i in used],
         [[row[i] for i in used] for row in rows],
         labels=3,

@@ -21,18 +21,25 @@ _TRACED = ("candidate_ids", "layer_probs", "behaviour_probs", "entropy", "explor
 
 @dataclass
 class LedStatistics:
-    """Counts of one request over its committed tokens."""
+    """Counts of one request over its committed tokens.
+
+    Attributes:
+        first_explored: place in the output of the first token that explored; None where none did.
+    """
 
     think_tokens: int = 0
     explored_tokens: int = 0
     depth_histogram: dict[int, int] = field(default_factory=dict)
     p1_sum: float = 0.0
+    first_explored: int | None = None
 
-    def add(self, explored: bool, depth: int, p1: float) -> None:
+    def add(self, explored: bool, depth: int, p1: float, position: int) -> None:
         """Count one token of the think phase; `depth` counts only where it explored."""
         self.think_tokens += 1
         self.p1_sum += p1
         if explored:
+            if self.first_explored is None:
+                self.first_explored = position
             self.explored_tokens += 1
             self.depth_histogram[depth] = self.depth_histogram.get(depth, 0) + 1
 
@@ -44,6 +51,7 @@ class LedStatistics:
             # string keys: JSON has no others
             "depth_histogram": {str(d): n for d, n in sorted(self.depth_histogram.items())},
             "mean_p1": self.p1_sum / self.think_tokens if self.think_tokens else None,
+            "first_explored": self.first_explored,
         }
 
 
@@ -119,7 +127,7 @@ class LedRecord:
                 continue
             notes.summarise(SUMMARY_KEY)
             if thinks:
-                notes.statistics.add(bool(explored), int(depth), p1)
+                notes.statistics.add(bool(explored), int(depth), p1, commits.position(row))
                 think_tokens += 1
                 if explored:
                     depths[int(depth)] += 1
