@@ -15,55 +15,21 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .eager.latent_lse import logits_blocks
 from .step import Step
-from .types import (
-    FinalPosterior,
-    Gate,
-    LaunchLimits,
-    LedLimits,
-    LedResult,
-    LedRows,
-    LmHeadShard,
-    NoiseStream,
-    StepNoise,
-)
+from .synthetic import SyntheticBatch
+from .types import FinalPosterior, Gate, LedResult, NoiseStream, StepNoise
 
 _T = TypeVar("_T")
-# [M, H] -> [M, V], logits of hidden states over the whole vocabulary.
-LogitsOf = Callable[[Tensor], Tensor]
 
 # How far probabilities of two steps may lie apart, relative (docs/method.md#numerics).
 TOLERANCE = 4e-3
 # Below it entropies (nats), scores (nats) and gate draws count as a near tie.
 TIE = 1e-2
-# Of the final logits, as real models have them; the rows take turns.
-_PEAKS = (25.0, 12.0, 18.0, 8.0)
-# Hidden states so small that a soft cap is still a straight line.
-_SMALL = 1e-2
 _SEED = 0x1ED
-_APART = "the ranks do not reach the same all-gathers"
 
 
-@dataclass(frozen=True)
-class SyntheticBatch:
-    """What a step takes: B requests that differ in everything that a request may set.
-
-    Attributes:
-        logits: [B, V] final logits.
-        latents: [B, C, H], deepest first.
-        rows, limits: of the batch.
-        seeds, positions: [B] int64.
-        has_seed: [B] bool.
-    """
-
-    logits: Tensor
-    latents: Tensor
-    rows: LedRows
-    limits: LedLimits
-    seeds: Tensor
-    has_seed: Tensor
-    positions: Tensor
+class RanksApart(RuntimeError):
+    """Another rank of a check failed, and says why itself."""
 
 
 @dataclass(frozen=True)
@@ -81,187 +47,68 @@ class Comparison:
     decided: int
 
 
-def own_logits(head: LmHeadShard) -> LogitsOf:
-    """Logits by the head itself, in fp32, where one rank holds the whole vocabulary."""
-
-    def logits_of(hidden: Tensor) -> Tensor:
-        logits = torch.empty(len(hidden), head.valid, device=hidden.device)
-        for at, block, z in logits_blocks(hidden, head, chunk=4096):
-            logits[at, block] = z
-        return logits
-
-    return logits_of
-
-
-def synthetic_batch(
-    limits: LaunchLimits,
-    hidden_size: int,
-    logits_of: LogitsOf,
-    *,
-    device: torch.device,
-    rows: int = 16,
-    final_norm: bool = True,
-) -> SyntheticBatch:
-    """A batch with logits as real models have them, equal on every rank.
-
-    The hidden states of a row share a direction that deeper layers have less of, and are so long
-    that the final logits reach 25, 12, 18 or 8.
-
-    Args:
-        limits: the largest step, which the batch stays within.
-        hidden_size: H.
-        logits_of: called twice with [rows, H] of `limits.latents_dtype`.
-        device: where the steps run.
-        rows: B; the first 16 hold every gate, depth and switch.
-        final_norm: whether the steps have the model's final norm.
-    """
-    count = min(rows, limits.batch)
-    generator = torch.Generator().manual_seed(_SEED)
-    direction = torch.randn(count, hidden_size, generator=generator)
-    noise = torch.randn(count, limits.captured, hidden_size, generator=generator)
-    # Deepest first: from little in common with the final layer to much.
-    shared = torch.linspace(0.7, 0.98, max(limits.captured, 1))[: limits.captured, None]
-    latents = shared * direction[:, None] + (1.0 - shared.square()).sqrt() * noise
-    direction, latents = direction.to(device), latents.to(device)
-
-    small = logits_of((direction * _SMALL).to(limits.latents_dtype)).float()
-    peak = torch.tensor([_PEAKS[i % len(_PEAKS)] for i in range(count)]).to(device)
-    length = _SMALL * peak / small.amax(1).clamp(min=1e-6)
-    logits = logits_of((direction * length[:, None]).to(limits.latents_dtype))
-    asked = _mixed_rows(count, limits, final_norm, device)
-    return SyntheticBatch(
-        logits=logits.to(limits.logits_dtypes[0]),
-        latents=(latents * length[:, None, None]).to(limits.latents_dtype),
-        rows=asked,
-        limits=LedLimits(
-            candidates=limits.candidates,
-            depth=int(asked.depth.max()),
-            final_norm=bool(asked.final_norm.any()),
-            entropy=True,
-        ),
-        seeds=(torch.arange(count) * 7919 - 3).to(device),
-        has_seed=(torch.arange(count) % 3 > 0).to(device),
-        positions=(torch.arange(count) * 31).to(device),
-    )
-
-
-def _mixed_rows(
-    count: int, limits: LaunchLimits, final_norm: bool, device: torch.device
-) -> LedRows:
-    """Requests in which periods without a common factor bring everything beside everything."""
-    deepest, most = limits.depth, limits.candidates
-
-    def turns(*values: float) -> Tensor:
-        return torch.tensor([values[i % len(values)] for i in range(count)])
-
-    def every(period: int, first: int) -> Tensor:
-        return torch.arange(count) % period == first
-
-    gate = turns(*Gate).long()
-    value = torch.where(gate == Gate.ENTROPY, 1.0, 0.6)
-    value = torch.where((gate == Gate.ENTROPY) | (gate == Gate.RATE), value, 0.0)
-    greedy, release = every(7, 4), every(4, 2)
-    depth = turns(deepest, 2, 1, deepest, 3, 2).long().clamp(max=deepest)
-    columns = {
-        "temperature": torch.where(greedy, 1.0, turns(0.6, 1.0, 0.6, 0.3, 1.5)),
-        "greedy": greedy,
-        # preset `release` skips h^{L-1}: depth d needs d latents
-        "depth": torch.where(release, depth.clamp(max=max(limits.captured, 1)), depth),
-        "candidates": turns(8, most, 8, 20, 1).long().clamp(max=most),
-        "candidate_top_p": turns(1.0, 0.9, 1.0, 1.0, 0.99, 1.0),
-        "floor": turns(0.0, 0.0, 1e-6, 0.0, 0.0, 1e-3, 0.0),
-        "final_norm": every(5, 3) if final_norm else torch.zeros(count, dtype=torch.bool),
-        "normalize_layers": every(6, 3),
-        "release_layers": release,
-        "gate": gate,
-        "gate_value": value,
-        "random_gate": every(2, 1),
-        "owns": ~every(13, 10),
-        "thinks": ~every(13, 11),
-        "projects": every(3, 0),
-    }
-    return LedRows(**{name: column.to(device) for name, column in columns.items()})
-
-
 class RanksTogether:
     """Has all ranks of a check reach every collective together, or none of them.
 
-    Where a step raises on one rank before its all-gather, the others would wait for it for ever. So
-    they ask each other first; who calls the all-gather calls `arrive` before it.
+    Where one rank raises before a collective, the others would wait in it for ever. So they ask
+    each other before each: whoever calls one calls `arrive` first.
 
     Args:
         on_every_rank: whether a flag is true on every rank; None without other ranks.
     """
 
-    def __init__(self, on_every_rank: Callable[[bool], bool] | None) -> None:
+    def __init__(self, on_every_rank: Callable[[bool], bool] | None = None) -> None:
         self._on_every_rank = on_every_rank
-        self._gathers = self._arrived = False
+        self._apart = False
 
-    def run(self, function: Callable[[], _T], *, gathers: bool) -> _T:
-        """Call what may raise on this rank alone.
-
-        Args:
-            function: calls the all-gather once if `gathers`, else never.
-
-        Raises:
-            RuntimeError: it does not, or another rank did not come as far.
-        """
-        if self._on_every_rank is None:
-            return function()
-        self._gathers, self._arrived = gathers, False
-        came = False
+    def run(self, function: Callable[[], _T]) -> _T:
+        """Call what may raise on this rank alone; every rank calls it."""
+        self._apart = False
         try:
-            result = function()
-            came = True
+            return function()
         finally:
-            # Those that gather have asked by then; those that do not, or fail before, ask here.
-            together = self._arrived or self._on_every_rank(came and not gathers)
-        if not together:
-            raise RuntimeError(_APART)
-        return result
+            # Those that are in `arrive` hear of it: this rank reaches no further collective.
+            if self._on_every_rank is not None and not self._apart:
+                self._on_every_rank(False)
 
     def arrive(self) -> None:
         """Wait for the other ranks.
 
         Raises:
-            RuntimeError: one of them failed, or this all-gather is one too many.
+            RanksApart: one of them does not come, here or earlier.
         """
-        if self._on_every_rank is None:
-            return
-        if self._arrived:
-            raise RuntimeError(_APART)
-        self._arrived = True
-        if not self._on_every_rank(self._gathers):
-            raise RuntimeError(_APART)
+        if self._on_every_rank is not None:
+            self._apart = self._apart or not self._on_every_rank(True)
+        if self._apart:
+            raise RanksApart("another rank failed")
 
 
-def compare(
-    step: Step, trusted: Step, batch: SyntheticBatch, ranks: RanksTogether | None = None
-) -> Comparison:
+def compare(step: Step, trusted: Step, batch: SyntheticBatch) -> Comparison:
     """Run one batch through both steps; what either raises is a finding.
 
     Args:
         step: judged.
         trusted: its numbers decide what is right: plain torch.
         batch: equal on every rank.
-        ranks: of both steps; None where there is one.
+
+    Raises:
+        RanksApart: an all-gather of either raised it.
     """
-    ranks = ranks or RanksTogether(None)
     count, outcomes = len(batch.logits), []
-    for name, one in ((trusted.name, trusted), (step.name, step)):
+    for whose, one in (("torch", trusted), ("it", step)):
         try:
-            outcomes.append(_run(one, batch, ranks))
+            outcomes.append(_run(one, batch))
+        except RanksApart:
+            raise
         except Exception as error:  # compilers, drivers and allocators each raise their own
             lines = str(error).splitlines() or [""]
-            finding = f"the {name} step raised {type(error).__name__}: {lines[0]}"
-            return Comparison(finding, count, 0)
-        if one.reason is not None and one is step:
-            return Comparison(f"the {name} step does not take it: {one.reason}", count, 0)
+            return Comparison(f"{whose} raised {type(error).__name__}: {lines[0]}", count, 0)
+    if step.reason is not None:
+        return Comparison(f"it leaves the batch to torch: {step.reason}", count, 0)
     right, judged = outcomes
     gate_firm, firm = _firm_rows(right, batch)
-    return Comparison(
-        _first_difference(judged, right, batch, gate_firm, firm), count, int(firm.sum())
-    )
+    finding = _first_difference(judged, right, batch, gate_firm, firm)
+    return Comparison(finding, count, int(firm.sum()))
 
 
 @dataclass(frozen=True)
@@ -274,19 +121,11 @@ class _Outcome:
     stream: NoiseStream
 
 
-def _run(step: Step, batch: SyntheticBatch, ranks: RanksTogether) -> _Outcome:
+def _run(step: Step, batch: SyntheticBatch) -> _Outcome:
     stream = NoiseStream.start(_SEED, batch.logits.device)
-
-    def before_gathering() -> tuple[FinalPosterior, StepNoise]:
-        final = step.final_posterior(batch.logits, batch.rows, batch.limits)
-        noise = step.draw_noise(stream, batch.seeds, batch.has_seed, batch.positions, final.ids)
-        return final, noise
-
-    final, noise = ranks.run(before_gathering, gathers=False)
-    result = ranks.run(
-        lambda: step.led_step(final, batch.latents, batch.rows, batch.limits, noise),
-        gathers=batch.limits.depth > 1,
-    )
+    final = step.final_posterior(batch.logits, batch.rows, batch.limits)
+    noise = step.draw_noise(stream, batch.seeds, batch.has_seed, batch.positions, final.ids)
+    result = step.led_step(final, batch.latents, batch.rows, batch.limits, noise)
     return _Outcome(final, noise, result, stream)
 
 
