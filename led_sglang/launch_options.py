@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from led_sglang.methods.dola.params import BUCKETS, bucket, parse_layer_list
-from led_sglang.methods.led.params import LAYERS, MAX_CANDIDATES
+from led_sglang.methods.led.params import LAYERS, LOGPROBS, MAX_CANDIDATES
 from led_sglang.methods.registry import sampler_names
 from led_sglang.settings import LaunchRefused
 
@@ -51,6 +51,11 @@ class LaunchOptions:
         "K", f"candidates k, 1..{MAX_CANDIDATES} (default: the preset's, 8)", int
     )
     led_layers: str | None = _flag("PRESET", "latent layers: paper or release (default: paper)")
+    led_logprobs: str | None = _flag(
+        "WHOSE",
+        "log-probabilities of the tokens LED draws: engine (of the final posterior) or behaviour "
+        "(log q, which trainers on rollouts need) (default: engine)",
+    )
     led_think_only: str | None = _flag(
         "BOOL", "explore only while the model thinks: true or false (default: true)"
     )
@@ -123,6 +128,7 @@ class LaunchOptions:
         self.parse_think_only()
         resolve_candidates(self.led_candidates, 1)
         resolve_layers(self.led_layers)
+        resolve_logprobs(self.led_logprobs)
         resolve_depth(self.led_depth, 1, num_layers)
         resolve_dola_layers(self.dola_layers, num_layers, tied=False)
         for flag in ("led_think_start", "led_think_end"):
@@ -254,10 +260,23 @@ def resolve_layers(given: str | None) -> str:
     Raises:
         LaunchRefused: not one of the two presets.
     """
-    layers = "paper" if given is None else given
-    if layers not in LAYERS:
-        raise LaunchRefused(f"--led-layers {layers!r} is not one of {', '.join(LAYERS)}")
-    return layers
+    return _one_of(LAYERS, "--led-layers", given)
+
+
+def resolve_logprobs(given: str | None) -> str:
+    """Default of the request parameter `logprobs`.
+
+    Raises:
+        LaunchRefused: neither `engine` nor `behaviour`.
+    """
+    return _one_of(LOGPROBS, "--led-logprobs", given)
+
+
+def _one_of(choices: tuple[str, ...], flag: str, given: str | None) -> str:
+    """What was given, by default the first of the choices."""
+    if given is not None and given not in choices:
+        raise LaunchRefused(f"{flag} {given!r} is not one of {', '.join(choices)}")
+    return given or choices[0]
 
 
 def resolve_dola_layers(given: str | None, num_layers: int | None, tied: bool) -> tuple[int, ...]:

@@ -38,6 +38,8 @@ class ServerSettings:
     # Empty where tool calls do not end a thought.
     tool_start: str = ""
     tool_start_ids: tuple[int, ...] = ()
+    # What `output_token_logprobs` hold by default: see LED's parameter of this name.
+    logprobs: str = "engine"
 
     @property
     def has_delimiters(self) -> bool:

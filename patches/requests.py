@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -50,22 +51,32 @@ def _check_against_parameters(sampling: RequestSampling, params: Any) -> None:
 
 
 @hook("managers.tokenizer_manager.TokenizerManager._create_tokenized_object", "AFTER")
-def _check_embeddings(result: Any, self: Any, *_: Any, **__: Any) -> None:
-    """As `verify`, where it is known what the prompt is made of."""
+def _check_whole_request(result: Any, self: Any, *_: Any, **__: Any) -> None:
+    """As `verify`, where it is known what the prompt is made of and what the answer shall hold."""
     settings = settings_or_none()
-    # An embedding request has no such field.
-    if settings is None or getattr(result, "input_embeds", None) is None:
+    # An embedding request has no such fields.
+    embeds = getattr(result, "input_embeds", None) is not None
+    mask = getattr(result, "return_sampling_mask", False)
+    if settings is None or not (embeds or mask):
         return
-    dtype = str(self.model_config.dtype).removeprefix("torch.")
+    params = result.sampling_params
+    sampling = parse_request(params.custom_params, settings, foreign_keys=True)
+    if mask:
+        # The scheduler's own refusal would replace one that is made there.
+        _check_sampling_mask(sampling, params.top_k)
+    if embeds:
+        _check_embeddings(sampling, result, self.model_config.dtype)
+
+
+def _check_embeddings(sampling: RequestSampling, request: Any, dtype: Any) -> None:
+    dtype = str(dtype).removeprefix("torch.")
     if dtype != "bfloat16":
         # The first matrix product would end the scheduler, whatever the sampler.
         raise ParameterError(
             f"input_embeds reach the model as bfloat16, and its weights are {dtype}: send "
             "input_ids or text, or start the server with --dtype bfloat16"
         )
-    _check_prompt(
-        parse_request(result.sampling_params.custom_params, settings, foreign_keys=True), result
-    )
+    _check_prompt(sampling, request)
 
 
 def _check_prompt(sampling: RequestSampling, request: Any) -> None:
@@ -117,7 +128,7 @@ def _parse(recv_req: Any, settings: ServerSettings) -> RequestSampling:
     if sampling.params is None:
         return sampling
     if recv_req.return_sampling_mask:
-        raise ParameterError('return_sampling_mask needs custom_params.sampler = "regular"')
+        _check_sampling_mask(sampling, params.top_k)
     if isinstance(sampling.params, SoftThinkingParams) and recv_req.session_params is not None:
         raise ParameterError(
             f'session_params do not go with sampler "{sampling.sampler}": the next turn would '
@@ -125,7 +136,41 @@ def _parse(recv_req: Any, settings: ServerSettings) -> RequestSampling:
         )
     _check_against_parameters(sampling, params)
     _check_prompt(sampling, recv_req)
-    return sampling
+    method = method_of(sampling.sampler)
+    assert method is not None, "it has parameters"
+    known = method.for_answer(
+        sampling.params,
+        logprobs=recv_req.return_logprob,
+        sampling_mask=recv_req.return_sampling_mask,
+    )
+    return replace(sampling, params=known)
+
+
+def _check_sampling_mask(sampling: RequestSampling, top_k: int) -> None:
+    """`return_sampling_mask` of a request that uses a method."""
+    from sglang.srt.runtime_context import get_exec
+
+    method = method_of(sampling.sampler)
+    if method is not None and not method.has_sampling_mask:
+        raise ParameterError(
+            f'return_sampling_mask does not go with sampler "{sampling.sampler}": its think steps '
+            'draw no token from a set; use sampler "led" or "regular"'
+        )
+    most = get_exec().features.sampling_mask_max_tokens
+    candidates = getattr(sampling.params, "candidates", None)
+    if candidates is None:  # the engine samples, and its own rule says what top_k may be
+        return
+    if candidates > most:
+        raise ParameterError(
+            f"return_sampling_mask holds {most} tokens and custom_params.led.candidates is "
+            f"{candidates}; ask for fewer, or start the server with a larger "
+            "--sampling-mask-max-tokens"
+        )
+    if not 1 <= top_k <= most:
+        raise ParameterError(
+            f'return_sampling_mask needs a top_k in 1..{most} with sampler "led" too: thoughts are '
+            "drawn from its candidates whatever top_k says, and the answer from the engine's top_k"
+        )
 
 
 def _seed_by_id(req: Any) -> None:

@@ -24,6 +24,7 @@ from led_sglang.patches.embedding import SoftInputs
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.published import settings_or_none
 from led_sglang.patches.ranks import refuse_other_settings
+from led_sglang.patches.sampling_mask import fill_sampling_mask
 from led_sglang.patches.statistics import StepStatistics
 from led_sglang.phase import StepInputs
 
@@ -44,7 +45,7 @@ class _OutputLogprobs(OutputLogprobProcessor):
     """Looks up the log-probabilities of the tokens LED picked in place of the engine's picks."""
 
     def __init__(self, sampler: LedSampler) -> None:
-        self._take_over = sampler.take_over
+        self._sampler = sampler
 
     def compute_logprobs(
         self,
@@ -53,10 +54,12 @@ class _OutputLogprobs(OutputLogprobProcessor):
         token_ids_logprobs: list[list[int]],
         batch_next_token_ids: Tensor,
     ) -> Any:
-        self._take_over(batch_next_token_ids)
-        return super().compute_logprobs(
+        self._sampler.take_over(batch_next_token_ids)
+        result = super().compute_logprobs(
             logprobs, top_logprobs_nums, token_ids_logprobs, batch_next_token_ids
         )
+        result.token_logprobs = self._sampler.reported_logprobs(result.token_logprobs)
+        return result
 
 
 class LedSampler(Sampler):
@@ -161,6 +164,16 @@ class LedSampler(Sampler):
             step = self._step
             if step is not None and (tracker := self._bound.tracker) is not None:
                 tracker.finish(step.inputs, step.states, token_ids)
+            rows = sampling_info.sampling_mask_batch_indices
+            for picks in step.picks if step is not None and rows is not None else ():
+                if picks.behaviour is not None:
+                    fill_sampling_mask(
+                        logits_output.sampling_mask_output,
+                        rows,
+                        sampling_info.sampling_support_logprobs_capture_indices,
+                        picks.owned,
+                        picks.behaviour,
+                    )
         finally:
             self._step = None
         return token_ids
@@ -246,12 +259,23 @@ class LedSampler(Sampler):
         seeded = step.table.once(SeededRows.of)
         if seeded is not None:
             token_ids = seeded.pick(probs, positions, token_ids, self._top_p)
+            if mask is not None:  # the weight it has noted is of the engine's own pick
+                mask = mask._replace(selected_weight=None)
         return token_ids, mask
 
     def take_over(self, token_ids: Tensor) -> None:
         """Write the methods' tokens over the engine's, in place, in the rows they own."""
         for picks in self._step.picks if self._step is not None else ():
             token_ids.copy_(torch.where(picks.owned, picks.token_ids, token_ids.long()))
+
+    def reported_logprobs(self, logprobs: Tensor) -> Tensor:
+        """[B] log-probabilities of the tokens: log q where a row asked for it and LED drew."""
+        for picks in self._step.picks if self._step is not None else ():
+            if (behaviour := picks.behaviour) is not None:
+                # Zero has no place in an answer: the least number stands for it, as the engine's.
+                log_q = behaviour.logprobs.clamp(min=torch.finfo(torch.float32).min)
+                logprobs = torch.where(picks.owned & behaviour.reported, log_q, logprobs)
+        return logprobs
 
     def _sync_token_ids_across_tp(self, batch_next_token_ids: Tensor, sampling_info: Any) -> None:
         self.take_over(batch_next_token_ids)

@@ -16,6 +16,7 @@ from led_sglang.launch_options import (
     resolve_depth,
     resolve_dola_layers,
     resolve_layers,
+    resolve_logprobs,
 )
 from led_sglang.methods.soft_thinking.params import uses_soft
 from led_sglang.patches import hooks
@@ -198,6 +199,7 @@ def resolve_settings(
         depth=depth,
         candidates=resolve_candidates(options.led_candidates, preset.candidates),
         layers=resolve_layers(options.led_layers),
+        logprobs=resolve_logprobs(options.led_logprobs),
         think_only=think_only,
         architecture=architecture,
         num_layers=num_layers,

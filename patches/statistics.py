@@ -95,6 +95,7 @@ def _show_in_server_info(result: Any, self: Any, recv_req: Any) -> None:
                 "depth": settings.depth,
                 "candidates": settings.candidates,
                 "layers": settings.layers,
+                "logprobs": settings.logprobs,
                 "think_only": settings.think_only,
                 "captured_layers": list(settings.latent_layers),
                 "preset": settings.preset,

@@ -100,6 +100,7 @@ sglang.srt.layers.logprob_processor.OutputLogprobProcessor
       log-probabilities of LED's tokens, not of the engine's
 sglang.srt.layers.logits_processor
   should_apply_lm_head_quant_method(lm_head, quant_method): LM heads that are called, not read
+  SamplingMaskStatus: whether a sampling mask holds
 sglang.srt.layers.logits_processor.LogitsProcessor
   _compute_lm_head(self, hidden_states, lm_head, embedding_bias, out): LM heads without a plain
       weight

@@ -70,12 +70,23 @@ class StepContext:
 
 
 @dataclass(frozen=True)
+class Behaviour:
+    """q, which the tokens of the owned rows were drawn from (docs/method.md#log-probabilities)."""
+
+    ids: Tensor  # [B, K] int64 candidates
+    probs: Tensor  # [B, K] f32 q; 0: cannot be drawn
+    logprobs: Tensor  # [B] f32 log q of the token
+    reported: Tensor  # [B] bool: rows whose token's log-probability it is
+
+
+@dataclass(frozen=True)
 class Picks:
     """A method's answer: tokens for the rows it owns, and what to remember of the step."""
 
     owned: Tensor  # [B] bool
     token_ids: Tensor  # [B] int64; used where owned
     record: Record | None = None
+    behaviour: Behaviour | None = None  # where a row's answer holds q
 
 
 @runtime_checkable
@@ -105,6 +116,7 @@ class Method:
         columns: what a row of a batch carries of them.
         summary: key of `meta_info` with a request's running statistics.
         lists: keys of `meta_info` with one entry per token.
+        has_sampling_mask: `return_sampling_mask` can be answered: the tokens come from a set.
     """
 
     samplers: ClassVar[tuple[str, ...]]
@@ -112,6 +124,7 @@ class Method:
     columns: ClassVar[tuple[Column, ...]] = ()
     summary: ClassVar[str] = ""
     lists: ClassVar[tuple[str, ...]] = ()
+    has_sampling_mask: ClassVar[bool] = True
 
     def parameters(self, sampler: str) -> tuple[Parameter, ...]:
         """The keys of the group `custom_params.<sampler>`."""
@@ -131,6 +144,11 @@ class Method:
         Raises:
             ParameterError: they do not go together.
         """
+
+    def for_answer(self, params: Any, *, logprobs: bool, sampling_mask: bool) -> Any:
+        """Parameters that know what the answer holds beside the tokens: each token's
+        log-probability, the set it was drawn from."""
+        return params
 
     def statistics(self) -> Reporting | None:
         """New statistics of one request; None where the method keeps none."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -70,17 +72,30 @@ def test_first_tokens_follow_q(
         if prob > 0
     }
     counts: Counter[int] = Counter()
+    logprobs: list[tuple[float, int]] = []
     for first in range(0, DRAWS, PER_REQUEST):
         sampling = {"temperature": TEMPERATURE, "max_new_tokens": 1, "ignore_eos": True}
         seeds = [{"sampling_seed": first + i} if seeded else {} for i in range(PER_REQUEST)]
-        answers = server.generate_batch([(prompt, {"led": led}, sampling | s) for s in seeds])
+        custom = {"led": led | {"logprobs": "behaviour"}}
+        answers = server.generate_batch(
+            [(prompt, custom, sampling | s) for s in seeds], return_logprob=True
+        )
         counts.update(answer["output_ids"][0] for answer in answers)
+        logprobs += [answer["meta_info"]["output_token_logprobs"][0][:2] for answer in answers]
 
     assert set(counts) <= set(q)
     observed = [counts[token] for token in q]
     p_value = chisquare(observed, [DRAWS * prob for prob in q.values()]).pvalue
     print(f"{led} seeded={seeded}: p = {p_value:.4f}")
     assert p_value > 0.001
+
+    # What a trainer makes of it: the ratios to q average to the final posterior's mass where q is.
+    p = (oracle.states(prompt)[0][-1].double() / TEMPERATURE).softmax(0)
+    ratios = [float(p[token]) / math.exp(logprob) for logprob, token in logprobs]
+    error = statistics.stdev(ratios) / math.sqrt(DRAWS)
+    mass = sum(float(p[token]) for token in q)
+    print(f"mean ratio {statistics.mean(ratios):.5f} +- {error:.5f}, mass {mass:.5f}")
+    assert statistics.mean(ratios) == pytest.approx(mass, abs=4 * error + 1e-6)
 
     # The test has power: where LED explores, the draws do not fit the final layer alone.
     plain = expected(oracle, prompt, led | {"gate": "never"}).behaviour_probs.tolist()

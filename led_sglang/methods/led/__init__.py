@@ -66,6 +66,10 @@ class Led(Method):
             )
         return params
 
+    def for_answer(self, params: LedParams, *, logprobs: bool, sampling_mask: bool) -> LedParams:
+        reports = logprobs and params.logprobs == "behaviour"
+        return replace(params, answers_q=reports or sampling_mask)
+
     def statistics(self) -> LedStatistics:
         from led_sglang.methods.led.record import LedStatistics
 

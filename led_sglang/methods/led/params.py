@@ -18,6 +18,7 @@ MAX_CANDIDATES = 64
 # In the order of the kernels' `Gate`.
 GATES = ("confidence", "always", "never", "entropy", "rate")
 LAYERS = ("paper", "release")
+LOGPROBS = ("engine", "behaviour")
 PRESETS = ("paper", "release")
 RELEASE_FLOOR = 1e-6
 
@@ -115,7 +116,18 @@ class LedParams:
     behaviour_logprobs: bool = switch(
         False, "log of the probability with which LED drew each think token"
     )
+    logprobs: str = parameter(
+        "engine",
+        choice(LOGPROBS),
+        values="`engine`, `behaviour`",
+        meaning="what the answer's own log-probabilities hold where LED draws the token: the final "
+        "posterior's, or log q",
+        from_server=True,
+        column=Column("reports_q", bool, 0.0, lambda p: p.logprobs == "behaviour"),
+    )
     trace: bool = switch(False, "all of each step's numbers")
+    # No request sets it: the answer's log-probabilities or sampling mask hold q.
+    answers_q: bool = False
 
     @property
     def thinks_at_once(self) -> bool:
@@ -130,7 +142,7 @@ class LedParams:
     @property
     def projects(self) -> bool:
         """Project every think step: an exploiting step needs a^{l*} too to state log q(token)."""
-        return self.behaviour_logprobs or self.trace
+        return self.behaviour_logprobs or self.trace or self.answers_q
 
     @property
     def gate_value(self) -> float:

@@ -25,12 +25,14 @@ class LedBatch:
         columns: of `LED_COLUMNS`, [B] each.
         limits: sizes of a step, and what none of the rows asks for.
         trace: whether a row wants all of each step's numbers.
+        answers_q: whether a row's answer holds q.
     """
 
     mine: Tensor
     columns: dict[str, Tensor]
     limits: LedLimits
     trace: bool
+    answers_q: bool
 
     @classmethod
     def of(cls, table: RowTable) -> LedBatch:
@@ -50,7 +52,8 @@ class LedBatch:
             normalize_layers=any(p.normalize_layers for p in params),
             gates=frozenset(Gate[p.gate.upper()] for p in params),
         )
-        return cls(table.mask(_NAME), table.columns(_NAME), limits, trace)
+        answers_q = any(p.answers_q for p in params)
+        return cls(table.mask(_NAME), table.columns(_NAME), limits, trace, answers_q)
 
     def rows(self, greedy: Tensor, temperature: Tensor, thinking: Tensor) -> LedRows:
         """The kernels' view of one step: greedy, thinking [B] bool, temperature [B] f32."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from led_sglang.methods.base import LoadedModel, Picks, StepContext
+from led_sglang.methods.base import Behaviour, LoadedModel, Picks, StepContext
 from led_sglang.methods.led.record import LedRecord
 from led_sglang.methods.led.rows import LedBatch
 
@@ -33,4 +33,12 @@ class LedSampler:
             behaviour=batch.limits.behaviour,
             trace=batch.trace,
         )
-        return Picks(rows.owns, result.token_ids, record)
+        behaviour = None
+        if batch.answers_q:
+            behaviour = Behaviour(
+                result.candidate_ids,
+                result.behaviour_probs,
+                result.behaviour_logprob,
+                batch.columns["reports_q"],
+            )
+        return Picks(rows.owns, result.token_ids, record, behaviour)

@@ -34,6 +34,8 @@ class SoftThinking(Method):
     columns = SOFT_COLUMNS
     summary = SUMMARY_KEY
     lists = (TRACE_KEY,)
+    # What its think steps pass on is a mixture of embeddings, no token of a set.
+    has_sampling_mask = False
 
     def parse(
         self, sampler: str, group: Mapping[str, Any], settings: ServerSettings
