@@ -6,7 +6,7 @@ Imports torch and triton, and Numba where a CPU's step is asked for; nothing of 
 
 from .eager import EagerStep
 from .eager.noise import gumbel_from_hash, hash32, noise_origins, seeded_noise, uniform_from_hash
-from .reference import LedReference, led_reference
+from .reference import LedReference, latent_posteriors, led_reference
 from .step import Step, prepare
 from .triton import TritonStep
 from .types import (
@@ -43,6 +43,7 @@ __all__ = [
     "TritonStep",
     "gumbel_from_hash",
     "hash32",
+    "latent_posteriors",
     "led_reference",
     "noise_origins",
     "prepare",

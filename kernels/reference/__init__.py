@@ -1,5 +1,6 @@
-"""Float64 oracles: one request at a time, slowly. No code is shared with what they judge."""
+"""Float64 oracles, slow. No code is shared with what they judge."""
 
 from .led import LedReference, led_reference
+from .posterior import latent_posteriors
 
-__all__ = ["LedReference", "led_reference"]
+__all__ = ["LedReference", "latent_posteriors", "led_reference"]

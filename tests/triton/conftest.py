@@ -16,7 +16,7 @@ import torch
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 if INTERPRETED:
-    from interpreter import speed_up
+    from led_sglang.doctor.device.interpreter import speed_up
 
     speed_up()
 

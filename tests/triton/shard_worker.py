@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
-from interpreter import speed_up
 from kernel_cases import Case, Request, random_case, rms_norm
 from torch import Tensor
 from triton_cases import triton_step
 
+from led_sglang.doctor.device.interpreter import speed_up
 from led_sglang.kernels import Gate, LmHeadShard
 from led_sglang.patches import kernel_path
 

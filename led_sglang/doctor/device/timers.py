@@ -36,8 +36,11 @@ def times(call: Callable[[], object], device: torch.device, repeats: int) -> Tim
     for _ in range(3 if device.type == "cuda" else 0):
         call()
     samples = _device_samples(call, repeats) if device.type == "cuda" else _host(call, repeats)
+    median = statistics.median(samples)
+    if len(samples) == 1:
+        return Times(median, median, median)
     cuts = statistics.quantiles(samples, n=10, method="inclusive")
-    return Times(cuts[0], statistics.median(samples), cuts[8])
+    return Times(cuts[0], median, cuts[8])
 
 
 def _device_samples(call: Callable[[], object], repeats: int) -> list[float]:

@@ -1,0 +1,96 @@
+"""The same inputs give the same bits: step after step, whatever else is in the batch, replayed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import fields
+
+import torch
+import triton
+from torch import Tensor
+
+from led_sglang.doctor.device.batch import Batch, make_batch, of_every_kind, run
+from led_sglang.doctor.device.finding import Finding
+from led_sglang.doctor.device.shape import Shape
+from led_sglang.kernels import LedResult, Step
+
+_TENSORS = [f.name for f in fields(LedResult) if f.name not in ("projected_rows", "gate_draw")]
+
+
+def _outputs(step: Step, batch: Batch) -> list[Tensor]:
+    """Every tensor that a step decides, where it lies."""
+    result = run(step, batch)[2]
+    return [getattr(result, name) for name in _TENSORS]
+
+
+def _differs(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
+    """Whether any number does, on the device: nothing waits for it. NaN is a difference."""
+    return torch.stack([(a != b).any() for a, b in zip(ours, theirs, strict=True)]).any()
+
+
+def repeatability(step: Step, shape: Shape, weight: Tensor, steps: int) -> Finding:
+    """Batches of several sizes by turns, in random order, must each repeat their first bits."""
+    rng = random.Random(0)
+    whole, parts = _parts_of(make_batch(of_every_kind(shape), shape, weight), rng)
+    parts = [(whole, list(range(len(whole.requests)))), *parts]
+    expected = [[t.clone() for t in _outputs(step, batch)] for batch, _ in parts]
+    different = torch.zeros((), dtype=torch.int64, device=weight.device)
+    for _ in range(steps):
+        turn = rng.randrange(len(parts))
+        different += _differs(_outputs(step, parts[turn][0]), expected[turn])
+    wrong, sizes = int(different), sorted({len(places) for _, places in parts})
+    figures = f"{steps:,} steps of {sizes[0]} to {sizes[-1]} requests in random order"
+    if wrong:
+        figures = f"{wrong:,} of {steps:,} steps gave other bits than before"
+    return Finding("repeatable to the bit", wrong == 0, figures)
+
+
+def independence(step: Step, shape: Shape, weight: Tensor) -> Finding:
+    """Rows of a batch give the same bits in smaller ones, where other row tiles compute them.
+
+    Not judged in Triton's interpreter, whose products are numpy's and depend on the batch.
+    """
+    whole, parts = _parts_of(make_batch(of_every_kind(shape), shape, weight), random.Random(1))
+    expected = [t.clone() for t in _outputs(step, whole)]
+    wrong = sum(
+        int(_differs(_outputs(step, batch), [t[places] for t in expected]))
+        for batch, places in parts
+    )
+    said = f"{wrong} of {len(parts)} smaller batches" if wrong else "none of the smaller batches"
+    judged = not (wrong and triton.knobs.runtime.interpret)
+    return Finding(
+        "rows alone", wrong == 0 if judged else None, f"{said} gave other bits for the same rows"
+    )
+
+
+def _parts_of(whole: Batch, rng: random.Random) -> tuple[Batch, list[tuple[Batch, list[int]]]]:
+    """A batch, and random parts of it with the places of their rows."""
+    count = len(whole.requests)
+    places = [rng.sample(range(count), size) for size in (1, 1, 2, 4, 9, 18)]
+    return whole, [(whole.take(part), part) for part in places]
+
+
+def replay(step: Step, shape: Shape, weight: Tensor) -> Finding:
+    """The step captured as a CUDA graph, replayed on other inputs, against the step itself."""
+    if not weight.is_cuda:
+        return Finding("graph replay", None, "there are no CUDA graphs on a CPU")
+    first = make_batch(of_every_kind(shape), shape, weight)
+    count = len(first.requests)
+    other = first.take([(i + 5) % count for i in range(count)])
+    expected = [t.clone() for t in _outputs(step, other)]
+    _outputs(step, first)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = _outputs(step, first)
+    first.logits.copy_(other.logits)
+    first.latents.copy_(other.latents)
+    first.seeds.copy_(other.seeds)
+    for name, column in vars(first.rows).items():
+        column.copy_(getattr(other.rows, name))
+    wrong = 0
+    for _ in range(3):
+        graph.replay()
+        wrong += int(_differs(outputs, expected))
+    said = "other bits than the step itself" if wrong else "the bits of the step itself"
+    return Finding("graph replay", wrong == 0, f"3 replays on other inputs, {said}")
