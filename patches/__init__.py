@@ -4,7 +4,8 @@
 (`launch`, `server_args`, `compatibility`, `http_worker`), captured layers (`capture`,
 `graph_buffer`), per-row state (`batch_state`), soft inputs (`embedding`), what a step needs of the
 loaded model and its ranks (`binding`, `lm_head`, `kernel_path`, `ranks`), the sampling step
-(`sampling`), requests (`http_bodies`, `requests`, `guards`), statistics (`statistics`, `metrics`).
+(`sampling`), requests (`http_bodies`, `requests`, `guards`,
+`grammars`, `stop_regex`), statistics (`statistics`, `metrics`).
 """
 
 from __future__ import annotations
@@ -76,12 +77,14 @@ def enable() -> None:
         batch_state,
         capture,
         embedding,
+        grammars,
         graph_buffer,
         guards,
         http_bodies,
         requests,
         sampling,
         statistics,
+        stop_regex,
     )
 
     hooks.apply(SERVING)

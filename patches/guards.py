@@ -1,4 +1,4 @@
-"""Requests that would end the scheduler, and with it the server: refused at the front end.
+"""Requests that would end the scheduler, and with it the server, or be HTTP 500: refused with 400.
 
 SGLang itself lets them through. `docs/reliability.md` lists them, and those that cannot be told
 beforehand.
@@ -12,9 +12,69 @@ from led_sglang.methods.values import ParameterError, show
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.published import settings_or_none
 
+# One value for each prompt of a batch; of the first four SGLang takes no list where there is one
+# prompt.
+_LISTS = (
+    *("sampling_params", "rid", "logprob_start_len", "top_logprobs_num", "return_logprob"),
+    *("return_sampling_mask", "sampling_logprobs_mode", "lora_path", "custom_logit_processor"),
+    *("video_data", "audio_data", "bootstrap_host", "bootstrap_port", "bootstrap_room"),
+    *("bootstrap_pair_key", "decode_tp_size"),
+)
+_ONE_FOR_ONE = _LISTS[:4]
+
 # In float32 a logit stays finite that is added to the one and divided by the other.
 _LARGEST_LOGIT = 3e38
 _SMALLEST_DIVISOR = 1e-34
+
+
+@hook("managers.io_struct.GenerateReqInput.normalize_batch_and_arguments", "BEFORE")
+def _check_lists(self: Any) -> None:
+    """SGLang looks up a list's elements unseen, and would answer HTTP 500."""
+    if settings_or_none() is None:
+        return
+    prompts = next((p for p in (self.text, self.input_ids, self.input_embeds) if p is not None), "")
+    if prompts is self.input_embeds:
+        _check_embeddings(prompts)
+    samples = _samples(self.sampling_params)
+    # A prompt is a text, a list of ids, or a list of lists of floats.
+    element = prompts[0] if isinstance(prompts, list) and prompts else None
+    if prompts is self.input_embeds and element:
+        element = element[0]
+    batch = len(prompts) if isinstance(element, (str, list)) else 1 if samples > 1 else None
+    for key in _LISTS:
+        values = getattr(self, key)
+        if isinstance(values, list):
+            _check_length(key, len(values), batch)
+    ids = self.token_ids_logprob
+    if batch is not None and isinstance(ids, list) and ids and isinstance(ids[0], list):
+        _check_length("token_ids_logprob", len(ids), batch)
+
+
+def _samples(sampling: Any) -> int:
+    """The largest `n` of the request."""
+    largest = 1
+    for values in sampling if isinstance(sampling, list) else [sampling or {}]:
+        samples = values.get("n", 1)
+        if not isinstance(samples, int) or samples < 1:
+            raise ParameterError(f"n must be a whole number from 1 up, got {show(samples)}")
+        largest = max(largest, samples)
+    return largest
+
+
+def _check_embeddings(prompts: Any) -> None:
+    rows = [row for prompt in prompts for row in prompt] if isinstance(prompts, list) else [1]
+    if not rows or not all(prompts) or [] in rows:
+        raise ParameterError(
+            "input_embeds is empty: a prompt is a list of embeddings, one list of numbers a token"
+        )
+
+
+def _check_length(key: str, length: int, batch: int | None) -> None:
+    """`batch` is the number of prompts, or None where the request has one that is no list."""
+    if batch is None and key in _ONE_FOR_ONE:
+        raise ParameterError(f"{key} must be no list where there is one prompt that is no list")
+    if batch is not None and length < batch:
+        raise ParameterError(f"{key} has {length} elements and the request {batch} prompts")
 
 
 @hook("managers.tokenizer_manager.TokenizerManager._validate_one_request", "AFTER")
@@ -25,6 +85,14 @@ def _check_prompt_and_logprobs(result: Any, self: Any, obj: Any, input_ids: Any)
     vocabulary = self.model_config.vocab_size
     if not input_ids and obj.input_embeds is None and not _in_a_session(obj):
         raise ParameterError("the prompt is empty: it has no token to begin with")
+    if obj.input_embeds is not None:
+        width = self.model_config.hidden_size
+        for row in obj.input_embeds:
+            if len(row) != width:
+                raise ParameterError(
+                    f"input_embeds must have {width} numbers a token, the model's hidden size, "
+                    f"got {len(row)}"
+                )
     # Placeholders of images and tokens that an adapter adds may lie outside the vocabulary.
     if obj.input_ids and not obj.contains_mm_input() and obj.lora_path is None:
         for token in (min(obj.input_ids), max(obj.input_ids)):

@@ -76,9 +76,10 @@ def _custom_params_to_carry(body: Any, request: Any) -> dict[str, Any] | None:
     """
     form = _FORMS.get(getattr(request.scope.get("endpoint"), "__name__", ""))
     settings = settings_or_none()
-    if form is None or settings is None or not isinstance(body, dict):
+    if form is None or settings is None:
         return None
     try:
+        _check_objects(body)
         return _check(body, form, request.url.path, settings)
     except ParameterError as error:
         raise _bad_request(str(error)) from None
@@ -98,6 +99,18 @@ def _check(
     for custom_params in given:
         parse_request(custom_params, settings, foreign_keys=foreign_keys)
     return None if form.carried or not given else given[0]
+
+
+def _check_objects(body: Any) -> None:
+    """SGLang looks inside before it checks the types, and would answer HTTP 500."""
+    found = [("the body", body)]
+    if isinstance(body, dict) and (given := body.get("response_format")):
+        found.append(("response_format", given))
+        if isinstance(given, dict) and (schema := given.get("schema")):
+            found.append(("response_format.schema", schema))
+    for name, value in found:
+        if not isinstance(value, dict):
+            raise ParameterError(f"{name} must be an object, got {show(value)}")
 
 
 def _check_types(generate: Any) -> None:

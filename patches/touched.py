@@ -139,21 +139,25 @@ sglang.srt.model_executor.forward_batch_info.ForwardBatch
       extend_position_info, spec_mrope_positions, kv_loc_plan, write_cols): request slots and
       prompts of a step
 sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo
+  apply_logits_bias(self, logits): a grammar that leaves no token must not stop the sampler
   adjusted_from_schedule_batch(self, batch, vocab_size): per-row LED parameters of new requests
   adjusted_filter_batch(self, keep_indices, keep_indices_device): rows leave the batch
   adjusted_merge_batch(self, other): rows join the batch
   copy_for_forward(self): the overlap scheduler's copy
 sglang.srt.sampling.sampling_params.SamplingParams
   verify(self, vocab_size): refuses bad requests with HTTP 400
-  normalize(self, tokenizer): the same for Ollama's options
+  normalize(self, tokenizer): the same for Ollama's options, and for expressions in stop_regex
 sglang.srt.sampling.sampling_params
   TOP_K_ALL: a request without top_k
 sglang.srt.layers.vocab_parallel_embedding.VocabParallelEmbedding
   _embed_local_shard(self, input_): soft inputs in place of a token's embedding
 sglang.srt.managers.schedule_batch.Req
   _compute_max_prefix_len(self, input_len): soft requests reuse cached prompts, never answers
+  _check_str_based_finish(self, new_accepted_len): limits the time of a stop_regex
   set_finish_with_abort(self, error_msg, status_code, err_type): ends a request that the second
       check refuses
+sglang.srt.managers.schedule_batch
+  FINISH_ABORT: how a request ends that cannot go on
 sglang.srt.managers.scheduler.Scheduler
   _create_generation_req(self, recv_req, args, kwargs): second check, and the request's parsed
       parameters
@@ -190,6 +194,8 @@ sglang.srt.managers.tokenizer_manager.TokenizerManager
       statistics in meta_info
 sglang.srt.managers.io_struct
   PositionalEmbeds: told from what a body can hold
+sglang.srt.managers.io_struct.GenerateReqInput
+  normalize_batch_and_arguments(self): refuses lists that do not fit the prompts
 sglang.srt.sampling.custom_logit_processor.CustomLogitProcessor
   from_str(json_str): tells whether a custom logit processor loads
 sglang.srt.observability.metrics_collector.SchedulerMetricsCollector
@@ -198,6 +204,9 @@ sglang.srt.observability.metrics_collector.SchedulerMetricsCollector
 sglang.srt.managers.scheduler_components.internal_state.SchedulerInternalStateController
   get_internal_state(self, recv_req): statistics in /server_info
 sglang.srt.managers.scheduler_components.batch_result_processor.SchedulerBatchResultProcessor
+  _apply_prefill_grammar(self, req, next_token_id, already_advanced): says why a grammar ended an
+      answer
+  _accept_grammar_tokens(self, req, tokens): the same
   consume_auxiliary_output(batch, output, output_starts): hands per-token statistics to the
       scheduler
 sglang.srt.environ.Envs

@@ -20,6 +20,8 @@ from led_sglang.common.ports import listens
 
 _LOOK_EVERY_S = 0.5
 _ANSWER_TIMEOUT_S = 30
+# Where the other commands look for the key as well.
+_KEY_VARIABLE = "OPENAI_API_KEY"
 _EVERY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}
 
 
@@ -88,26 +90,31 @@ def ready_block(
         f"  model    {info.get('served_model_name') or info.get('model_path')}",
         f"  sampler  {settings.get('sampler', 'regular')} by default",
         f"  kernels  {led.get('kernels', 'none')}",
-        "Try it:",
-        _curl(address, question, chats),
     ]
-    return "\n".join(lines)
+    if address.api_key:
+        lines.append(f"  key      asked for; the request below takes it from {_KEY_VARIABLE}")
+    tokenizes = not info.get("skip_tokenizer_init")
+    return "\n".join([*lines, "Try it:", _curl(address, question, chats, tokenizes)])
 
 
-def _curl(address: Address, question: str, chats: bool) -> str:
-    """A command that works as it stands; with a key, once the key stands in it."""
-    path = "chat/completions" if chats else "completions"
+def _curl(address: Address, question: str, chats: bool, tokenizes: bool) -> str:
+    """A command that works as it stands; a key is taken from the environment, and never shown."""
+    # Every server answers to this name, and no served name is taken for an adapter's.
     body: dict[str, Any] = {"model": "default", "max_tokens": 64}
-    if chats:
+    if not tokenizes:
+        path = "/generate"
+        body = {"input_ids": [1, 2, 3], "sampling_params": {"max_new_tokens": 64}}
+    elif chats:
+        path = "/v1/chat/completions"
         body["messages"] = [{"role": "user", "content": question}]
     else:
+        path = "/v1/completions"
         body["prompt"] = question
-    parts = ["curl", f"{address.url}/v1/{path}", "-H", "content-type: application/json"]
-    if address.tls:
-        parts.insert(1, "--insecure")
+    parts = ["curl", *(["--insecure"] if address.tls else []), address.url + path]
+    command = shlex.join([*parts, "-H", "content-type: application/json"])
     if address.api_key:
-        parts += ["-H", "authorization: Bearer YOUR_API_KEY"]
-    return shlex.join([*parts, "-d", json.dumps(body, ensure_ascii=False)])
+        command += f' -H "authorization: Bearer ${_KEY_VARIABLE}"'
+    return f"{command} -d {shlex.quote(json.dumps(body, ensure_ascii=False))}"
 
 
 def _ask(address: Address, method: str, path: str, body: Any = None) -> dict[str, Any] | None:

@@ -203,6 +203,20 @@ def test_a_prompt_of_embeddings_is_refused_where_its_phase_must_be_read(
     assert all(words in message for words in ("input_embeds", "input_ids", *named)), message
 
 
+def test_a_prompt_of_embeddings_that_the_model_cannot_read_is_refused(
+    server: Server, asked: tuple[list[int], list[list[float]]]
+) -> None:
+    """The first matrix product would end the scheduler."""
+    _, (first, *rest) = asked
+    sampling = {"max_new_tokens": 4, "custom_params": {"sampler": "regular"}}
+    for embeddings in ([first[:-1]], [first, *rest, [1.0]], [[first], [[*first, 0.0]]]):
+        body = {"input_embeds": embeddings, "sampling_params": sampling}
+        response = server.post("/generate", body)
+        assert response.status_code == 400, response.text
+        assert f"must have {len(first)} numbers a token" in response.json()["error"]["message"]
+    assert server.post("/generate", body | {"input_embeds": [first, *rest]}).status_code == 200
+
+
 @pytest.fixture(scope="module")
 def many(model_path: Path) -> Iterator[Server]:
     """`<r>`, `</r>` and `[T]` are three and four tokens; a grammar makes the model write them."""

@@ -120,16 +120,27 @@ sampling_risks: dict[str, st.SearchStrategy[Any]] = {
         tokens.map(str), st.sampled_from([1.0, -1e38, 1e38, 1e39, -1e300]), max_size=2
     ),
     "repetition_penalty": st.sampled_from([1.0, 2.0, 1e-3, 1e-30, 1e-38]),
+    "stop_regex": st.sampled_from(["a", "(", ["b", "c**"], "(?<=a*)b", "(.*)*x", "a{9999999999}"]),
+    "n": st.sampled_from([1, 2, 0, -1]),
+    "min_new_tokens": st.integers(0, 4),
+    "min_tokens": st.integers(0, 4),
+    "regex": st.sampled_from(["a", "ab+c", "("]),
+    "ebnf": st.sampled_from(["root ::= root", 'root ::= "a" root', "x"]),
+    "json_schema": st.sampled_from(['{"$ref": "#"}', '{"enum": []}', '{"type": "integer"}', "x"]),
 }
 counts = st.sampled_from([0, 1, 5, 261, 262, 10**6])
 processors = st.sampled_from(["", "x", "{}", '{"callable": "80"}'])
+ids = st.lists(text, max_size=3)
 endpoint_risks: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "/generate": {
-        "text": st.sampled_from(["", "What", ["What", ""]]),
+        "text": st.sampled_from(["", "What", ["What", ""], ["What", "Why"], None]),
         "return_logprob": st.booleans(),
         "top_logprobs_num": counts,
         "logprob_start_len": st.integers(-5, 6),
-        "token_ids_logprob": lists_of_tokens,
+        "token_ids_logprob": st.one_of(lists_of_tokens, st.lists(lists_of_tokens, max_size=2)),
+        "rid": ids,
+        "lora_path": st.lists(st.none(), max_size=2),
+        "input_embeds": st.sampled_from([[], [[]], [[1.0]], [[[1.0]], []]]),
         "custom_logit_processor": processors,
         # SGLang takes the elements of a batch before anything is checked.
         "positional_embed_overrides": st.just([1, 2]),
@@ -138,11 +149,14 @@ endpoint_risks: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "prompt": st.one_of(st.sampled_from(["", "What", ["What", ""]]), lists_of_tokens),
         "logprobs": counts,
         "echo": st.booleans(),
+        "rid": ids,
         "custom_logit_processor": processors,
     },
     "/v1/chat/completions": {
         "logprobs": st.booleans(),
         "top_logprobs": counts,
+        "rid": ids,
+        "response_format": st.one_of(scalars, st.just({"type": "json_object"})),
         "custom_logit_processor": processors,
     },
 }

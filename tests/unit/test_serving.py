@@ -408,27 +408,71 @@ def test_the_url_of_an_address(address: Address, url: str) -> None:
     assert address.url == url
 
 
-def test_the_request_to_try_fits_the_server() -> None:
-    info = {
-        "served_model_name": "mine",
-        "internal_states": [
-            {"led": {"settings": {"sampler": "dola"}, "kernels": "torch: no CUDA device"}}
-        ],
-    }
-    question = "What's 2 + 3?"
-    block = ready_block(Address("h", 1, True, "secret"), info, question, chats=False, seconds=3.2)
+def info_of(**more: object) -> dict[str, object]:
+    led = {"settings": {"sampler": "dola"}, "kernels": "torch: no CUDA device"}
+    return {"model_path": "/my models/a 'b'", "internal_states": [{"led": led}], **more}
+
+
+def pasted(command: str) -> list[str]:
+    """The words that a shell hands to curl; the key is in the environment."""
+    show = command.replace("curl", "printf '%s\\0'", 1)
+    environment = {"OPENAI_API_KEY": "se cret", "PATH": os.environ["PATH"]}
+    done = subprocess.run(["bash", "-c", show], capture_output=True, env=environment, check=True)
+    return done.stdout.decode().split("\0")[:-1]
+
+
+def test_the_ready_block_names_what_serves() -> None:
+    block = ready_block(Address("h", 1), info_of(served_model_name="mine"), "?", True, seconds=3.2)
     assert "ready after 3 s" in block
     assert "model    mine" in block
     assert "sampler  dola by default" in block
     assert "kernels  torch: no CUDA device" in block
-    command = block.splitlines()[-1]
-    shown = subprocess.run(
-        ["bash", "-c", command.replace("curl", "printf '%s\\n'", 1)],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
-    assert shown[0] == "--insecure"
-    assert shown[1] == "https://h:1/v1/completions"
-    assert json.loads(shown[-1])["prompt"] == question
-    assert "secret" not in block
+    assert "model    /my models/a 'b'\n" in ready_block(Address("h", 1), info_of(), "?", True, 1)
+    assert "key " not in block
+
+
+QUESTION = 'What\'s "2 + 3" in $HOME? `é`\n\\'
+MESSAGES = {"messages": [{"role": "user", "content": QUESTION}]}
+
+
+@pytest.mark.parametrize("key", [None, "se cret", "$(whoami)'\""])
+@pytest.mark.parametrize(
+    ("host", "tls", "url"),
+    [
+        ("127.0.0.1", False, "http://127.0.0.1:8"),
+        ("0.0.0.0", False, "http://127.0.0.1:8"),
+        ("::", False, "http://[::1]:8"),
+        ("::1", True, "https://[::1]:8"),
+        ("h", True, "https://h:8"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("chats", "info", "path", "content"),
+    [
+        (True, info_of(served_model_name="mine:4b"), "/v1/chat/completions", MESSAGES),
+        (False, info_of(), "/v1/completions", {"prompt": QUESTION}),
+        (False, info_of(skip_tokenizer_init=True), "/generate", {"input_ids": [1, 2, 3]}),
+    ],
+)
+def test_the_request_to_try_works_when_pasted(
+    key: str | None,
+    host: str,
+    tls: bool,
+    url: str,
+    chats: bool,
+    info: dict[str, object],
+    path: str,
+    content: dict[str, object],
+) -> None:
+    block = ready_block(Address(host, 8, tls, key), info, QUESTION, chats, seconds=1)
+    head, _, command = block.partition("Try it:\n")
+    assert "\n" not in command
+    assert f"  url      {url} (OpenAI's API: {url}/v1)" in head
+    expected = ["--insecure"] * tls + [url + path, "-H", "content-type: application/json"]
+    if key:
+        assert key not in block
+        assert "  key      asked for; the request below takes it from OPENAI_API_KEY" in head
+        expected += ["-H", "authorization: Bearer se cret"]
+    *words, flag, body = pasted(command)
+    assert [*words, flag] == [*expected, "-d"]
+    assert content.items() <= json.loads(body).items()
