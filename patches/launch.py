@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -33,7 +34,7 @@ def launch(argv: Sequence[str]) -> None:
     check_symbols()
     from sglang.launch_server import run_server
     from sglang.srt.plugins import load_plugins
-    from sglang.srt.server_args import prepare_server_args
+    from sglang.srt.server_args import ServerArgs, prepare_server_args
     from sglang.srt.utils.common import kill_process_tree
 
     load_plugins()
@@ -44,7 +45,12 @@ def launch(argv: Sequence[str]) -> None:
         with _replaced(BaseProcess, "start", _start_deaf), ctrl_c_ends_requests():
             with _replaced(argparse.ArgumentParser, "print_usage", _print_nothing):
                 server_args = prepare_server_args(list(argv))
-            run_server(server_args)
+            resolve, check = map(_refusing, (ServerArgs.resolve_once, ServerArgs.check_server_args))
+            with (
+                _replaced(ServerArgs, "resolve_once", resolve),
+                _replaced(ServerArgs, "check_server_args", check),
+            ):
+                run_server(server_args)
     finally:
         with uninterrupted():
             kill_process_tree(os.getpid(), include_parent=False)
@@ -63,6 +69,19 @@ def _replaced(owner: type, name: str, replacement: Any) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, method)
+
+
+def _refusing(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A check of SGLang's whose errors, which name a flag, need no traceback."""
+
+    @functools.wraps(method)
+    def call(self: Any) -> Any:
+        try:
+            return method(self)
+        except (AssertionError, ValueError) as error:
+            raise LaunchRefused(str(error) or repr(error)) from error
+
+    return call
 
 
 _start = BaseProcess.start

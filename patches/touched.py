@@ -65,6 +65,8 @@ sglang.srt.utils.common
 sglang.srt.server_args.ServerArgs
   add_cli_args(parser): adds --sampler and --led-*
   from_cli_args(args): reads them
+  resolve_once(self): its errors are shown as a sentence
+  check_server_args(self): the same
 sglang.srt.arg_groups.resolution_hooks
   register_resolution_hook(name): validates the launch and declares what LED needs
 sglang.srt.arg_groups.overrides

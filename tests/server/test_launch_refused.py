@@ -76,6 +76,9 @@ FLAGS = [
     ),
     (("--led-think-start", "<a>", "--led-think-end", "<a>"), "think delimiters"),
     (("--led-tool-start", "<think>"), "--led-tool-start"),
+    # SGLang's own checks
+    (("--served-model-name", "a:b"), "served_model_name"),
+    (("--base-gpu-id", "-1"), "base_gpu_id"),
 ]
 
 
