@@ -181,3 +181,23 @@ async def _check_options(original: Any, self: Any, request: Any, raw_request: An
     except (TypeError, ValueError) as error:
         raise _bad_request(str(error)) from None
     return await original(self, request, raw_request)
+
+
+@hook("entrypoints.grpc_bridge.RuntimeHandle._get_openai_request_class", "AROUND")
+def _check_grpc(original: Any, self: Any, serving_key: str) -> Any:
+    """gRPC's calls with an OpenAI body: what makes the request of it checks the body first."""
+    from sglang.srt.entrypoints.grpc_bridge import _BadOpenAIRequest
+
+    make, settings = original(self, serving_key), settings_or_none()
+    if settings is None or serving_key not in ("chat", "completion"):
+        return make
+
+    def checked(**body: Any) -> Any:
+        try:
+            _check_objects(body)
+            _check(body, _Form(), f"gRPC ({serving_key})", settings)
+        except ParameterError as error:
+            raise _BadOpenAIRequest(str(error)) from None
+        return make(**body)
+
+    return checked

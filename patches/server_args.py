@@ -22,6 +22,7 @@ from led_sglang.methods.soft_thinking.params import uses_soft
 from led_sglang.patches import hooks
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.published import publish_settings, settings_or_none
+from led_sglang.patches.touched import SERVING
 from led_sglang.presets import Preset, pick_preset
 from led_sglang.settings import LaunchRefused, ServerSettings
 
@@ -115,9 +116,13 @@ def _resolve(server_args: Any, previous: Any) -> None:
 
     previous(server_args)
     cfg = resolving_view(server_args)
-    if cfg.sampling_backend != BACKEND:
-        return
     options = getattr(server_args, _OPTIONS_ATTRIBUTE, None)
+    if cfg.sampling_backend != BACKEND:
+        if options is not None:  # it will serve HTTP
+            from led_sglang.patches import inactive  # noqa: F401
+
+            hooks.apply(SERVING)
+        return
     if options is None:  # no command line: sgl.Engine
         _enable(server_args, cfg, LaunchOptions.from_environment())
     else:

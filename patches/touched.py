@@ -176,6 +176,10 @@ sglang.srt.entrypoints.http_server
   anthropic_v1_messages: its body may hold custom_params
   ollama_chat: its body may hold custom_params
   ollama_generate: its body may hold custom_params
+sglang.srt.entrypoints.grpc_bridge
+  _BadOpenAIRequest: a refusal of its own
+sglang.srt.entrypoints.grpc_bridge.RuntimeHandle
+  _get_openai_request_class(self, serving_key): refuses misplaced keys there
 sglang.srt.entrypoints.openai.serving_transcription.OpenAIServingTranscription
   create_transcription(self, audio_data, model, language, response_format, temperature, stream,
       raw_request, timestamp_granularities): refuses what a transcription would drop

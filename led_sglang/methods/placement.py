@@ -108,6 +108,23 @@ def _misplaced(objects: Any, places: tuple[Path, ...], path: Path) -> Path | Non
     return None
 
 
+def named_method(body: Any, depth: int = 0) -> str | None:
+    """The method other than `regular` that a body asks for, in the right place or in another."""
+    methods = {name.replace("_", "-"): name for name in sampler_names() if name != "regular"}
+    for values in objects_at(body, ()):
+        for key, value in values.items():
+            word = _spelled(key)
+            if word == "sampler" and isinstance(value, str) and _spelled(value) in methods:
+                return methods[_spelled(value)]
+            if word in methods and isinstance(value, dict):
+                return methods[word]
+            if (word in _WRAPPERS or word == _spelled(KEY)) and depth < _DEEPEST:
+                found = named_method(value, depth + 1)
+                if found is not None:
+                    return found
+    return None
+
+
 def given_custom_params(body: Any, places: tuple[Path, ...]) -> list[Any]:
     """Every `custom_params` of a body that is not null.
 

@@ -49,13 +49,18 @@ def parse_request(
             f"got {show(sampler)}{_how_to_enable(sampler)}"
         )
     groups = [name for name in settings.enabled if name != "regular"]
-    for key in custom_params:
+    for key, group in custom_params.items():
         if key == "sampler" or key == sampler != "regular":
             continue
         if key in groups or key == "regular":
             raise ParameterError(
                 f'custom_params.{key} does not apply to sampler "{sampler}"'
                 + (f'; send it with sampler "{key}"' if key != "regular" else ": it has no keys")
+            )
+        if isinstance(group, dict) and method_of(key) is not None:
+            raise ParameterError(
+                f"custom_params.{key} belongs to a sampler that this server does not offer; it "
+                f"offers {', '.join(settings.enabled)}{_how_to_enable(key)}"
             )
         engine_own = isinstance(key, str) and (
             key.startswith(_ENGINE_KEY_PREFIX) or key in _ENGINE_KEYS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -50,6 +51,16 @@ class Server:
 
     def get(self, path: str) -> requests.Response:
         return requests.get(self.url + path, timeout=REQUEST_TIMEOUT_S)
+
+    def metrics(self) -> list[tuple[str, dict[str, str], float]]:
+        """What Prometheus would read: name, labels and value of each sample."""
+        found = re.findall(
+            r"^([\w:]+)(?:\{(.*)\})? ([0-9.e+-]+)$", self.get("/metrics").text, re.MULTILINE
+        )
+        return [
+            (name, dict(re.findall(r'(\w+)="([^"]*)"', labels)), float(value))
+            for name, labels, value in found
+        ]
 
     def generate(self, ids: Sequence[int], custom: Any = None, **sampling: Any) -> dict[str, Any]:
         """One completion of token ids; `custom` is `custom_params`, `sampling` the rest."""
@@ -187,6 +198,34 @@ def _wait_until_ready(process: Process, port: int, log: Path) -> None:
             pass
         time.sleep(0.3)
     raise RuntimeError(f"server not ready after {START_TIMEOUT_S} s:\n{tail(log)}")
+
+
+def assert_progress(errors: str, log: Path) -> None:
+    """What a command prints while a server of its own starts: where its log is, and the time."""
+    waiting = f"starting a server, which logs to {log} ..."
+    first, *later = [line for line in errors.splitlines() if line.startswith(waiting)]
+    assert first == waiting
+    seconds = [int(line.removeprefix(waiting).removesuffix(" s")) for line in later]
+    # A line every ten seconds; an interpreter that imports SGLang takes longer.
+    assert seconds == sorted(set(seconds))
+    assert seconds[0] >= 10
+    assert "ready after" in log.read_text()
+
+
+def assert_led_metrics_join(
+    found: Sequence[tuple[str, dict[str, str], float]],
+) -> dict[str, str]:
+    """LED's counters carry the labels of SGLang's scheduler metrics, which are returned."""
+    (own,) = [labels for name, labels, _ in found if name == "sglang:num_running_reqs"]
+    assert {"model_name", "engine_type", "tp_rank", "pp_rank", "moe_ep_rank"} <= own.keys()
+    for counter in ("think", "explored", "depth"):
+        ours = [dict(x) for name, x, _ in found if name == f"sglang:led_{counter}_tokens_total"]
+        assert ours
+        for labels in ours:
+            depth = labels.pop("depth", None)
+            assert labels == own
+            assert (depth is not None) == (counter == "depth")
+    return own
 
 
 def tail(log: Path, characters: int = 6000) -> str:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from harness import assert_progress
 
 from led_sglang.models.bundled import bundled_model
 
@@ -27,6 +28,7 @@ def test_a_whole_benchmark(tmp_path: Path) -> None:
     assert "batch size 40 needs 3200 KV tokens and the server's pool holds 1024" in done.stderr
     content = json.loads((out / "bench.json").read_text())
     assert len(content["notes"]) == 1
+    assert_progress(done.stderr, out / "server.log")
     rows = {(row["batch_size"], row["arm"]): row for row in content["rows"]}
     assert set(rows) == {(size, f"led, rate {rate}") for size in (2, 3) for rate in ("0.5", "0")}
     for (size, arm), row in rows.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from browser import chromium
 from eval_harness import led_eval, records
-from harness import Server, serve
+from harness import Server, assert_progress, serve
 
 from led_sglang.common.server_process import free_port
 
@@ -71,6 +71,7 @@ def test_launch_starts_a_server_and_ends_it(model_path: Path, tmp_path: Path) ->
     )
     assert done.returncode == 0, done.stderr
     assert len(records(tmp_path)) == 8
+    assert_progress(done.stderr, tmp_path / "server.log")
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=5)
 

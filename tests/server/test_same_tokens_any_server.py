@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Body, Server, serve
+from harness import Body, Server, assert_led_metrics_join, serve
 
 pytestmark = pytest.mark.served_models("tied", "trained")
 
@@ -47,14 +47,24 @@ def test_same_answers(
     expected: list[dict[str, Any]],
     flags: tuple[str, ...],
 ) -> None:
-    with serve(model_path, "--dtype", "float32", *flags) as server:
+    with serve(model_path, "--dtype", "float32", "--enable-metrics", *flags) as server:
+        before = think_tokens(server.metrics())
         answers = everything(server, prompts)
+        metrics = server.metrics()
+    # Each token is counted once, whatever the number of ranks.
+    assert_led_metrics_join(metrics)
+    counted = sum(a["meta_info"].get("led", {}).get("think_tokens", 0) for a in answers)
+    assert think_tokens(metrics) - before == counted > 0
     for index, (ours, theirs) in enumerate(zip(answers, expected, strict=True)):
         assert ours["output_ids"] == theirs["output_ids"], f"case {index}"
         assert_close(ours["meta_info"].get("led"), theirs["meta_info"].get("led"))
         assert_close(ours["meta_info"].get("led_trace"), theirs["meta_info"].get("led_trace"))
     traces = [a["meta_info"]["led_trace"] for a in expected if "led_trace" in a["meta_info"]]
     assert any(entry.get("explored") for trace in traces for entry in trace)
+
+
+def think_tokens(metrics: list[tuple[str, dict[str, str], float]]) -> float:
+    return sum(value for name, _, value in metrics if name == "sglang:led_think_tokens_total")
 
 
 def assert_close(ours: Any, theirs: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from harness import Server, held_out_problems, serve
+from harness import Server, assert_led_metrics_join, held_out_problems, serve
 from oracle import Oracle
 
 pytestmark = pytest.mark.served_models("untied", "trained")
@@ -237,20 +237,9 @@ def metrics(server: Server) -> dict[tuple[str, str], float]:
     """LED's counters by name and depth, as README names them."""
     return {
         (name, labels.get("depth", "")): value
-        for name, labels, value in samples(server)
+        for name, labels, value in server.metrics()
         if name.startswith("sglang:led_")
     }
-
-
-def samples(server: Server) -> list[tuple[str, dict[str, str], float]]:
-    """What Prometheus would read: name, labels and value of each sample."""
-    found = re.findall(
-        r"^([\w:]+)(?:\{(.*)\})? ([0-9.e+-]+)$", server.get("/metrics").text, re.MULTILINE
-    )
-    return [
-        (name, dict(re.findall(r'(\w+)="([^"]*)"', labels)), float(value))
-        for name, labels, value in found
-    ]
 
 
 def test_metrics_have_the_labels_of_sglang_s_own(
@@ -258,17 +247,9 @@ def test_metrics_have_the_labels_of_sglang_s_own(
 ) -> None:
     """So that a query can join LED's counters with the scheduler's and the front end's."""
     server.generate(prompts[0], WATCHED, **SAMPLING)
-    found = samples(server)
-    (own,) = [labels for name, labels, _ in found if name == "sglang:num_running_reqs"]
-    assert {"model_name", "engine_type", "tp_rank", "pp_rank", "moe_ep_rank"} <= own.keys()
+    found = server.metrics()
+    own = assert_led_metrics_join(found)
     assert own["site"] == "test"
-    for counter in ("think", "explored", "depth"):
-        ours = [x for name, x, _ in found if name == f"sglang:led_{counter}_tokens_total"]
-        assert ours
-        for labels in ours:
-            depth = labels.pop("depth", None)
-            assert labels == own
-            assert (depth is not None) == (counter == "depth")
     front = next(x for name, x, _ in found if name == "sglang:generation_tokens_total")
     shared = ("model_name", "engine_type", "site")
     assert [front[name] for name in shared] == [own[name] for name in shared]

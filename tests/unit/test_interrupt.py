@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from eval_harness import engine, running
+from fake_engine import FakeEngine
 
 from led_sglang.common.client import ServerClient
 from led_sglang.models.bundled import bundled_model
@@ -85,10 +88,17 @@ def test_trace_shows_the_time_and_the_tokens_of_a_long_thought(
     assert all(re.match(r"led: generating \.\.\. [01] s, 42 tokens of thought", x) for x in later)
 
 
-def interrupted(arguments: list[str], begun: Callable[[psutil.Process], bool]) -> tuple[int, str]:
+COMMAND = ("-m", "led_sglang.cli")
+
+
+def interrupted(
+    arguments: list[str],
+    begun: Callable[[psutil.Process], bool],
+    program: tuple[str, ...] = COMMAND,
+) -> tuple[int, str]:
     """Status and error output of a command that got Ctrl-C once it had begun; nothing survives."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "led_sglang.cli", *arguments],
+        [sys.executable, *program, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -131,10 +141,13 @@ def test_while_a_server_generates(command: str, slow: ThreadingHTTPServer, tmp_p
     assert not (tmp_path / "trace.html").exists()
 
 
-@pytest.mark.parametrize("command", ["bench", "analyze"])
+@pytest.mark.parametrize("command", ["bench", "analyze", "eval"])
 def test_while_a_server_of_its_own_starts(command: str, tmp_path: Path) -> None:
     arguments = [command, "--model-path", str(bundled_model()), "--device", "cpu"]
     arguments += ["--out", str(tmp_path)]
+    if command == "eval":
+        launch = shlex.join(arguments[1:5])
+        arguments = ["eval", "--launch", launch, "--run-dir", str(tmp_path), "--tasks", "gsm8k"]
     if command == "analyze":
         (tmp_path / "prompts.txt").write_text("one\n")
         arguments += ["--prompts", str(tmp_path / "prompts.txt")]
@@ -148,6 +161,92 @@ def test_while_a_server_of_its_own_starts(command: str, tmp_path: Path) -> None:
     assert status == 130, errors
     assert errors.endswith("led-sglang: interrupted\n")
     assert "Traceback" not in errors
+    assert f"starting a server, which logs to {tmp_path / 'server.log'} ...\n" in errors
+
+
+# What `led-sglang eval` is busy with when Ctrl-C comes, and what it still says.
+WHILE_IT: dict[str, tuple[FakeEngine, str]] = {
+    "generates": (engine(delay=600), "stopped before a sample was finished"),
+    "grades": (engine(says="\\boxed{9^{9^{9^{9^9}}}}"), "stopped before a sample was finished"),
+    "runs programs": (engine(says="```python\nwhile True: pass\n```"), "led-sglang: interrupted"),
+}
+
+
+@pytest.mark.parametrize("doing", WHILE_IT)
+def test_eval_while_it(doing: str, tmp_path: Path) -> None:
+    fake, words = WHILE_IT[doing]
+    tests = {"inputs": ["1"], "outputs": ["2"], "fn_name": None}
+    item = {"id": "1", "problem": "One more.", "expected_answer": "2", "tests": tests}
+    (tmp_path / "items.jsonl").write_text(json.dumps(item) + "\n")
+    task = "livecodebench" if doing == "runs programs" else "aime24"
+
+    def begun(process: psutil.Process) -> bool:
+        if doing == "generates":
+            return fake.in_flight > 0
+        started = "solution.py" if doing == "runs programs" else "grading.worker"
+        with suppress(psutil.Error):
+            for child in process.children(recursive=True):
+                # Of a worker that only loads what it grades with, too; longer than that takes.
+                busy = sum(child.cpu_times()[:2]) > (8 if doing == "grades" else 0.2)
+                if busy and any(started in word for word in child.cmdline()):
+                    return True
+        return False
+
+    with running(fake) as url:
+        arguments = ["eval", "--base-url", url, "--run-dir", str(tmp_path / "run")]
+        arguments += ["--tasks", task, "--data", f"{task}={tmp_path / 'items.jsonl'}"]
+        arguments += ["--samplers", "regular", "--temperatures", "0.6", "--n", "1"]
+        arguments += ["--grade-timeout", "120", "--execute-code"]
+        status, errors = interrupted(arguments, begun)
+    assert status == 130, errors
+    assert errors.rstrip().splitlines()[-1].endswith(words)
+    assert "Traceback" not in errors
+
+
+# `led-sglang bench` on a server that is there already, whose first runs have known results.
+BENCH = """
+import sys
+from contextlib import contextmanager
+from led_sglang.bench import command
+from led_sglang.cli import main
+
+URL, RUNS = sys.argv.pop(1), []
+
+class Load(command.LoadGenerator):
+    def run(self, *arguments):
+        RUNS.append(arguments)
+        if len(RUNS) <= 6:  # two to warm up, and two pairs
+            return {"ttfts": [0.1], "itls": [[0.1] * 9], "output_throughput": 10.0}
+        return super().run(*arguments)
+
+@contextmanager
+def there(*_):
+    yield URL
+
+command.running_server, command.LoadGenerator = there, Load
+command.machine = lambda device: {"processor": "a processor", "copy_gb_per_s": 1.0, "versions": ""}
+sys.exit(main())
+"""
+
+
+def test_bench_in_the_middle_of_its_pairs(slow: ThreadingHTTPServer, tmp_path: Path) -> None:
+    arguments = [f"http://127.0.0.1:{slow.server_port}", "bench", "--model-path", "M"]
+    arguments += ["--batch-sizes", "1", "--repeats", "3", "--context", "8", "--output-len", "9"]
+    arguments += ["--out", str(tmp_path)]
+
+    def begun(process: psutil.Process) -> bool:
+        journal = tmp_path / "runs.jsonl"
+        lines = journal.read_text().count("\n") if journal.exists() else 0
+        # The settings, two pairs; and the generator of the third one's load.
+        return lines == 3 and len(process.children()) == 1
+
+    status, errors = interrupted(arguments, begun, ("-c", BENCH))
+    assert status == 130, errors
+    *_, kept, last = errors.splitlines()
+    assert kept == f"2 finished pairs are kept in {tmp_path}; --resume goes on"
+    assert last == "led-sglang: interrupted"
+    assert "Traceback" not in errors
+    assert "| 1 | led" in (tmp_path / "bench.md").read_text()
 
 
 def test_doctor_while_it_imports_sglang() -> None:

@@ -58,10 +58,16 @@ def test_same_tokens_as_over_http(server: Server, grpc_port: int) -> None:
 
 
 def test_bad_parameters_are_refused(server: Server, grpc_port: int) -> None:
-    bad = BODY | {"custom_params": {"led": {"candidates": 65}}}
-    try:
-        text = json.dumps(call(grpc_port, bad))
-    except grpc.RpcError as error:
-        text = str(error)
-    assert "candidates" in text
+    for extra, sentence in (
+        ({"custom_params": {"led": {"candidates": 65}}}, "candidates"),
+        ({"custom_params": "led"}, "custom_params must be an object"),
+        ({"sampler": "regular"}, "sampler at the top level is not read by gRPC"),
+        ({"extra_body": {"custom_params": {}}}, "custom_params in extra_body is not read by gRPC"),
+        ({"response_format": "json"}, "response_format must be an object"),
+    ):
+        try:
+            text = json.dumps(call(grpc_port, BODY | extra))
+        except grpc.RpcError as error:
+            text = str(error.details())
+        assert sentence in text
     assert call(grpc_port, BODY)["choices"][0]["response_token_ids"]
