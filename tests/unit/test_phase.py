@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 import time
@@ -190,6 +191,10 @@ def test_phases_around_a_tool_start(tool: list[int], stream: list[int], phases: 
         ("kimi_k2", "<|tool_calls_section_begin|>"),
         ("nemotron_3", "<tool_call>"),
         ("hunyuan", "<tool_calls>"),
+        ("mimo", "<tool_call>"),
+        ("deepseek-v3", "<tool_call>"),
+        ("minimax", "<tool_call>"),
+        ("granite_thinking_parser", "<tool_call>"),
     ],
 )
 def test_a_thought_ends_where_sglangs_streaming_parser_ends_the_reasoning(
@@ -214,6 +219,38 @@ def test_a_thought_ends_where_sglangs_streaming_parser_ends_the_reasoning(
             if thought and not detector._in_reasoning:
                 ended[token] += 1
     assert min(ended.values()) > 30
+
+
+@pytest.mark.parametrize("opened", [True, False], ids=["by-the-template", "by-the-model"])
+@pytest.mark.parametrize("pieces", [2, 3, 11])
+@pytest.mark.parametrize("parser", ["qwen3", "glm45", "nemotron_3", "mimo"])
+def test_a_tool_start_of_several_tokens_ends_it_with_its_last_one(
+    parser: str, pieces: int, opened: bool
+) -> None:
+    """A stream with both parsers on: the call's text is the tool parser's, none of it a thought."""
+    from sglang.srt.parser.reasoning_parser import ReasoningParser
+
+    tool = "<tool_call>"
+    cuts = [len(tool) * i // pieces for i in range(pieces + 1)]
+    texts = ["<think>", "</think>", "hm ", "\n", '{"name": "f"}', "</tool_call>"]
+    start = range(len(texts), len(texts) + pieces)
+    texts += [tool[a:b] for a, b in itertools.pairwise(cuts)]
+    rng = random.Random(pieces)
+    for _ in range(50):
+        detector = ReasoningParser(parser, force_reasoning=opened).detector
+        automaton = ThinkAutomaton([0], [1], tool_start=list(start))
+        state = automaton.initial[THINK if opened else BEFORE]
+        thought = [*([] if opened else [0]), *rng.choices([2, 3], k=rng.randrange(1, 5))]
+        broken_off = [*list(start)[: rng.randrange(pieces)], 3]
+        call = [*start, *rng.choices([2, 4, 5], k=4)]
+        seen = ""
+        for token in [*thought, *broken_off, *call]:
+            result = detector.parse_streaming_increment(texts[token])
+            seen += result.normal_text or ""
+            state = automaton.advance(state, [token])
+            assert (automaton.phase(state) == THINK) == detector._in_reasoning
+        assert automaton.phase(state) == RESPONSE
+        assert seen.lstrip() == "".join(texts[token] for token in call).lstrip()
 
 
 @pytest.mark.parametrize(("start", "end"), DELIMITERS)
