@@ -36,6 +36,7 @@ def launch(argv: Sequence[str]) -> None:
     from sglang.srt.plugins import load_plugins
     from sglang.srt.server_args import ServerArgs, prepare_server_args
     from sglang.srt.utils.common import kill_process_tree
+    from sglang.srt.utils.watchdog import SubprocessWatchdog
 
     load_plugins()
     _refuse_if_left_out()
@@ -53,6 +54,8 @@ def launch(argv: Sequence[str]) -> None:
                 run_server(server_args)
     finally:
         with uninterrupted():
+            # To SGLang's watchdog a process that ends is a crash: it would end this one by SIGQUIT.
+            SubprocessWatchdog._check_processes = lambda self: True  # type: ignore[method-assign]
             kill_process_tree(os.getpid(), include_parent=False)
 
 

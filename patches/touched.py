@@ -62,6 +62,8 @@ sglang.srt.server_args
 sglang.srt.utils.common
   kill_process_tree(parent_pid, include_parent, skip_pid, wait_timeout): ends the server's
       processes
+sglang.srt.utils.watchdog.SubprocessWatchdog
+  _check_processes(self): takes processes that are ended for a crash
 sglang.srt.server_args.ServerArgs
   add_cli_args(parser): adds --sampler and --led-*
   from_cli_args(args): reads them

@@ -85,7 +85,9 @@ class Launch:
         assert self.process.wait(within_s) == status, self.log.read_text()
         _, alive = psutil.wait_procs(children, timeout=5)
         assert not alive
-        assert "Traceback" not in self.log.read_text()
+        log = self.log.read_text()
+        assert "Traceback" not in log
+        assert "crashed" not in log
         socket.create_server(("127.0.0.1", self.port)).close()
 
 
