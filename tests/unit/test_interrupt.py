@@ -147,7 +147,8 @@ def test_while_a_server_of_its_own_starts(command: str, tmp_path: Path) -> None:
     arguments += ["--out", str(tmp_path)]
     if command == "eval":
         launch = shlex.join(arguments[1:5])
-        arguments = ["eval", "--launch", launch, "--run-dir", str(tmp_path), "--tasks", "gsm8k"]
+        arguments = ["eval", "--launch", launch, "--run-dir", str(tmp_path)]
+        arguments += ["--tasks", "gsm8k", "--samplers", "led"]
     if command == "analyze":
         (tmp_path / "prompts.txt").write_text("one\n")
         arguments += ["--prompts", str(tmp_path / "prompts.txt")]
@@ -165,10 +166,18 @@ def test_while_a_server_of_its_own_starts(command: str, tmp_path: Path) -> None:
 
 
 # What `led-sglang eval` is busy with when Ctrl-C comes, and what it still says.
+NONE = "stopped before a sample was finished"
+ENDLESS = "</think>```python\nwhile True: pass\n```"
 WHILE_IT: dict[str, tuple[FakeEngine, str]] = {
-    "generates": (engine(delay=600), "stopped before a sample was finished"),
-    "grades": (engine(says="\\boxed{9^{9^{9^{9^9}}}}"), "stopped before a sample was finished"),
-    "runs programs": (engine(says="```python\nwhile True: pass\n```"), "led-sglang: interrupted"),
+    "generates": (engine(delay=5), NONE),
+    "grades": (
+        engine(says="</think>\\boxed{9^{9^{9^{9^9}}}}"),
+        "stopped before a sample was finished",
+    ),
+    "runs programs": (
+        engine(says="</think>```python\nwhile True: pass\n```"),
+        "led-sglang: interrupted",
+    ),
 }
 
 
@@ -187,7 +196,7 @@ def test_eval_while_it(doing: str, tmp_path: Path) -> None:
         with suppress(psutil.Error):
             for child in process.children(recursive=True):
                 # Of a worker that only loads what it grades with, too; longer than that takes.
-                busy = sum(child.cpu_times()[:2]) > (8 if doing == "grades" else 0.2)
+                busy = sum(child.cpu_times()[:2]) > (5 if doing == "grades" else 0.2)
                 if busy and any(started in word for word in child.cmdline()):
                     return True
         return False
