@@ -200,8 +200,14 @@ def _wait_until_ready(process: Process, port: int, log: Path) -> None:
     raise RuntimeError(f"server not ready after {START_TIMEOUT_S} s:\n{tail(log)}")
 
 
-def assert_progress(errors: str, log: Path) -> None:
-    """What a command prints while a server of its own starts: where its log is, and the time."""
+def assert_progress(errors: str, log: Path, within: Path = Path()) -> None:
+    """What a command prints while a server of its own starts: where its log is, and the time.
+
+    Args:
+        errors: what it printed on standard error.
+        log: the file, as it was named.
+        within: the folder in which the command ran.
+    """
     waiting = f"starting a server, which logs to {log} ..."
     first, *later = [line for line in errors.splitlines() if line.startswith(waiting)]
     assert first == waiting
@@ -209,7 +215,7 @@ def assert_progress(errors: str, log: Path) -> None:
     # A line every ten seconds; an interpreter that imports SGLang takes longer.
     assert seconds == sorted(set(seconds))
     assert seconds[0] >= 10
-    assert "ready after" in log.read_text()
+    assert "ready after" in (within / log).read_text()
 
 
 def assert_led_metrics_join(

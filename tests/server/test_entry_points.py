@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 from harness import Server, serve
 
-pytestmark = pytest.mark.served_models("tied", "trained")
-
 SGLANG = str(Path(sys.executable).with_name("sglang"))
 SAMPLING = {"temperature": 0, "max_new_tokens": 16, "ignore_eos": True}
 

@@ -6,6 +6,7 @@ the port, the names that stand for the reader's own (MODEL, URL), and sizes that
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -13,17 +14,23 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from harness import Server, _wait_until_ready, kill, serve
+from harness import Server, _wait_until_ready, assert_progress, kill, serve
 from pages import PAGES, ROOT, Snippet, snippets
 
+from led_sglang.analysis import LayerAnalysis
+from led_sglang.analysis.forward import load_model
 from led_sglang.common.server_process import free_port
 from led_sglang.evaluation.grid import make_grid, read_grid
 from led_sglang.evaluation.tasks import load_task
 from led_sglang.models.bundled import bundled_model
 
 BIN = Path(sys.executable).parent
+# What the last command printed on standard error.
+ERRORS = "errors.txt"
 FOUND = [snippet for page in PAGES for snippet in snippets(page)]
 
 _INSTALLS = "installs into the environment: tests/unit/test_package.py installs the wheel"
@@ -64,9 +71,10 @@ EXCUSED = {
 # Sizes: what is appended, because the page's own take minutes or hours on a CPU.
 SMALLER = {
     "led-sglang analyze --model-path MODEL --tasks gsm8k --out report": "--limit 2 "
-    "--max-new-tokens 64",
-    "led-sglang bench --model-path MODEL --batch-sizes 1,8,64 --out bench": "--batch-sizes 1,2 "
-    "--context 32 --output-len 16 --repeats 1",
+    "--max-new-tokens 64 --temperature 0.8 --device cpu -- --sleep-on-idle --dtype float32",
+    "led-sglang bench --model-path MODEL --batch-sizes 1,8,64 --out bench": "--device cpu "
+    "--batch-sizes 2,3 --explore-rate 0.5,0 --context 16 --output-len 64 --repeats 1 --profile "
+    "-- --max-total-tokens 1024",
     "led-sglang eval --base-url http://localhost:30000 --config quick "
     "--run-dir runs/quick": "--tasks gsm8k --limit 2 --n 1",
     "led-sglang eval --base-url URL --tasks math500,gsm8k --samplers regular,led "
@@ -162,6 +170,7 @@ def run(command: list[str], place: Path, server: Server) -> str:
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     assert "Traceback" not in done.stderr, done.stderr
+    (place / ERRORS).write_text(done.stderr)
     return done.stdout
 
 
@@ -200,6 +209,50 @@ def check_files(*names: str) -> Callable[[str, Path], None]:
     return check
 
 
+def check_bench(printed: str, place: Path) -> None:
+    """Tiny, so its times mean nothing."""
+    out, depth = place / "bench", 8
+    assert_progress((place / ERRORS).read_text(), Path("bench/server.log"), within=place)
+    rows = {(r["batch_size"], r["arm"]): r for r in read_json(out / "bench.json")["rows"]}
+    assert set(rows) == {(size, f"led, rate {rate}") for size in (2, 3) for rate in ("0.5", "0")}
+    for (size, arm), row in rows.items():
+        assert row["ratio"] > 0
+        assert row["peak_memory_mb"] > 0
+        # Work grows with exploring rows, not with the batch.
+        explorers, projected = row["explorers_per_step"], row["projected_rows_per_step"]
+        assert projected == pytest.approx(explorers * (depth - 1))
+        assert (0 < explorers < size) == (arm == "led, rate 0.5")
+    text = (out / "bench.md").read_text()
+    assert "## Profile, batch 3" in text
+    assert "methods/led/sampler.py" in text.split("### led, rate 0.5")[1]
+    assert "methods/led/sampler.py" not in text.split("### led, rate 0.5")[0]
+    assert (out / "bench.png").stat().st_size > 10_000
+    assert len((out / "runs.jsonl").read_text().splitlines()) == 1 + len(rows)
+
+
+def check_analysis(printed: str, place: Path) -> None:
+    """The numbers are those of the server's answers, read by the model once more."""
+    out = place / "report"
+    assert "recommended depth" in printed
+    assert "analysing: 100%" in (place / ERRORS).read_text()
+    answers = [json.loads(line) for line in (out / "tokens.jsonl").read_text().splitlines()]
+    assert len(answers) == 2
+    model = load_model(str(bundled_model()), "cpu", "auto", trust_remote_code=False)
+    analysis = LayerAnalysis(model, temperature=0.8)
+    for answer in answers:
+        analysis.add(answer["prompt_ids"], answer["output_ids"])
+    with (out / "layers.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    entropies = [float(row["entropy"]) for row in rows if row["final_norm"] == "False"]
+    np.testing.assert_allclose(entropies, analysis.table().entropy[0], rtol=1e-6)
+    assert read_json(out / "summary.json")["tokens"] == analysis.table().tokens > 20
+    assert (out / "entropy.png").stat().st_size > 0
+
+
+def read_json(file: Path) -> Any:
+    return json.loads(file.read_text())
+
+
 # Beside a status of 0: what a reader looks at, by how the snippet begins.
 CHECKS = {
     "curl localhost:30000/v1/chat/completions": check_curl,
@@ -209,9 +262,9 @@ CHECKS = {
     'led-sglang trace --prompt "Is 91': check_page("compare.html"),
     "from led_sglang.trace import ServerClient": check_page("trace.html"),
     "import requests": check_page("answer.html"),
-    "led-sglang analyze --model-path MODEL": check_files("report/layers.csv", "report/entropy.png"),
+    "led-sglang analyze --model-path MODEL": check_analysis,
     "led-sglang analyze --base-url": check_files("report/coverage.png", "report/summary.json"),
-    "led-sglang bench --model-path MODEL": check_files("bench/bench.md", "bench/bench.png"),
+    "led-sglang bench --model-path MODEL --batch-sizes": check_bench,
     "led-sglang eval --base-url http": check_files("runs/quick/report.html"),
     "led-sglang eval --base-url URL": check_files("runs/part/report.md"),
     "python -c 'import json": check_files("data/gsm8k/test.jsonl"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from led_sglang.analysis.command import _parser, _prompts
 from led_sglang.analysis.forward import AnalysisError
 from led_sglang.analysis.prompts import read_prompts
 from led_sglang.analysis.report import FIGURES, write_report
@@ -85,3 +86,16 @@ def test_a_server_that_ends_shows_its_last_words(tmp_path: Path) -> None:
         running_server(["--port", "1", "--port", "x"], tmp_path / "log.txt"),
     ):
         pass
+
+
+def test_tasks_give_their_prompts() -> None:
+    flags = ["--base-url", "http://x", "--out", "x", "--tasks", "gsm8k,math500", "--limit", "3"]
+    prompts = _prompts(_parser().parse_args(flags))
+    assert len(prompts) == 6
+    assert all("\\boxed{}" in prompt for prompt in prompts)
+
+
+def test_unknown_task_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--base-url", "http://x", "--out", str(tmp_path), "--tasks", "gsm9k"]
+    assert main(["analyze", *flags]) == 2
+    assert "gsm9k" in capsys.readouterr().err

@@ -303,6 +303,14 @@ def test_a_batch_beyond_the_pool_is_left_out(tmp_path: Path) -> None:
     assert "more than the 100 requests" in str(FakeServer().too_large(101, 1))
 
 
+@pytest.mark.parametrize(("refused", "status"), [([], 0), (["batch size 200 does not fit"], 2)])
+def test_what_was_left_out_shows_in_the_status(
+    refused: list[str], status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("led_sglang.bench.command._run", lambda *_: refused)
+    assert main(["bench", "--model-path", "M"]) == status
+
+
 def test_the_report_holds_every_number(tmp_path: Path) -> None:
     plan = plan_of()
     rows = [
