@@ -23,6 +23,12 @@ _RECORDS_WITHOUT_GPU = {
     "sglang.kernels.jit.utils.arch": ("Cannot detect CUDA architecture.",),
     "sglang.srt.arg_groups.overrides": ("The current platform does not support Intel AMX",),
     "sglang.srt.distributed.bootstrap": ("init_cpu_threads_env and shared memory based AllReduce",),
+    # Where there are several ranks.
+    "sglang.srt.distributed.parallel_state": ("Setup Custom allreduce failed with",),
+    "sglang.srt.distributed.device_communicators.triton_symm_mem_ag": (
+        "multimem all-gather disabled (Found no NVIDIA driver",
+    ),
+    "torch.utils.cpp_extension": ("No CUDA runtime is found",),
     # Models that need a GPU's kernels to be imported.
     "sglang.srt.models.registry": tuple(
         f"Ignore import error when loading sglang.srt.models.{name}:"
