@@ -35,7 +35,8 @@ def write_samples(folder: Path, samples: int, characters: int) -> int:
     tasks = {task: {"kind": "math", "items": items, "prompts": "x"} for task in TASKS}
     settings = {"model": "synthetic", "server": {}, "grid": asdict(grid), "tasks": tasks}
     (folder / "run.json").write_text(json.dumps(settings))
-    (folder / "sessions.jsonl").write_text('{"concurrency": 64}\n')
+    session = {"started": "2026-01-01T00:00:00+00:00", "concurrency": 64}
+    (folder / "sessions.jsonl").write_text(json.dumps(session) + "\n")
     for task in TASKS:
         for sampler in SAMPLERS:
             for temperature in TEMPERATURES:
@@ -66,6 +67,7 @@ def _record(
         "explored_tokens": tokens // 5,
         "depth_histogram": {str(d): tokens // 40 for d in range(1, 9)},
         "mean_p1": 0.9,
+        "first_explored": generator.randrange(20),
     }
     return {
         "id": f"{task}-{item}",
@@ -87,6 +89,8 @@ def _record(
         "temperature": temperature,
         "sample": sample,
         "seed": sample,
+        "request": {"messages": [{"role": "user", "content": "What is 0 + 1?"}]},
+        "finished": 1767225600 + generator.random() * 3600,
     }
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from led_sglang.common.provenance import command_line, processor
 from led_sglang.methods.registry import METHODS
 from led_sglang.methods.reporting import Record, RequestNotes
 from led_sglang.patches.batch_state import notes_of
@@ -78,6 +82,19 @@ def _show_in_meta_info(
                 meta_info[key] = reports[-1]
 
 
+def _machine(scheduler: Any) -> dict[str, Any]:
+    """What a report says of the server: how it was started, and on what.
+
+    Multiprocessing gives a scheduler the arguments of the process that was launched.
+    """
+    device = torch.device(scheduler.tp_worker.model_runner.device)
+    on_gpu = device.type == "cuda"
+    return {
+        "command": command_line([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "hardware": torch.cuda.get_device_name(device) if on_gpu else processor(),
+    }
+
+
 @hook(
     "managers.scheduler_components.internal_state.SchedulerInternalStateController."
     "get_internal_state",
@@ -104,6 +121,7 @@ def _show_in_server_info(result: Any, self: Any, recv_req: Any) -> None:
                 "tool_start": settings.tool_start,
                 "boundary_ids": list(settings.boundary_ids),
             },
+            "machine": _machine(self.scheduler),
             "kernels": step.name if step.reason is None else f"{step.name}: {step.reason}",
             "totals": _counters.report(step.projected_rows()),
             "reads_soft_inputs": sampler.soft_inputs is not None,

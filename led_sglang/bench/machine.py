@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import psutil
 
+from led_sglang.common.provenance import processor
 from led_sglang.common.versions import versions
 
 _COPY_BYTES = 2**28
@@ -39,20 +37,12 @@ def machine(device: str | None) -> dict[str, Any]:
     if done.returncode == 0:
         ceilings = json.loads(done.stdout.splitlines()[-1])
     return {
-        "processor": f"{os.cpu_count()}-core {platform.machine()} CPU ({_processor()})",
+        "processor": processor(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30),
         "versions": versions(),
         "date": time.strftime("%Y-%m-%d"),
         **ceilings,
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "unknown")
 
 
 def ceilings(device: str) -> dict[str, Any]:

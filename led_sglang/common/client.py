@@ -79,6 +79,10 @@ class ServerClient:
         body = {"input_ids": list(input_ids), "sampling_params": dict(sampling)}
         return self._ask("POST", "/generate", body)
 
+    def chat(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The whole answer of `/v1/chat/completions` to a request."""
+        return self._ask("POST", "/v1/chat/completions", dict(body))
+
     def _led(self, part: str) -> dict[str, Any] | None:
         return (address.first_state(self.server_info()).get("led") or {}).get(part)
 

@@ -11,6 +11,7 @@ from typing import Any
 from led_sglang.common.address import server_url
 from led_sglang.common.extras import require
 from led_sglang.common.flags import Parser, above_zero, whole_number
+from led_sglang.common.provenance import command_line
 from led_sglang.common.terminal import finish
 from led_sglang.evaluation import EvaluationError
 from led_sglang.evaluation.grid import SCOPES, SHIPPED, Grid, make_grid, read_grid
@@ -21,6 +22,7 @@ examples:
   led-sglang eval --launch "--model-path Qwen/Qwen3-8B" --config paper --run-dir runs/paper
   led-sglang eval ... --run-dir runs/paper --resume      continue after a crash or Ctrl-C
   led-sglang eval --compare runs/a runs/b                paired difference of two runs
+  led-sglang eval --run-dir runs/paper --export          its tables as CSV and LaTeX
 """
 # What the extra brings, by the name it is imported under.
 _MODULES = ("aiohttp", "math_verify", "matplotlib", "tqdm")
@@ -33,10 +35,10 @@ def evaluate(argv: Sequence[str]) -> int:
         The exit status: 0; 2 when generation failed or something is wrong with what was given; 130
         after Ctrl-C and 143 after SIGTERM, with a report on what is there.
     """
-    return finish(lambda: _evaluate(_parser().parse_args(argv)))
+    return finish(lambda: _evaluate(argv, _parser().parse_args(argv)))
 
 
-def _evaluate(arguments: argparse.Namespace) -> int:
+def _evaluate(argv: Sequence[str], arguments: argparse.Namespace) -> int:
     require("eval", *_MODULES)
     if arguments.compare:
         from led_sglang.evaluation.report.compare import compare
@@ -47,12 +49,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.run_dir is None:
         raise EvaluationError("--run-dir is missing: name the folder of the run")
-    if arguments.report:
+    if arguments.report or arguments.export:
+        from led_sglang.evaluation.report.export import export
         from led_sglang.evaluation.report.write import write_report
         from led_sglang.evaluation.store import RunStore
 
-        write_report(RunStore(arguments.run_dir))
+        metrics = write_report(RunStore(arguments.run_dir))
         print(arguments.run_dir / "report.html")
+        for path in export(metrics, arguments.run_dir / "tables") if arguments.export else ():
+            print(path)
         return 0
     from led_sglang.evaluation.session import Options, run
 
@@ -77,6 +82,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         execute_code=arguments.execute_code,
         grade_workers=arguments.grade_workers,
         adapt="max_tokens" not in given and not (own_grid and "max_tokens" in keys),
+        command=command_line(["led-sglang", "eval", *argv]),
     )
     return run(grid, options, base_url=base_url, launch=arguments.launch)
 
@@ -154,6 +160,9 @@ def _parser() -> argparse.ArgumentParser:
     output.add_argument("--run-dir", type=Path, metavar="DIR", help="folder of the run")
     output.add_argument("--resume", action="store_true", help="continue the run in --run-dir")
     output.add_argument("--report", action="store_true", help="only write the report again")
+    output.add_argument(
+        "--export", action="store_true", help="write the tables as CSV and LaTeX, too"
+    )
     output.add_argument(
         "--compare", nargs=2, type=Path, metavar=("DIR_A", "DIR_B"), help="two finished runs"
     )

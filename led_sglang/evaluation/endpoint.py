@@ -16,20 +16,15 @@ from typing import Any
 
 import aiohttp
 
-from led_sglang.common.address import first_state, server_info, unreachable
+from led_sglang.common.address import server_info, unreachable
 from led_sglang.evaluation import EvaluationError
+from led_sglang.evaluation.server import described
 
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 _LONGEST_WAIT_S = 60.0
 _NO_ANSWER = (aiohttp.ClientError, TimeoutError, ConnectionError)
 # A busy scheduler may take its time.
 _FIRST_CONTACT = aiohttp.ClientTimeout(total=60, sock_connect=10)
-# What of /server_info decides the numbers.
-_SERVER_KEYS = (
-    *("version", "model_path", "revision", "dtype", "quantization", "kv_cache_dtype", "tp_size"),
-    *("dp_size", "context_length", "attention_backend", "sampling_backend"),
-    *("enable_deterministic_inference", "reasoning_parser", "chat_template"),
-)
 
 
 @dataclass(frozen=True)
@@ -110,7 +105,7 @@ class Endpoint:
         return wanted or names[0], next((c for c in contexts if c is not None), None)
 
     async def server_info(self) -> dict[str, Any]:
-        """What identifies the server; `led` holds LED's settings, None where it has none.
+        """The server as `server.described` shows it.
 
         The first request of a run: an address where nobody answers is not asked again.
 
@@ -126,9 +121,7 @@ class Endpoint:
             answer = await self.request("GET", "/server_info")
         else:
             answer = server_info(self.url, status, text)
-        led = first_state(answer).get("led")
-        info = {key: answer.get(key) for key in _SERVER_KEYS}
-        return {**info, "led": led["settings"] if led else None}
+        return described(answer)
 
     async def complete(self, body: Mapping[str, Any]) -> Completion:
         """One chat completion; an EvaluationError as in `request`."""

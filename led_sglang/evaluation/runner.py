@@ -104,12 +104,13 @@ async def generate(
 
     async def work() -> None:
         for job in jobs:  # shared by all workers
-            completion = await endpoint.complete(plan.body(job))
+            body = plan.body(job)
+            completion = await endpoint.complete(body)
             verdict = await grade_completion(
                 job.task, job.item, completion, plan.delimiters, plan.grid.scope, pool.grade
             )
             thought = await _count_thinking(tokenizer, completion, verdict.parts)
-            record = make_record(job, completion, verdict, thought)
+            record = make_record(job, body, completion, verdict, thought)
             store.append_sample(job.key, record)
             on_sample(record)
 

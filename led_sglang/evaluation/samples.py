@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,11 +86,16 @@ async def grade_completion(
 
 
 def make_record(
-    job: Job, completion: Completion, verdict: Verdict, thinking_tokens: int | None
+    job: Job,
+    request: Mapping[str, Any],
+    completion: Completion,
+    verdict: Verdict,
+    thinking_tokens: int | None,
 ) -> dict[str, Any]:
     """The line that is stored of a sample.
 
     Args:
+        request: its body, as it was sent.
         thinking_tokens: number of tokens of its thinking, None where it is not known.
     """
     grade = verdict.grade
@@ -115,6 +121,8 @@ def make_record(
         "temperature": job.key.temperature,
         "sample": job.key.sample,
         "seed": job.seed,
+        "request": dict(request),
+        "finished": round(time.time(), 3),
     }
 
 

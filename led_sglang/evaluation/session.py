@@ -14,20 +14,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from led_sglang._version import __version__
 from led_sglang.common.paths import writable_folder
+from led_sglang.common.provenance import commit, processor
 from led_sglang.common.server_process import running_server
 from led_sglang.common.terminal import CommandError
+from led_sglang.common.versions import versions
 from led_sglang.evaluation import EvaluationError, code_verdicts
 from led_sglang.evaluation.context import fitting
 from led_sglang.evaluation.endpoint import Endpoint
 from led_sglang.evaluation.grading.code_execution import SECONDS_PER_TEST
 from led_sglang.evaluation.grading.pool import GradingPool
+from led_sglang.evaluation.grading.version import grader_version
 from led_sglang.evaluation.grid import Grid
 from led_sglang.evaluation.progress import Progress
 from led_sglang.evaluation.report.tables import answers, markdown
 from led_sglang.evaluation.report.write import write_report
 from led_sglang.evaluation.runner import SamplePlan, generate
+from led_sglang.evaluation.server import fingerprint
 from led_sglang.evaluation.store import RunStore
 from led_sglang.evaluation.tasks import Task, load_task
 from led_sglang.evaluation.tokenizer import ServerTokenizer
@@ -39,6 +42,7 @@ class Options:
 
     Attributes:
         timeout: seconds of one try of a request.
+        command: that was typed, for the report.
         adapt: lower `max_tokens` to the server's context, as nobody has asked for it.
         data: JSONL files that replace the items of tasks, by task.
     """
@@ -53,6 +57,7 @@ class Options:
     execute_code: bool
     grade_workers: int
     adapt: bool
+    command: str
 
 
 class _Stopped(Exception):
@@ -174,7 +179,12 @@ async def _generate_at(
         {
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "concurrency": options.concurrency,
-            "led_sglang": __version__,
+            "command": options.command,
+            "versions": versions(),
+            "commit": commit(),
+            "grader": grader_version(),
+            "client": processor(),
+            "server": server["machine"],
         }
     )
     done, correct, graded = set(), 0, 0
@@ -209,16 +219,10 @@ def _check_samplers(grid: Grid, led: Mapping[str, Any] | None, url: str) -> None
 
 
 def _settings(plan: SamplePlan, server: Mapping[str, Any]) -> dict[str, Any]:
-    """The fingerprint: whatever changes the numbers.
-
-    What else a server offers does not: the run may go on where another sampler was enabled.
-    """
-    led = server["led"]
-    if led is not None:
-        led = {k: v for k, v in led.items() if k not in ("enabled", "captured_layers")}
+    """The fingerprint: whatever changes the numbers."""
     return {
         "model": plan.model,
-        "server": {**server, "led": led},
+        "server": fingerprint(server),
         "delimiters": asdict(plan.delimiters),
         "grid": asdict(plan.grid),
         "tasks": {task.name: task.fingerprint() for task in plan.tasks},

@@ -124,10 +124,9 @@ class RunStore:
         settings["grid"].setdefault("seed_per_sample", True)
         return settings
 
-    def concurrencies(self) -> list[int]:
-        """The numbers of simultaneous requests the run was made with."""
-        lines = self.journal("sessions.jsonl").lines()
-        return sorted({line.record["concurrency"] for line in lines})
+    def sessions(self) -> list[dict[str, Any]]:
+        """The starts of the run, with what may change from one to the next."""
+        return [line.record for line in self.journal("sessions.jsonl").lines()]
 
     def journal(self, name: str | Path) -> LineJournal:
         """A file of finished lines in the run's folder."""

@@ -37,32 +37,69 @@ def run_trace(
         ServerError: no answer, a refused request, or a server without the plugin.
         TraceError: the answer holds no trace.
     """
+    server = served_settings(client)
+    custom: dict[str, Any] = {"sampler": sampler}
+    if sampler == "led":
+        custom["led"] = {**(led or {}), "trace": True}
+    response = client.generate(
+        client.chat_tokens(prompt), {**(sampling or {}), "custom_params": custom}
+    )
+    if sampler == "led":
+        ids = [entry["token_id"] for entry in trace_entries(response)]
+    else:
+        ids = list(response["output_ids"])
+    return trace_of(
+        *(client, server, response, ids),
+        sampler=sampler,
+        prompt=prompt,
+        led=led or {},
+        asked=sampling or {},
+    )
+
+
+def served_settings(client: ServerClient) -> dict[str, Any]:
+    """LED's settings on the server; a ServerError where it runs without led-sglang."""
     server = client.led_settings()
     if server is None:
         raise ServerError(
             f"the server at {client.base_url} runs without led-sglang: start it with "
             "`led-sglang serve`"
         )
-    custom: dict[str, Any] = {"sampler": sampler}
-    if sampler == "led":
-        custom["led"] = {**(led or {}), "trace": True}
-    prompt_ids = client.chat_tokens(prompt)
-    response = client.generate(prompt_ids, {**(sampling or {}), "custom_params": custom})
-    if sampler == "led":
-        entries = trace_entries(response)
-        ids = [entry["token_id"] for entry in entries]
-    else:
-        entries, ids = [], list(response["output_ids"])
+    return server
+
+
+def trace_of(
+    client: ServerClient,
+    server: Mapping[str, Any],
+    response: Mapping[str, Any],
+    ids: Sequence[int],
+    *,
+    sampler: str,
+    prompt: str,
+    led: Mapping[str, Any],
+    asked: Mapping[str, Any],
+) -> Trace:
+    """An answer's trace, with the texts of its tokens.
+
+    Args:
+        server: LED's settings there.
+        response: of `/generate` or `/v1/chat/completions`; with sampler `led`, its trace in it.
+        ids: of the generated tokens.
+        prompt: one user turn.
+        led: keys of `custom_params.led`.
+        asked: what else the request said, for display.
+    """
+    entries = trace_entries(response) if sampler == "led" else []
     candidates = {i for entry in entries for i in entry.get("candidate_ids", ())}
     texts = _token_texts(client, candidates.union(ids))
     pieces = _joined_characters(client, ids, texts)
-    model, asked = client.model_path(), dict(sampling or {})
+    model = client.model_path()
     if sampler != "led":
-        phases = _phases(client, server, prompt_ids, ids)
+        phases = _phases(client, server, client.chat_tokens(prompt), ids)
         found = enumerate(zip(ids, pieces, phases, strict=True))
         tokens = tuple(Token(i, token, piece, phase, None) for i, (token, piece, phase) in found)
-        return Trace(tokens, sampler, False, prompt, model, TraceSettings(), texts, asked)
-    settings = trace_settings(server, led or {})
+        return Trace(tokens, sampler, False, prompt, model, TraceSettings(), texts, dict(asked))
+    settings = trace_settings(server, led)
     return Trace.from_response(
         response,
         prompt=prompt,
@@ -76,7 +113,7 @@ def run_trace(
             "candidates": server["candidates"],
             "layers": "release" if settings.release_layers else "paper",
             "gate": settings.gate,
-            **(led or {}),
+            **led,
             **asked,
         },
     )

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from led_sglang.common.client import ServerClient, ServerError
+from led_sglang.common.extras import require
 from led_sglang.common.flags import Parser
 from led_sglang.common.paths import writable_file
+from led_sglang.common.terminal import FAILED
 from led_sglang.common.threads import start
 from led_sglang.common.waiting import Waiting
 from led_sglang.trace.ask import run_trace
@@ -23,6 +25,7 @@ from led_sglang.trace.records import Trace, first_divergence
 # A server that is too busy to count is not asked for long.
 _COUNT_TIMEOUT_S = 3.0
 _LOOK_EVERY_S = 0.5
+_TEMPERATURE, _MAX_NEW_TOKENS = 0.6, 1024
 
 
 def trace(argv: Sequence[str]) -> int:
@@ -31,10 +34,16 @@ def trace(argv: Sequence[str]) -> int:
     Raises:
         CommandError: the server or its answer is not fit for a trace, or the page has no place.
     """
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.from_run is not None:
+        return _trace_from_run(parser, arguments)
+    if arguments.sample is not None or arguments.sampler is not None:
+        parser.error("--sample and --sampler go with --from-run; --compare names other samplers")
+    temperature = arguments.temperature
     sampling: dict[str, Any] = {
-        "temperature": arguments.temperature,
-        "max_new_tokens": arguments.max_new_tokens,
+        "temperature": _TEMPERATURE if temperature is None else temperature,
+        "max_new_tokens": arguments.max_new_tokens or _MAX_NEW_TOKENS,
         "top_p": arguments.top_p,
         "sampling_seed": arguments.seed,
     }
@@ -42,14 +51,14 @@ def trace(argv: Sequence[str]) -> int:
     client = ServerClient(arguments.base_url)
     writable_file(arguments.out, "--out")  # before minutes of generation
     traces = []
-    for sampler in arguments.compare:
+    for sampler in arguments.compare or ("led",):
         ask = partial(
             run_trace,
             client,
             arguments.prompt,
             sampler=sampler,
             sampling=sampling,
-            led=arguments.led,
+            led=arguments.led or {},
         )
         run = generated(ask, client, sampler)
         print(f"{sampler}: {summary(run)}", file=sys.stderr, flush=True)
@@ -60,6 +69,45 @@ def trace(argv: Sequence[str]) -> int:
         print("the two runs are the same" if split is None else f"first difference: token {split}")
     print(path)
     return 0
+
+
+def _trace_from_run(parser: Parser, arguments: argparse.Namespace) -> int:
+    """The trace of a recorded sample; 2 where the server does not repeat it."""
+    require("eval", "math_verify", "yaml")
+    from led_sglang.trace.from_run import ask_again, check_server, find_sample
+
+    if arguments.sample is None:
+        parser.error("--from-run needs --sample TASK/ID/SAMPLE")
+    for name in ("compare", "led", "seed", "top_p", "max_new_tokens"):
+        if getattr(arguments, name) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            parser.error(f"{flag} cannot be given with --from-run: the sample has its own")
+    sample = find_sample(
+        arguments.from_run, arguments.sample, arguments.sampler, arguments.temperature
+    )
+    client = ServerClient(arguments.base_url)
+    check_server(sample, client)
+    writable_file(arguments.out, "--out")
+    differs: list[int | None] = []
+
+    def ask() -> Trace:
+        run, place = ask_again(sample, client)
+        differs.append(place)
+        return run
+
+    run = generated(ask, client, sample.key.sampler)
+    print(f"{sample.key.sampler}: {summary(run)}", file=sys.stderr, flush=True)
+    print(write_page([run], arguments.out))
+    if differs == [None]:
+        print("the tokens are those of the recorded sample", file=sys.stderr)
+        return 0
+    print(
+        f"led-sglang: the answer is not the recorded one from character {differs[0]} on, and the "
+        "page shows the new one: other batches change the last bits of the logits, and samplers "
+        "other than LED use the seed only with --enable-deterministic-inference",
+        file=sys.stderr,
+    )
+    return FAILED
 
 
 def generated(ask: Callable[[], Trace], client: ServerClient, sampler: str) -> Trace:
@@ -107,23 +155,30 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--base-url", default="http://127.0.0.1:30000", help="of a running server")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", help="one user turn")
+    what.add_argument("--from-run", type=Path, metavar="DIR", help="a run of `led-sglang eval`")
     what.add_argument("--prompt-file", dest="prompt", type=_text, help="the same, read from a file")
     parser.add_argument(
         "--compare",
         type=_samplers,
-        default="led",
         metavar="A,B",
-        help="two samplers side by side, such as regular,led",
+        help="one sampler or two side by side, such as regular,led (default: led)",
     )
+    parser.add_argument("--sample", metavar="TASK/ID/SAMPLE", help="of --from-run")
+    parser.add_argument("--sampler", metavar="LABEL", help="of --from-run (default: led)")
     parser.add_argument("--out", type=Path, default=Path("trace.html"), help="the page")
-    parser.add_argument("--temperature", type=float, default=0.6, help="of the sampling")
+    parser.add_argument(
+        "--temperature", type=float, help=f"of the sampling (default: {_TEMPERATURE})"
+    )
     parser.add_argument("--top-p", type=float, help="of samplers other than led")
     parser.add_argument("--seed", type=int, help="of led; others use it only if the server does")
-    parser.add_argument("--max-new-tokens", type=int, default=1024, help="of each answer, at most")
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        help=f"of each answer, at most (default: {_MAX_NEW_TOKENS})",
+    )
     parser.add_argument(
         "--led",
         type=_object,
-        default="{}",
         metavar="JSON",
         help="keys of custom_params.led, such as '{\"depth\": 4}'",
     )

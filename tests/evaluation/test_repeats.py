@@ -74,7 +74,7 @@ def results_of(
         cells["gsm8k", sampler, 0.6] = items
     grid = make_grid({"tasks": ["gsm8k"], "samplers": samplers or list(reports), "n": SAMPLES}, "x")
     settings = {"tasks": {"gsm8k": {"items": ITEMS, "kind": "math"}}}
-    return Results(grid=grid, settings=settings, cells=cells, concurrency=[1])
+    return Results(grid=grid, settings=settings, cells=cells)
 
 
 LED, REGULAR = ("gsm8k", "led", 0.6), ("gsm8k", "regular", 0.6)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import csv
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -16,9 +18,10 @@ import pytest
 from browser import chromium
 from eval_harness import TASKS, engine, led_eval, running, small_grid
 from matplotlib import pyplot as plt
+from pylatexenc.latexwalker import LatexEnvironmentNode, LatexWalker
 from selenium.webdriver import Chrome
 
-PLOTS = ["pass_at_n", "paired", "alpha", "length", "exploration"]
+PLOTS = ["pass_at_n", "cover", "paired", "alpha", "length", "exploration"]
 SAMPLES = 320
 
 
@@ -63,6 +66,99 @@ def test_browser_shows_every_plot_without_a_console_line(browser: Chrome, run_di
         assert (run_dir / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     # A laptop's window needs no sideways scrolling.
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 1366
+
+
+def test_a_phone_scrolls_no_page_sideways(browser: Chrome, run_dir: Path) -> None:
+    pages = [run_dir / "report.html", next(run_dir.glob("pages/*/*.html"))]
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    try:
+        for page in pages:
+            browser.get(page.as_uri())
+            browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = 1)")
+            assert browser.execute_script("return document.documentElement.scrollWidth") == 390
+            assert browser.get_log("browser") == []
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_problem_page_puts_the_samplers_side_by_side(browser: Chrome, run_dir: Path) -> None:
+    browser.get(next(run_dir.glob("pages/gsm8k/*.html")).as_uri())
+    script = """
+        return [...document.querySelectorAll('.columns')].map(row => [...row.children].map(
+            column => [column.querySelector('h3').firstChild.textContent.trim(),
+                       column.getBoundingClientRect().left]))"""
+    for row in browser.execute_script(script):
+        assert [name for name, _ in row] == ["regular", "led"]
+        assert row[0][1] < row[1][1]
+    samples = browser.execute_script(
+        "return [...document.querySelectorAll('section.sample')].map(s => [s.className,"
+        " getComputedStyle(s).borderLeftColor,"
+        " s.querySelector('details:last-child pre').textContent])"
+    )
+    colours = {colour for kind, colour, _ in samples if kind == "sample correct"}
+    others = {colour for kind, colour, _ in samples if kind == "sample wrong"}
+    assert len(colours) == 1
+    assert not colours & others
+    command = samples[0][2]
+    assert command.startswith(f"led-sglang trace --from-run {run_dir} --sample gsm8k/")
+    assert "--sampler regular --temperature 0.1" in command
+
+
+def test_header_says_where_the_numbers_come_from(run_dir: Path) -> None:
+    facts = json.loads((run_dir / "metrics.json").read_text())["facts"]
+    text, page = ((run_dir / name).read_text() for name in ("report.md", "report.html"))
+    assert re.match(r"# model\n", text)  # not fake/model
+    assert "<h1>model</h1>" in page
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", facts["date"])
+    assert re.fullmatch(r"\d+ s of generation, [\d,]+ tokens/s", facts["duration"])
+    assert facts["samplers"] == "regular (baseline), led"
+    assert facts["command"].startswith("led-sglang eval --base-url http")
+    assert all(name in facts["versions"] for name in ("led-sglang", "sglang", "torch"))
+    assert "math-verify" in facts["grader"]
+    assert {"client", "model", "server", "sampling", "concurrency"} <= facts.keys()
+    for name, value in facts.items():
+        assert f"- {name}: {value}" in text
+
+
+def test_export_holds_the_numbers_of_the_json(run_dir: Path) -> None:
+    done = led_eval("--run-dir", run_dir, "--export")
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    tables = {}
+    for name in ("accuracy", "differences"):
+        with (run_dir / "tables" / f"{name}.csv").open() as lines:
+            tables[name] = list(csv.DictReader(lines))
+    for row, entry in zip(tables["differences"], metrics["paired"], strict=True):
+        assert {key: str(value) for key, value in entry.items()} == row
+    found = {}
+    for row in tables["accuracy"]:
+        found[row["task"], row["sampler"], row["temperature"], row["metric"]] = [
+            float(row[key]) for key in ("value", "low", "high")
+        ]
+    for task, cells in [*metrics["tasks"].items(), ("average", metrics["average"])]:
+        for sampler, temperature in itertools.product(("regular", "led"), ("0.1", "0.6")):
+            for name in ("pass@1[avg-of-4]", "bayes@4", "pass@4"):
+                entry = cells[sampler][temperature][name]
+                numbers = [entry["symbolic_correct"], *entry["interval"]]
+                assert found[task, sampler, temperature, name] == numbers
+
+
+def test_latex_tables_are_whole(run_dir: Path) -> None:
+    """Strictly parsed: every environment, group and formula is closed, every row is complete."""
+    assert led_eval("--run-dir", run_dir, "--export").returncode == 0
+    for file in (run_dir / "tables").glob("*.tex"):
+        text = file.read_text()
+        nodes, *_ = LatexWalker(text, tolerant_parsing=False).get_latex_nodes()
+        (table,) = [node for node in nodes if isinstance(node, LatexEnvironmentNode)]
+        assert table.environmentname == "tabular"
+        columns = re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)
+        assert columns is not None
+        rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+        assert len(rows) > 10
+        for row in rows:
+            assert len(re.findall(r"(?<!\\)&", row)) == len(columns[1]) - 1
+            assert not re.search(r"(?<!\\)[%#_]", row)
 
 
 def test_page_begins_with_the_answer_and_keeps_the_order_of_the_grid(

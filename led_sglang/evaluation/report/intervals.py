@@ -14,6 +14,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import betaincinv, stdtrit
 
 Floats = NDArray[np.float64]
 
@@ -46,10 +47,7 @@ class Difference(Interval):
 @cache
 def t_quantile(probability: float, freedom: int) -> float:
     """Student's quantile; `freedom` below 1 counts as 1."""
-    # SciPy takes a second to import, and `--help` does without.
-    from scipy.stats import t
-
-    return float(t.ppf(probability, max(freedom, 1)))
+    return float(stdtrit(max(freedom, 1), probability))
 
 
 def share_interval(values: Floats, step: float) -> Interval:
@@ -86,16 +84,28 @@ def bayes_at_n(correct: Sequence[int], samples: Sequence[int]) -> Interval:
         correct: right samples of each problem.
         samples: number of samples of each.
     """
-    from scipy.stats import beta
-
     right, total = np.asarray(correct) + 1.0, np.asarray(samples) + 2.0
     share = right / total
     mean = float(share.mean())
     variance = float((share * (1.0 - share) / (total + 1.0)).sum()) / len(share) ** 2
     size = mean * (1.0 - mean) / variance - 1.0
     tail = (1.0 - LEVEL) / 2
-    low, high = beta.ppf([tail, 1.0 - tail], mean * size, (1.0 - mean) * size)
+    low, high = betaincinv(mean * size, (1.0 - mean) * size, [tail, 1.0 - tail])
     return Interval(mean, float(low), float(high))
+
+
+def ratio_interval(parts: Floats, wholes: Floats) -> Interval | None:
+    """A ratio of sums over problems, such as tokens by samples; None for a single problem.
+
+    Args:
+        parts, wholes: [problems]; the sum of `wholes` is above zero.
+    """
+    count, ratio = len(parts), float(parts.sum() / wholes.sum())
+    if count < 2:
+        return None
+    error = float((parts - ratio * wholes).std(ddof=1)) / math.sqrt(count) / float(wholes.mean())
+    half = t_quantile((1.0 + LEVEL) / 2, count - 1) * error
+    return Interval(ratio, max(0.0, ratio - half), ratio + half)
 
 
 def mean_of(parts: Sequence[Interval]) -> Interval:

@@ -6,6 +6,7 @@ Templates escape whatever they are given; no page asks for anything over the net
 from __future__ import annotations
 
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from led_sglang.evaluation.report.results import Results, Sample
 from led_sglang.evaluation.report.tables import answers, backgrounds
 from led_sglang.evaluation.store import Key, RunStore, write_atomically
 
+# The first facts of the head, which every reader wants.
+_SHOWN_FACTS = 9
 # Of a text, this much of its start and of its end is shown; the whole is in the JSONL file.
 SHOWN_CHARACTERS = 6000
 # Letter and CSS class of an outcome.
@@ -30,6 +33,9 @@ _MARKS = {
     "error": ("!", "other"),
     "ungraded": ("?", "other"),
 }
+
+Columns = dict[float, dict[str, Sequence[Sample]]]
+"""Samples of a problem by temperature and sampler."""
 
 
 def render_report(
@@ -46,6 +52,7 @@ def render_report(
         .render(
             title=title,
             facts=facts,
+            shown_facts=_SHOWN_FACTS,
             warnings=metrics["warnings"],
             answers=answers(metrics),
             backgrounds=backgrounds(metrics),
@@ -60,14 +67,37 @@ def render_report(
 def write_pages(store: RunStore, results: Results) -> None:
     """Write the pages of a run's problems; an EvaluationError where the disk is full."""
     template = _templates().get_template("problem.html")
-    by_item: dict[tuple[str, str], list[Sample]] = defaultdict(list)
-    for (task, _, _), items in results.cells.items():
+    by_item: dict[tuple[str, str], Columns] = defaultdict(lambda: defaultdict(dict))
+    for (task, sampler, temperature), items in results.cells.items():
         for item, samples in items.items():
-            by_item[task, item] += samples
-    for (task, item), samples in by_item.items():
-        records = [(sample, store.read(sample.stored)) for sample in samples]
-        page = template.render(task=task, item=item, records=records, anchor=_anchor)
+            by_item[task, item][temperature][sampler] = samples
+    for (task, item), columns in by_item.items():
+        records = {
+            temperature: {
+                sampler: [(sample, store.read(sample.stored)) for sample in samples]
+                for sampler, samples in by_sampler.items()
+            }
+            for temperature, by_sampler in sorted(columns.items())
+        }
+        _, first = next(iter(next(iter(records.values())).values()))[0]
+        page = template.render(
+            task=task,
+            item=item,
+            problem=first["problem"],
+            expected=first["expected_answer"],
+            samples=records,
+            marks=_MARKS,
+            anchor=_anchor,
+            trace_command=lambda key: trace_command(store.folder, key),
+        )
         write_atomically(store.folder / _page_path(task, item), page)
+
+
+def trace_command(folder: Path, key: Key) -> str:
+    """The command that asks for a sample again and shows its trace."""
+    sample = f"{key.task}/{key.item}/{key.sample}"
+    words = ["led-sglang", "trace", "--from-run", str(folder), "--sample", sample]
+    return shlex.join([*words, "--sampler", key.sampler, "--temperature", f"{key.temperature:g}"])
 
 
 def _templates() -> Environment:

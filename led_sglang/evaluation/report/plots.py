@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from led_sglang.common.palette import GRID
-from led_sglang.evaluation.report import accuracy_figures, token_figures
+from led_sglang.evaluation.report import accuracy_figures, curve_figures, token_figures
 from led_sglang.evaluation.report.figure_parts import INK
 
 _STYLE = [
@@ -33,7 +33,8 @@ _STYLE = [
 
 # In the order of the report, which has their titles and captions.
 _FIGURES: dict[str, Callable[[Mapping[str, Any]], Figure | None]] = {
-    "pass_at_n": accuracy_figures.pass_at_n,
+    "pass_at_n": curve_figures.pass_at_n,
+    "cover": curve_figures.cover_at_tau,
     "paired": accuracy_figures.paired,
     "alpha": accuracy_figures.alpha,
     "length": token_figures.length,
@@ -55,9 +56,11 @@ def draw_all(metrics: Mapping[str, Any], folder: Path) -> dict[str, str]:
             if figure is None:
                 continue
             buffer = io.StringIO()
-            figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+            # Never cut tight: all are as wide as the page, and their texts one size.
+            figure.savefig(buffer, format="svg", metadata={"Date": None})
             drawn[name] = _themed(buffer.getvalue(), name)
-            figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight", facecolor="white")
+            figure.set_layout_engine("none")  # it is laid out
+            figure.savefig(folder / f"{name}.png", dpi=150, facecolor="white")
             plt.close(figure)
     return drawn
 

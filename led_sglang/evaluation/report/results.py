@@ -30,6 +30,7 @@ class Sample:
     thinking_tokens: int | None
     led: Mapping[str, Any] | None
     digest: bytes
+    finished: float | None = None
 
 
 Cell = tuple[str, str, float]
@@ -41,14 +42,23 @@ class Results:
     """The samples of a run by cell, then by problem, then by sample index.
 
     Attributes:
-        graders: versions of the grading rules that its starts used.
+        sessions: the starts of the run.
     """
 
     grid: Grid
     settings: Mapping[str, Any]
     cells: Mapping[Cell, Mapping[str, Sequence[Sample]]]
-    concurrency: Sequence[int]
-    graders: Sequence[str] = ()
+    sessions: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def concurrency(self) -> list[int]:
+        """The numbers of simultaneous requests the run was made with."""
+        return sorted({session["concurrency"] for session in self.sessions})
+
+    @property
+    def graders(self) -> list[str]:
+        """Versions of the rules that graded it."""
+        return sorted({s["grader"] for s in self.sessions if "grader" in s})
 
     @property
     def tasks(self) -> list[str]:
@@ -126,6 +136,7 @@ def read_results(store: RunStore) -> Results:
             tokens=record["num_generated_tokens"],
             thinking_tokens=record["num_reasoning_tokens"],
             led=record["led"],
+            finished=record.get("finished"),
             digest=hashlib.blake2b(texts.encode("utf-8", "replace"), digest_size=12).digest(),
         )
         key = stored.key
@@ -144,5 +155,5 @@ def read_results(store: RunStore) -> Results:
             for cell in order
             if cell in cells
         },
-        concurrency=store.concurrencies(),
+        sessions=store.sessions(),
     )

@@ -13,7 +13,13 @@ import numpy as np
 
 from led_sglang.evaluation.report.cautions import cautions
 from led_sglang.evaluation.report.comparisons import alphas, paired
-from led_sglang.evaluation.report.intervals import Interval, bayes_at_n, mean_of, share_interval
+from led_sglang.evaluation.report.intervals import (
+    Interval,
+    bayes_at_n,
+    mean_of,
+    ratio_interval,
+    share_interval,
+)
 from led_sglang.evaluation.report.metrics import KS, majority_at_k, standard_error
 from led_sglang.evaluation.report.results import Cell, Results, Sample
 
@@ -37,7 +43,7 @@ def summarize(results: Results) -> Metrics:
         "alpha": alphas(results),
         "paired": paired(results),
         "warnings": cautions(results, tasks),
-        "concurrency": list(results.concurrency),
+        "concurrency": results.concurrency,
         "grid": asdict(grid),
     }
 
@@ -65,7 +71,7 @@ def cell_metrics(results: Results, cell: Cell) -> Metrics:
                 for name in ("no_answer", "timeout", "error", "ungraded")
             },
             "truncated": _percent(sum(row.truncated for row in rows), len(rows)),
-            **_lengths(rows),
+            **_lengths(items),
         },
         f"bayes@{n}": _shown(
             bayes_at_n([c for _, c in counts.values()], [m for m, _ in counts.values()])
@@ -94,7 +100,7 @@ def cell_metrics(results: Results, cell: Cell) -> Metrics:
     metrics["distinct_first_explorations"] = _distinct(
         items, lambda row: (row.led or {}).get("first_explored")
     )
-    metrics["led"] = _exploration(rows)
+    metrics["led"] = _exploration(items)
     return metrics
 
 
@@ -110,7 +116,15 @@ def _averages(results: Results, tasks: Metrics) -> Metrics:
             names = [f"pass@1[avg-of-{n}]", f"bayes@{n}", *(f"pass@{k}" for k in usable_ks(n))]
             means = {name: _mean_entry([cell[name] for cell in cells]) for name in names}
             by_temperature = found.setdefault(sampler.label, {})
-            by_temperature[f"{temperature:g}"] = {k: v for k, v in means.items() if v}
+            everything = {
+                (task, item): rows
+                for task in results.tasks
+                for item, rows in results.cells[task, sampler.label, temperature].items()
+            }
+            by_temperature[f"{temperature:g}"] = {
+                **{name: mean for name, mean in means.items() if mean},
+                "led": _exploration(everything),
+            }
     return found
 
 
@@ -149,10 +163,14 @@ def _shown(found: Interval | None) -> Metrics:
     return {"symbolic_correct": 100 * found.mean, "interval": ends}
 
 
-def _lengths(rows: Sequence[Sample]) -> dict[str, float | None]:
+def _lengths(items: Mapping[str, Sequence[Sample]]) -> Metrics:
+    rows = [row for group in items.values() for row in group]
     thinking = [row.thinking_tokens for row in rows if row.thinking_tokens is not None]
     return {
         "avg_tokens": float(np.mean([row.tokens for row in rows])),
+        "avg_tokens_interval": _ends(
+            [[sum(row.tokens for row in group), len(group)] for group in items.values()]
+        ),
         "avg_thinking_tokens": float(np.mean(thinking)) if thinking else None,
     }
 
@@ -165,9 +183,19 @@ def _distinct(
     return float(np.mean([len(values) for values in found])) if any(found) else None
 
 
-def _exploration(rows: Sequence[Sample]) -> Metrics | None:
+def _ends(sums: Sequence[Sequence[float]]) -> list[float] | None:
+    """Ends of the interval of a ratio; `sums`: [problems, 2], both of its parts."""
+    found = ratio_interval(*np.array(sums, dtype=float).T)
+    return None if found is None else [found.low, found.high]
+
+
+def _exploration(items: Mapping[Any, Sequence[Sample]]) -> Metrics | None:
     """Sums of the server's statistics over the samples that carry them; no other sampler does."""
-    reports = [row.led for row in rows if row.led and "explored_tokens" in row.led]
+    groups = [
+        [row.led for row in rows if row.led and "explored_tokens" in row.led]
+        for rows in items.values()
+    ]
+    reports = [report for group in groups for report in group]
     thought = sum(report["think_tokens"] for report in reports)
     if not thought:
         return None
@@ -180,6 +208,16 @@ def _exploration(rows: Sequence[Sample]) -> Metrics | None:
         "think_tokens": thought,
         "explored_tokens": explored,
         "explored_share": explored / thought,
+        "explored_interval": _ends(
+            [
+                [
+                    sum(report[key] for report in group)
+                    for key in ("explored_tokens", "think_tokens")
+                ]
+                for group in groups
+                if group
+            ]
+        ),
         "mean_p1": p1 / thought,
         "depth_histogram": {depth: depths[depth] for depth in sorted(depths, key=int)},
     }

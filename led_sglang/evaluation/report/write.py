@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from led_sglang.evaluation import EvaluationError
+from led_sglang.evaluation.report import header
 from led_sglang.evaluation.report.pages import render_report, write_pages
 from led_sglang.evaluation.report.plots import draw_all
-from led_sglang.evaluation.report.results import Results, read_results
+from led_sglang.evaluation.report.results import read_results
 from led_sglang.evaluation.report.summary import summarize
 from led_sglang.evaluation.report.tables import answers, backgrounds, markdown
 from led_sglang.evaluation.store import RunStore, write_atomically
@@ -27,7 +28,8 @@ def write_report(store: RunStore) -> dict[str, Any]:
             f"{store.folder} holds no finished sample: there is nothing to report"
         )
     metrics = summarize(results)
-    title, facts = f"LED evaluation of {results.settings['model']}", _facts(metrics, results)
+    title, facts = header.title(results.settings), header.facts(results)
+    metrics["facts"] = dict(facts)
     write_atomically(store.folder / "metrics.json", json.dumps(metrics, indent=1))
     write_atomically(store.folder / "report.md", _markdown(title, facts, metrics))
     try:
@@ -44,25 +46,6 @@ def _markdown(title: str, facts: list[tuple[str, str]], metrics: Mapping[str, An
     """The report for terminals."""
     shown = [f"- {name}: {value}" for name, value in facts]
     warnings = [f"> **Note** {warning}" for warning in metrics["warnings"]]
-    parts = [f"# {title}", *shown, "", *warnings, ""]
+    parts = [f"# {title}", "", *shown, "", *warnings, "", ""]
     tables = [*answers(metrics), *backgrounds(metrics)]
     return "\n".join(parts) + "\n\n".join(markdown(table) for table in tables) + "\n"
-
-
-def _facts(metrics: Mapping[str, Any], results: Results) -> list[tuple[str, str]]:
-    grid, server = results.grid, results.settings["server"]
-    led = server.get("led")
-    return [
-        ("samples", f"{results.finished:,} of {results.expected:,}"),
-        ("samplers", ", ".join(sampler.label for sampler in grid.samplers)),
-        ("temperatures", ", ".join(f"{t:g}" for t in grid.temperatures)),
-        ("sampling", f"n = {grid.n}, top_p {grid.top_p:g}, top_k {grid.top_k}, seed {grid.seed}"
-                     + (" + sample" if grid.seed_per_sample else "")),
-        ("longest generation", f"{grid.max_tokens:,} tokens"),
-        ("graded text", "answer part" if grid.scope == "answer" else "whole completion"),
-        ("concurrency", ", ".join(map(str, metrics["concurrency"])) + " requests at a time"),
-        ("server", f"SGLang {server.get('version')}, {server.get('dtype')}, "
-                   f"tensor parallel {server.get('tp_size')}"),
-        ("LED", f"depth {led['depth']}, candidates {led['candidates']}, layers {led['layers']}"
-                if led else "not enabled"),
-    ]  # fmt: skip

@@ -1,0 +1,90 @@
+"""What keeps a run from settling anything is said, in a sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from led_sglang.evaluation.grid import make_grid
+from led_sglang.evaluation.report.results import Results, Sample
+from led_sglang.evaluation.report.summary import summarize
+from led_sglang.evaluation.store import Key, Stored
+
+
+def results_of(
+    verdicts: Sequence[bool],
+    samplers: Sequence[str] = ("regular", "led"),
+    graders: Sequence[str] = ("led-sglang 1",),
+    finished: Sequence[str] = ("regular", "led"),
+) -> Results:
+    """A run with a problem for each verdict, which all its samples of the samplers share."""
+    cells = {}
+    for sampler in (name for name in samplers if name in finished):
+        items = {}
+        for item, correct in enumerate(verdicts):
+            rows = []
+            for sample in range(2):
+                key = Key("gsm8k", sampler, 0.6, str(item), sample)
+                row = Sample(
+                    stored=Stored(key, {}, "", 0, 0),
+                    correct=correct,
+                    official=None,
+                    outcome="correct" if correct else "wrong",
+                    vote="1",
+                    truncated=False,
+                    tokens=10,
+                    thinking_tokens=5,
+                    led={"think_tokens": 5, "explored_tokens": sample, "depth_histogram": {},
+                         "mean_p1": 0.5, "first_explored": sample or None}
+                    if sampler == "led" else None,
+                    digest=bytes([item, sample]),
+                )  # fmt: skip
+                rows.append(row)
+            items[str(item)] = rows
+        cells["gsm8k", sampler, 0.6] = items
+    grid = make_grid({"tasks": ["gsm8k"], "samplers": list(samplers), "n": 2}, "x")
+    settings = {"tasks": {"gsm8k": {"items": len(verdicts), "kind": "math"}}}
+    sessions = [{"started": "", "concurrency": 1, "grader": grader} for grader in graders]
+    return Results(grid=grid, settings=settings, cells=cells, sessions=sessions)
+
+
+MIXED = (True, False, True, False)
+
+
+def test_nothing_is_said_of_an_ordinary_run() -> None:
+    assert summarize(results_of(MIXED))["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("results", "words"),
+    [
+        (results_of(MIXED, samplers=["led"]), ["one sampler, led", "no baseline", "--samplers"]),
+        (results_of((True, False)[:1], finished=["regular", "led"]), ["one problem only (gsm8k)"]),
+        (results_of((True,) * 4), ["Every sample is right (gsm8k)", "too easy"]),
+        (results_of((False,) * 4), ["Every sample is wrong (gsm8k)", "too hard"]),
+        (results_of(MIXED, graders=["a 1", "b 2"]), ["different versions (a 1; b 2)"]),
+        (results_of(MIXED, finished=["led"]), ["baseline regular has no finished", "--resume"]),
+    ],
+)
+def test_what_settles_nothing_is_one_sentence(results: Results, words: list[str]) -> None:
+    metrics = summarize(results)
+    (sentence,) = [line for line in metrics["warnings"] if words[0] in line]
+    assert all(word in sentence for word in words)
+    assert "\n" not in sentence
+    # And no number claims more than there is.
+    for entry in metrics["paired"]:
+        assert entry["high"] > entry["low"]
+        assert entry["verdict"] == "cannot tell"
+
+
+def test_distinct_answers_and_first_explorations_are_counted_by_problem() -> None:
+    cell = summarize(results_of(MIXED))["tasks"]["gsm8k"]["led"]["0.6"]
+    assert cell["distinct_answers"] == 1.0
+    # Of two samples one explored, first at token 1.
+    assert cell["distinct_first_explorations"] == 1.0
+
+
+def test_cover_at_tau_counts_problems_by_their_share_of_right_samples() -> None:
+    cover = summarize(results_of(MIXED))["tasks"]["gsm8k"]["led"]["0.6"]["cover@tau"]
+    assert {tau: entry["symbolic_correct"] for tau, entry in cover.items()} == {"0.5": 50, "1": 50}
