@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from led_sglang.common.samplers import SamplerSpec
 from led_sglang.methods.dola.params import BUCKETS, bucket, parse_layer_list
 from led_sglang.methods.led.params import LAYERS, LOGPROBS, MAX_CANDIDATES
+from led_sglang.methods.model_names import read_aliases
 from led_sglang.methods.registry import sampler_names
 from led_sglang.settings import LaunchRefused
 
@@ -73,6 +75,12 @@ class LaunchOptions:
     dola_layers: str | None = _flag(
         "LIST", "layers DoLa may contrast with: low, high, numbers, or all (default: low,high)"
     )
+    led_aliases: str | None = _flag(
+        "GRID",
+        "YAML file whose list `samplers` gives settings a name: {name: led, label: wide, params: "
+        "{candidates: 20}} is served as MODEL:led-wide; also a shipped grid, such as ablations "
+        "(default: the samplers' own names alone)",
+    )
 
     @classmethod
     def from_flags(cls, arguments: argparse.Namespace) -> LaunchOptions:
@@ -126,6 +134,7 @@ class LaunchOptions:
         """
         self.resolve_samplers()
         self.parse_think_only()
+        self.resolve_aliases()
         resolve_candidates(self.led_candidates, 1)
         resolve_layers(self.led_layers)
         resolve_logprobs(self.led_logprobs)
@@ -170,6 +179,16 @@ class LaunchOptions:
         if text not in ("true", "false"):
             raise LaunchRefused(f"--led-think-only must be true or false, got {text!r}")
         return text == "true"
+
+    def resolve_aliases(self) -> tuple[SamplerSpec, ...]:
+        """What `--led-aliases` names.
+
+        Raises:
+            LaunchRefused: no such file, or an entry that could not be served.
+        """
+        if self.led_aliases is None:
+            return ()
+        return read_aliases(self.led_aliases, self.resolve_samplers()[1])
 
 
 def flag_of(name: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from led_sglang.common.samplers import SamplerSpec
+
 
 class LaunchRefused(ValueError):
     """LED cannot run as asked; one sentence that names the cause and the way out."""
@@ -40,6 +42,8 @@ class ServerSettings:
     tool_start_ids: tuple[int, ...] = ()
     # What `output_token_logprobs` hold by default: see LED's parameter of this name.
     logprobs: str = "engine"
+    # Samplers with settings that a model's name may end with, beside the samplers' own names.
+    aliases: tuple[SamplerSpec, ...] = ()
 
     @property
     def has_delimiters(self) -> bool:

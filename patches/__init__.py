@@ -4,8 +4,9 @@
 (`launch`, `server_args`, `compatibility`, `http_worker`), captured layers (`capture`,
 `graph_buffer`), per-row state (`batch_state`), soft inputs (`embedding`), what a step needs of the
 loaded model and its ranks (`binding`, `lm_head`, `kernel_path`, `ranks`), the sampling step
-(`sampling`), requests (`http_bodies`, `requests`, `guards`,
-`grammars`, `stop_regex`), statistics (`statistics`, `metrics`).
+(`sampling`), requests (`http_bodies`, `model_names`, `requests`, `guards`,
+`grammars`, `stop_regex`), what an answer says of itself (`answers`), statistics (`statistics`,
+`metrics`).
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ def enable() -> None:
     check_symbols()
     # importing a module declares its hooks
     from led_sglang.patches import (  # noqa: F401
+        answers,
         batch_state,
         capture,
         embedding,
@@ -81,6 +83,7 @@ def enable() -> None:
         graph_buffer,
         guards,
         http_bodies,
+        model_names,
         requests,
         sampling,
         statistics,
@@ -89,7 +92,20 @@ def enable() -> None:
 
     hooks.apply(SERVING)
     verify()
+    _extend_the_application()
     os.environ[_ENABLED_VARIABLE] = "1"
+
+
+def _extend_the_application() -> None:
+    """Add to SGLang's HTTP application, once, before it serves."""
+    from sglang.srt.entrypoints.http_server import app
+
+    from led_sglang.patches.answers import SamplerHeader
+    from led_sglang.patches.model_names import serve_names
+
+    if not any(middleware.cls is SamplerHeader for middleware in app.user_middleware):
+        app.add_middleware(SamplerHeader)
+        serve_names(app)
 
 
 def verify() -> None:

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+from led_sglang.methods.model_names import UnknownModel
 from led_sglang.methods.placement import KEY, Path, given_custom_params, is_ours, refuse_misplaced
 from led_sglang.methods.request import parse_request
 from led_sglang.methods.values import ParameterError, show
+from led_sglang.patches.answers import tell
 from led_sglang.patches.hooks import hook
+from led_sglang.patches.model_names import choose_by_name, chooses_another, echo, refuse_adapter
 from led_sglang.patches.published import settings_or_none
 from led_sglang.settings import ServerSettings
 
@@ -31,28 +34,35 @@ class _Form:
     places: where it may stand; the first is recommended.
     carried: whether SGLang itself hands it on to the sampling parameters.
     unchecked: key of an object like a body of /generate, of which SGLang checks no types.
+    echoed: whether the answer's `model` is that of the body.
     """
 
     places: tuple[Path, ...] = ((),)
     carried: bool = True
     unchecked: str | None = None
+    echoed: bool = True
 
 
 # Ollama's own client sends no keys but those in `options`.
-_OLLAMA = _Form(places=((), ("options",)), carried=False)
+_OLLAMA = _Form(places=((), ("options",)), carried=False, echoed=False)
+_RESPONSES = _Form(carried=False)
 # By the function that serves the endpoint, as some URLs can be configured. Endpoints that sample
 # nothing (scores, embeddings, tokens) are not listed.
 _FORMS = {
-    "generate_request": _Form(places=(("sampling_params",),)),
+    "generate_request": _Form(places=(("sampling_params",),), echoed=False),
     "openai_v1_completions": _Form(),
     "openai_v1_chat_completions": _Form(),
     "sagemaker_chat_completions": _Form(),
-    "vertex_generate": _Form(places=(("parameters", "sampling_params"),), unchecked="parameters"),
-    "v1_responses_request": _Form(carried=False),
+    "vertex_generate": _Form(
+        places=(("parameters", "sampling_params"),), unchecked="parameters", echoed=False
+    ),
+    "v1_responses_request": _RESPONSES,
     "anthropic_v1_messages": _Form(carried=False),
     "ollama_chat": _OLLAMA,
     "ollama_generate": _OLLAMA,
 }
+# Bodies of these name an adapter.
+_LORA_LOADERS = frozenset({"load_lora_adapter", "load_lora_adapter_from_tensors"})
 
 
 @hook("entrypoints.http_server.ORJSONRequest.json", "AFTER")
@@ -72,33 +82,48 @@ def _custom_params_to_carry(body: Any, request: Any) -> dict[str, Any] | None:
     """Check LED's keys in a body; the `custom_params` that SGLang drops, if there are any.
 
     Raises:
-        HTTPException: 400 with the sentence of a `ParameterError`.
+        HTTPException: 400 with the sentence of a `ParameterError`, 404 with that of an
+            `UnknownModel`.
     """
-    form = _FORMS.get(getattr(request.scope.get("endpoint"), "__name__", ""))
+    endpoint = getattr(request.scope.get("endpoint"), "__name__", "")
     settings = settings_or_none()
-    if form is None or settings is None:
+    form = _FORMS.get(endpoint)
+    if settings is None or (form is None and endpoint not in _LORA_LOADERS):
         return None
     try:
         _check_objects(body)
-        return _check(body, form, request.url.path, settings)
+        if form is None:
+            refuse_adapter(body.get("lora_name"), settings)
+            return None
+        samplers, carried = _check(body, form, request.url.path, settings)
     except ParameterError as error:
-        raise _bad_request(str(error)) from None
+        raise _refusal(HTTPStatus.BAD_REQUEST, str(error)) from None
+    except UnknownModel as error:
+        raise _refusal(HTTPStatus.NOT_FOUND, str(error)) from None
+    tell(request.scope, samplers)
+    return carried
 
 
 def _check(
     body: dict[str, Any], form: _Form, url: str, settings: ServerSettings
-) -> dict[str, Any] | None:
+) -> tuple[list[str], dict[str, Any] | None]:
+    """The sampler of each request in a body, and the `custom_params` that SGLang drops, if any."""
     from sglang.srt.runtime_context import get_exec
 
     refuse_misplaced(body, form.places, url)
     if form.unchecked is not None:
         _check_types(body.get(form.unchecked))
+    choose_by_name(body, form.places, settings, tags=form is _OLLAMA)
     given = given_custom_params(body, form.places)
     # Endpoints that drop `custom_params` take no custom logit processor either.
     foreign_keys = form.carried and get_exec().features.enable_custom_logit_processor
-    for custom_params in given:
-        parse_request(custom_params, settings, foreign_keys=foreign_keys)
-    return None if form.carried or not given else given[0]
+    samplers = [
+        parse_request(custom_params, settings, foreign_keys=foreign_keys).sampler
+        for custom_params in given
+    ]
+    if form.echoed:
+        echo(body, samplers[0], settings, checked=form is _RESPONSES)
+    return samplers, None if form.carried else given[0]
 
 
 def _check_objects(body: Any) -> None:
@@ -135,10 +160,10 @@ def _check_types(generate: Any) -> None:
             raise ParameterError(f"{key}: {error}")
 
 
-def _bad_request(sentence: str) -> Exception:
+def _refusal(status: HTTPStatus, sentence: str) -> Exception:
     from fastapi import HTTPException
 
-    return HTTPException(HTTPStatus.BAD_REQUEST, sentence)
+    return HTTPException(status, sentence)
 
 
 @hook("managers.tokenizer_manager.TokenizerManager.generate_request", "BEFORE")
@@ -156,13 +181,20 @@ def _carry_custom_params(self: Any, obj: Any, request: Any = None) -> None:
 )
 async def _refuse_in_a_form(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     """A transcription's body is a form, not JSON, and builds its own sampling parameters."""
-    if settings_or_none() is not None:
-        for key in await kwargs["raw_request"].form():
-            if is_ours(key):
-                raise _bad_request(
-                    f"{show(key)[1:-1]} is not read by /v1/audio/transcriptions, which decodes "
-                    "with the server's default sampler; leave it out"
-                )
+    settings = settings_or_none()
+    if settings is not None:
+        request = kwargs["raw_request"]
+        form = await request.form()
+        found = [show(key)[1:-1] for key in form if is_ours(key)]
+        if chooses_another(form.get("model"), settings):
+            found.append(f"the end of model {form['model']}")
+        if found:
+            raise _refusal(
+                HTTPStatus.BAD_REQUEST,
+                f"{found[0]} is not read by /v1/audio/transcriptions, which decodes with the "
+                "server's default sampler; leave it out",
+            )
+        tell(request.scope, [settings.sampler])
     return await original(self, *args, **kwargs)
 
 
@@ -179,7 +211,7 @@ async def _check_options(original: Any, self: Any, request: Any, raw_request: An
         params.normalize(manager.tokenizer)
         params.verify(manager.model_config.vocab_size)
     except (TypeError, ValueError) as error:
-        raise _bad_request(str(error)) from None
+        raise _refusal(HTTPStatus.BAD_REQUEST, str(error)) from None
     return await original(self, request, raw_request)
 
 
@@ -196,7 +228,7 @@ def _check_grpc(original: Any, self: Any, serving_key: str) -> Any:
         try:
             _check_objects(body)
             _check(body, _Form(), f"gRPC ({serving_key})", settings)
-        except ParameterError as error:
+        except (ParameterError, UnknownModel) as error:
             raise _BadOpenAIRequest(str(error)) from None
         return make(**body)
 

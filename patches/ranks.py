@@ -23,6 +23,7 @@ _FLAGS = {
     "think_end": "--led-think-end",
     "tool_start": "--led-tool-start",
     "dola_layers": "--dola-layers",
+    "aliases": "--led-aliases",
 }
 
 

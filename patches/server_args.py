@@ -18,6 +18,7 @@ from led_sglang.launch_options import (
     resolve_layers,
     resolve_logprobs,
 )
+from led_sglang.methods.model_names import check_aliases
 from led_sglang.methods.soft_thinking.params import uses_soft
 from led_sglang.patches import hooks
 from led_sglang.patches.hooks import hook
@@ -169,6 +170,7 @@ def resolve_settings(
     from led_sglang.patches.capture import known_architecture
     from led_sglang.patches.compatibility import refuse_incompatible, refuse_incompatible_with_soft
     from led_sglang.patches.families import CAPTURES
+    from led_sglang.patches.model_names import refuse_clashing_names
 
     sampler, enabled = options.resolve_samplers()
     think_only = options.parse_think_only()
@@ -221,7 +223,10 @@ def resolve_settings(
         boundary_ids=boundaries,
         tool_start=tool_text if tool else "",
         tool_start_ids=tool,
+        aliases=options.resolve_aliases(),
     )
+    refuse_clashing_names(cfg, settings)
+    check_aliases(settings)
     return settings, preset, notices
 
 

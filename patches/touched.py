@@ -168,7 +168,13 @@ sglang.srt.managers.scheduler.Scheduler
 sglang.srt.entrypoints.http_server.ORJSONRequest
   json(self): refuses misplaced keys with HTTP 400 before a stream is opened
 sglang.srt.entrypoints.http_server
-  get_global_state(): finds the requests that still run after Ctrl-C, and whether it has started
+  get_global_state(): finds the requests that still run after Ctrl-C, whether it has started, and
+      the model's name
+  app: gets a header and the routes that list models
+  available_models(): what it lists without them
+  retrieve_model(model): what it tells of a model
+  load_lora_adapter: its body names an adapter
+  load_lora_adapter_from_tensors: its body names an adapter
   generate_request: its body may hold custom_params
   openai_v1_completions: its body may hold custom_params
   openai_v1_chat_completions: its body may hold custom_params
@@ -181,7 +187,9 @@ sglang.srt.entrypoints.http_server
 sglang.srt.entrypoints.grpc_bridge
   _BadOpenAIRequest: a refusal of its own
 sglang.srt.entrypoints.grpc_bridge.RuntimeHandle
-  _get_openai_request_class(self, serving_key): refuses misplaced keys there
+  _get_openai_request_class(self, serving_key): refuses misplaced keys there, and reads names
+sglang.srt.entrypoints.openai.serving_base.OpenAIServingBase
+  _parse_model_parameter(self, model): a model's name may end in a sampler's
 sglang.srt.entrypoints.openai.serving_transcription.OpenAIServingTranscription
   create_transcription(self, audio_data, model, language, response_format, temperature, stream,
       raw_request, timestamp_granularities): refuses what a transcription would drop
@@ -189,6 +197,7 @@ sglang.srt.entrypoints.ollama.serving.OllamaServing
   handle_chat(self, request, raw_request): refuses before a stream is opened
   handle_generate(self, request, raw_request): the same
   _convert_options_to_sampling_params(self, options): what is to be checked there
+  get_tags(self): lists the samplers' names
 sglang.srt.entrypoints.api_contract
   generate_contract_error(body): types of a body
 sglang.srt.managers.tokenizer_manager.TokenizerManager
@@ -197,9 +206,12 @@ sglang.srt.managers.tokenizer_manager.TokenizerManager
   _create_tokenized_object(self, obj, input_text, input_ids, input_embeds, mm_inputs,
       token_type_ids): refuses prompts of embeddings where the phase must be read
   _send_one_request(self, tokenized_obj): gives each of n samples its own seed
+  _wait_one_response(self, obj, request): names the sampler in meta_info
   abort_request(self, rid, abort_all): ends the requests that still run after Ctrl-C
   update_request_meta_info(self, meta_info, state, customized_info, index, finish_reason):
       statistics in meta_info
+sglang.srt.lora.lora_registry.LoRARegistry
+  get_all_adapters(self): names that are adapters
 sglang.srt.managers.io_struct
   PositionalEmbeds: told from what a body can hold
 sglang.srt.managers.io_struct.GenerateReqInput

@@ -12,9 +12,10 @@ from led_sglang.common.address import server_url
 from led_sglang.common.extras import require
 from led_sglang.common.flags import Parser, above_zero, whole_number
 from led_sglang.common.provenance import command_line
+from led_sglang.common.samplers import SHIPPED
 from led_sglang.common.terminal import finish
 from led_sglang.evaluation import EvaluationError
-from led_sglang.evaluation.grid import SCOPES, SHIPPED, Grid, make_grid, read_grid
+from led_sglang.evaluation.grid import SCOPES, Grid, make_grid, read_grid
 
 _EXAMPLES = """\
 examples:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
-from led_sglang.common.user_files import check_keys, parse_yaml
+from led_sglang.common.samplers import SamplerSpec, parse_sampler, read_grid_file
+from led_sglang.common.user_files import check_keys
 from led_sglang.evaluation import EvaluationError
 
 SCOPES = ("answer", "completion")
@@ -17,25 +15,6 @@ SCOPES = ("answer", "completion")
 _OWN_KEYS = frozenset(
     ("model", "messages", "n", "seed", "stream", "temperature", "custom_params", "max_tokens")
 )
-_SAMPLER_KEYS = ("name", "label", "params", "sampling")
-_LABEL = re.compile(r"[\w.-]+")
-
-
-@dataclass(frozen=True)
-class SamplerSpec:
-    """A method as a request asks for it.
-
-    Attributes:
-        label: names it in folders and reports; the method's name unless given.
-        name: `custom_params.sampler`.
-        params: the method's own group of `custom_params`.
-        sampling: further keys of the request for this method (e.g. `repetition_penalty`).
-    """
-
-    label: str
-    name: str
-    params: Mapping[str, Any]
-    sampling: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -70,23 +49,12 @@ class Grid:
 
 
 _KEYS = tuple(field.name for field in fields(Grid))
-# Names that `--config` takes: the files of `led_sglang.configs`, folder `eval`.
-SHIPPED = ("paper", "quick", "ablations")
 
 
 def read_grid(name: str) -> Mapping[str, Any]:
-    """Keys of a grid file, by path or by the name of a shipped one, see `SHIPPED`."""
-    path = Path(name)
-    if name in SHIPPED:
-        path = Path(str(resources.files("led_sglang.configs"))) / "eval" / f"{name}.yaml"
-    elif not path.is_file():
-        raise EvaluationError(
-            f"--config {name} is no file and no shipped grid: give one of {', '.join(SHIPPED)}, or "
-            "a YAML file"
-        )
-    where = f"--config {name}"
-    keys = parse_yaml(path.read_bytes(), where, EvaluationError)
-    return check_keys(keys, where, optional=_KEYS, error=EvaluationError)
+    """Keys of a grid file, by path or by the name of a shipped one."""
+    keys = read_grid_file(name, "--config", EvaluationError)
+    return check_keys(keys, f"--config {name}", optional=_KEYS, error=EvaluationError)
 
 
 def make_grid(keys: Mapping[str, Any], where: str) -> Grid:
@@ -133,25 +101,10 @@ def make_grid(keys: Mapping[str, Any], where: str) -> Grid:
 
 
 def _sampler(entry: Any, where: str) -> SamplerSpec:
-    """`led`, or `{name: led, label: led-d4, params: {depth: 4}, sampling: {...}}`."""
-    given: Any = {"name": entry} if isinstance(entry, str) else entry
-    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
-        raise EvaluationError(f"{where}: a sampler must be a name or a mapping with `name`")
-    check_keys(given, where, optional=_SAMPLER_KEYS, within="samplers", error=EvaluationError)
-    for key in ("params", "sampling"):
-        if not isinstance(given.get(key) or {}, Mapping):
-            raise EvaluationError(f"{where}: samplers.{key} must be a mapping, not {given[key]!r}")
-    for key in given.get("sampling") or {}:
+    spec = parse_sampler(entry, where, EvaluationError)
+    for key in spec.sampling:
         if key in _OWN_KEYS:
             raise EvaluationError(f"{where}: samplers.sampling.{key} is set by the run itself")
-    spec = SamplerSpec(
-        label=str(given.get("label", given["name"])),
-        name=given["name"],
-        params=dict(given.get("params") or {}),
-        sampling=dict(given.get("sampling") or {}),
-    )
-    if not _LABEL.fullmatch(spec.label):
-        raise EvaluationError(f"{where}: sampler label {spec.label!r} must be of letters and -_.")
     return spec
 
 

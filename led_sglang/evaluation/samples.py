@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from led_sglang.common.samplers import SamplerSpec
 from led_sglang.evaluation.endpoint import Completion
 from led_sglang.evaluation.grading.fences import fenced_code
 from led_sglang.evaluation.grading.graders import Grade, Question
 from led_sglang.evaluation.grading.thinking import Delimiters, Parts, split_thinking
-from led_sglang.evaluation.grid import SamplerSpec
 from led_sglang.evaluation.items import Item
 from led_sglang.evaluation.store import Key
 from led_sglang.evaluation.tasks import Task

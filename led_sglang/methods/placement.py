@@ -126,17 +126,14 @@ def named_method(body: Any, depth: int = 0) -> str | None:
 
 
 def given_custom_params(body: Any, places: tuple[Path, ...]) -> list[Any]:
-    """Every `custom_params` of a body that is not null.
+    """The `custom_params` of each request in a body, None where one has none.
 
     Raises:
         ParameterError: given in two places.
     """
-    given = {
-        path: [values[KEY] for values in objects_at(body, path) if values.get(KEY) is not None]
-        for path in places
-    }
-    filled = [path for path, values in given.items() if values]
+    given = {path: [values.get(KEY) for values in objects_at(body, path)] for path in places}
+    filled = [path for path in places if any(value is not None for value in given[path])]
     if len(filled) > 1:
         named = " and in ".join(".".join((*path, KEY)) for path in filled)
         raise ParameterError(f"LED's settings are given twice, in {named}; leave one out")
-    return given[filled[0]] if filled else []
+    return given[filled[0] if filled else places[0]] or [None]

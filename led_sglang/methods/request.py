@@ -24,6 +24,17 @@ class RequestSampling:
     sampler: str
     params: Any = None
 
+    def report(self) -> dict[str, Any]:
+        """As it appears in `meta_info["sampler"]`: the name, and every parameter's value."""
+        method = method_of(self.sampler)
+        values = (
+            {}
+            if method is None
+            else {p.name: getattr(self.params, p.name) for p in method.parameters(self.sampler)}
+        )
+        lists = {key: list(v) for key, v in values.items() if isinstance(v, tuple)}
+        return {"name": self.sampler, "settings": values | lists}
+
 
 def parse_request(
     custom_params: Any, settings: ServerSettings, *, foreign_keys: bool

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import torch
 import unpinned_plugin
 from extra_plugin import plugin_environment
@@ -20,6 +21,8 @@ from safetensors.torch import save_file
 from led_sglang.models.random_qwen3 import write_random_qwen3
 
 RANK, ALPHA = 4, 8.0
+# Holds a colon, as the names of models with a tag do.
+SERVED = "tiny:v1"
 MODULES = ("q_proj", "v_proj", "o_proj", "gate_proj", "down_proj")
 
 
@@ -83,6 +86,7 @@ def server(
     environment = plugin_environment(folder, Path(unpinned_plugin.__file__))
     flags = ["--dtype", "float32", "--enable-lora", "--lora-paths", f"tuned={adapter}"]
     flags += ["--lora-backend", "torch_native", "--max-lora-rank", str(RANK)]
+    flags += ["--served-model-name", SERVED]
     with serve(model_path, *flags, env=environment) as running:
         yield running
 
@@ -110,6 +114,52 @@ def test_adapter_and_base_in_one_batch(
         told_apart[name] += compare_led_tokens(oracles[name], prompt, tokens)
     assert min(told_apart.values()) > 0
     assert answers[0] != answers[1]
+
+
+def test_names_of_adapters_and_samplers(server: Server, adapter: Path) -> None:
+    """`NAME:adapter`, `NAME:sampler` and both together, under a name that holds a colon."""
+
+    def chat(model: str, **own: Any) -> requests.Response:
+        turns = [{"role": "user", "content": "Tell me a story about a fox."}]
+        body = {"messages": turns, "max_tokens": 24, "temperature": 0, "return_token_ids": True}
+        return server.post("/v1/chat/completions", body | {"model": model} | own)
+
+    def tokens(model: str, **own: Any) -> tuple[int, ...]:
+        response = chat(model, **own)
+        assert response.status_code == 200, response.text
+        return tuple(response.json()["choices"][0]["response_token_ids"])
+
+    seed, regular = {"seed": 4}, {"custom_params": {"sampler": "regular"}}
+    found = {
+        "led": [tokens(f"{SERVED}:led", **seed), tokens(SERVED, **seed)],
+        "regular": [tokens(f"{SERVED}:regular"), tokens(SERVED, **regular)],
+        "tuned": [
+            tokens(f"{SERVED}:tuned", **seed),
+            tokens(f"{SERVED}:tuned:led", **seed),
+            tokens(SERVED, lora_path="tuned", **seed),
+        ],
+        "tuned, regular": [
+            tokens(f"{SERVED}:tuned:regular"),
+            tokens(f"{SERVED}:regular", lora_path="tuned"),
+            tokens(f"{SERVED}:tuned", **regular),
+        ],
+    }
+    assert all(len(set(same)) == 1 for same in found.values()), found
+    assert len({same[0] for same in found.values()}) == len(found)
+    assert chat(f"{SERVED}:tuned").json()["model"] == f"{SERVED}:tuned:led"
+    listed = [model["id"] for model in server.get("/v1/models").json()["data"]]
+    assert listed == [SERVED, f"{SERVED}:led", f"{SERVED}:regular", "tuned"]
+    for unknown in (":nosuch", ":nosuch:led", ":tuned:nosuch", ":tuned:dola"):
+        response = chat(SERVED + unknown)
+        assert response.status_code == 404, response.text
+        assert "does not exist" in response.text
+    # SGLang takes any name for the model's own; "tiny" is none of ours.
+    assert chat("tiny").json()["model"] == "tiny:led"
+    # A name that could be read in two ways is refused.
+    body = {"lora_name": "regular", "lora_path": str(adapter)}
+    response = server.post("/load_lora_adapter", body)
+    assert response.status_code == 400
+    assert "load the adapter under another name" in response.text
 
 
 def test_weights_replaced(

@@ -18,6 +18,7 @@ FLAGS = (
     *("--enable-custom-logit-processor", "--grammar-backend", "xgrammar"),
     # The random model would write spaces for ever.
     "--constrained-json-disable-any-whitespace",
+    *("--led-aliases", "ablations"),
 )
 
 
