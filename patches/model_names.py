@@ -104,7 +104,7 @@ def refuse_clashing_names(cfg: Any, settings: ServerSettings) -> None:
         cfg: view with the resolved fields of `ServerArgs`.
 
     Raises:
-        LaunchRefused: an adapter's name, or the model's, ends like an alias.
+        LaunchRefused: an adapter's name ends like an alias, or the model's holds a colon.
     """
     for name in _adapter_names(cfg.lora_paths):
         if (end := clashing(name, settings)) is not None:
@@ -114,10 +114,11 @@ def refuse_clashing_names(cfg: Any, settings: ServerSettings) -> None:
             )
     served = cfg.served_model_name or cfg.model_path
     end = served.rpartition(":")[2].strip()
-    if ":" in served and end in taken_names(settings):
+    # SGLang takes a colon in the address of an object store alone.
+    if ":" in served and ("://" not in served or end in taken_names(settings)):
         raise LaunchRefused(
-            f"--served-model-name {served} ends in the name of the sampler {end!r}, which a "
-            "request would seem to choose; serve the model under another name"
+            f"the model's name {served!r} holds a colon, behind which a request chooses a sampler "
+            "or an adapter; give it another with --served-model-name"
         )
 
 

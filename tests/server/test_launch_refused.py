@@ -76,8 +76,8 @@ FLAGS = [
     ),
     (("--led-think-start", "<a>", "--led-think-end", "<a>"), "think delimiters"),
     (("--led-tool-start", "<think>"), "--led-tool-start"),
+    (("--served-model-name", "tiny:v1"), "--served-model-name"),
     # SGLang's own checks
-    (("--served-model-name", "a:b"), "served_model_name"),
     (("--base-gpu-id", "-1"), "base_gpu_id"),
 ]
 
