@@ -79,7 +79,7 @@ class LaunchOptions:
         "GRID",
         "YAML file whose list `samplers` gives settings a name: {name: led, label: wide, params: "
         "{candidates: 20}} is served as MODEL:led-wide; also a shipped grid, such as ablations "
-        "(default: the samplers' own names alone)",
+        "(default: none)",
     )
 
     @classmethod
