@@ -58,7 +58,7 @@ def test_a_right_step_passes_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> Non
     assert "6 steps" in text
     assert "FAIL" not in text
     judged = [line for line in text.splitlines() if "| ok |" in line]
-    assert len(judged) == 7
+    assert len(judged) == 8
     assert "nobody exploring" in text
 
 
@@ -70,16 +70,16 @@ def test_one_layer_has_no_latents_to_check() -> None:
 @pytest.mark.parametrize(
     ("named", "said", "change"),
     [
-        ("gates and tokens", "token", lambda r: replace(r, token_ids=r.token_ids.roll(1))),
-        ("gates and tokens", "side of the gate", lambda r: replace(r, explored=~r.explored)),
-        ("gates and tokens", "depth", lambda r: replace(r, depth=r.depth + r.explored.long())),
+        ("as the oracle", "token", lambda r: replace(r, token_ids=r.token_ids.roll(1))),
+        ("as the oracle", "side of the gate", lambda r: replace(r, explored=~r.explored)),
+        ("as the oracle", "depth", lambda r: replace(r, depth=r.depth + r.explored.long())),
         (
-            "gates and tokens",
+            "as the oracle",
             "probability to explore",
             lambda r: replace(r, explore_probability=r.explore_probability / 2),
         ),
         (
-            "gates and tokens",
+            "as the oracle",
             "log q",
             lambda r: replace(r, behaviour_logprob=r.behaviour_logprob - 0.1),
         ),
@@ -136,7 +136,7 @@ def test_a_check_that_breaks_does_not_end_the_others(
     assert (
         found["p^l, 32 exploring"].figures == "RuntimeError: CUDA error: an illegal memory access"
     )
-    assert found["gates and tokens"].passed is True
+    assert found["as the oracle"].passed is True
     assert examine.failed(found.values())
     assert "| p^l, 32 exploring | **FAIL** |" in capsys.readouterr().out
 

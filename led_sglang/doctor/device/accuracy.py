@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 from torch import Tensor
 
-from led_sglang.doctor.device.batch import (
-    Batch,
-    Request,
-    exploring,
-    make_batch,
-    of_every_kind,
-    rms_norm,
-    run,
-)
+from led_sglang.doctor.device.batch import alike, mixed, rms_norm, run
 from led_sglang.doctor.device.finding import Finding
 from led_sglang.doctor.device.shape import Shape
 from led_sglang.kernels import (
+    EagerStep,
+    Gate,
     LedReference,
     LedResult,
+    LmHeadShard,
     Step,
     StepNoise,
     latent_posteriors,
     led_reference,
 )
+from led_sglang.kernels.check import compare
+from led_sglang.kernels.synthetic import SyntheticBatch
 from led_sglang.kernels.triton.tiles import row_tiles
 
 # docs/method.md#numerics: at most twice the error of torch's own product, and never more than this.
@@ -56,7 +55,7 @@ def explorers_of_tiles(shape: Shape, step: Step) -> list[tuple[str, int]]:
 
 def probabilities(name: str, count: int, step: Step, shape: Shape, weight: Tensor) -> Finding:
     """p^l of every latent row of a batch that explores as one, against float64 and torch."""
-    batch = make_batch(exploring(count, shape), shape, weight)
+    batch = alike(count, shape, weight)
     final, _, result = run(step, batch)
     rows = count * shape.layers
     hidden = batch.latents[:, 1:].flip(1).reshape(rows, shape.hidden)
@@ -86,38 +85,52 @@ def _error(ours: Tensor, truth: Tensor) -> float:
     return float(torch.nan_to_num(off, nan=torch.inf).max())
 
 
+def against_torch(step: Step, shape: Shape, weight: Tensor) -> Finding:
+    """The comparison that every launch makes, on more rows: see `led_sglang.kernels.check`."""
+    trusted = EagerStep(LmHeadShard(weight, 0, shape.vocab), final_norm=rms_norm)
+    outcome = compare(step, trusted, mixed(shape, weight))
+    figures = f"{outcome.rows} requests, {outcome.decided} of them decide by more than rounding"
+    return Finding("as plain torch", outcome.finding is None, outcome.finding or figures)
+
+
 def decisions(step: Step, shape: Shape, weight: Tensor) -> Finding:
     """Gate, depth, token and q of requests of every kind against the oracle, row by row."""
-    batch = make_batch(of_every_kind(shape), shape, weight)
+    batch = mixed(shape, weight)
     _, noise, result = run(step, batch)
     exact = weight.double()
     off = []
-    for row, request in enumerate(batch.requests):
-        reference = _reference(batch, row, exact)
+    columns = {name: column.tolist() for name, column in vars(batch.rows).items()}
+    requests = [
+        SimpleNamespace(**dict(zip(columns, values, strict=True)))
+        for values in zip(*columns.values(), strict=True)
+    ]
+    for row, request in enumerate(requests):
+        reference = _reference(batch, row, request, exact)
         what = _difference(row, request, reference, noise, result)
         if what is not None:
-            off.append(f"{what} in row {row} ({_described(request)})")
+            off.append(f"{what} in row {row}, gate {Gate(request.gate).name.lower()}")
     explored, depths = int(result.explored.sum()), int(result.depth.max())
-    figures = f"{len(batch.requests)} requests, {explored} explored, down to depth {depths}"
+    figures = f"{len(requests)} requests, {explored} explored, down to depth {depths}"
     if off:
-        figures = f"{len(off)} of {len(batch.requests)} requests differ: {off[0]}"
-    return Finding("gates and tokens", not off, figures)
+        figures = f"{len(off)} of {len(requests)} requests differ: {off[0]}"
+    return Finding("as the oracle", not off, figures)
 
 
-def _reference(batch: Batch, row: int, exact: Tensor) -> LedReference:
-    request = batch.requests[row]
+def _reference(
+    batch: SyntheticBatch, row: int, request: SimpleNamespace, exact: Tensor
+) -> LedReference:
     return led_reference(
         batch.logits[row].cpu(),
         batch.latents[row].flip(0),
         exact,
-        temperature=batch.rows.temperature[row].item(),  # 0.6 is no float32
+        temperature=request.temperature,
         depth=request.depth,
         candidates=request.candidates,
         candidate_top_p=request.candidate_top_p,
         floor=request.floor,
         normalize_layers=request.normalize_layers,
         layers="release" if request.release_layers else "paper",
-        gate=request.gate.name.lower(),
+        gate=Gate(request.gate).name.lower(),
         gate_value=request.gate_value,
         greedy=request.greedy,
         random_gate=request.random_gate,
@@ -126,7 +139,7 @@ def _reference(batch: Batch, row: int, exact: Tensor) -> LedReference:
 
 
 def _difference(
-    row: int, request: Request, reference: LedReference, noise: StepNoise, result: LedResult
+    row: int, request: SimpleNamespace, reference: LedReference, noise: StepNoise, result: LedResult
 ) -> str | None:
     """What of a row is not as the oracle has it, as far as rounding cannot be the reason."""
     k = len(reference.candidate_ids)
@@ -170,11 +183,3 @@ def _difference(
         if (q - reference.behaviour_probs).abs().max() > _CLOSE:
             return "another q"
     return None
-
-
-def _described(request: Request) -> str:
-    plain = Request(depth=request.depth, candidates=request.candidates)
-    differs = [f"{n} {v}" for n, v in vars(request).items() if v != getattr(plain, n)]
-    return ", ".join(
-        [f"gate {request.gate.name.lower()}", *(d for d in differs if d[:4] != "gate")]
-    )

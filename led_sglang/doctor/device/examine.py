@@ -15,15 +15,16 @@ from torch import Tensor
 from led_sglang.common.terminal import CommandError
 from led_sglang.common.versions import versions
 from led_sglang.doctor.device import repeats, speed
-from led_sglang.doctor.device.accuracy import decisions, explorers_of_tiles, probabilities
-from led_sglang.doctor.device.batch import random_head, rms_norm
+from led_sglang.doctor.device.accuracy import (
+    against_torch,
+    decisions,
+    explorers_of_tiles,
+    probabilities,
+)
+from led_sglang.doctor.device.batch import LARGEST_BATCH, launch_limits, random_head, rms_norm
 from led_sglang.doctor.device.finding import Finding
 from led_sglang.doctor.device.shape import INTERPRETED, ON_A_CPU, ON_A_GPU, Shape
-from led_sglang.kernels import LaunchLimits, LmHeadShard, Step, prepare
-
-# The largest step that is prepared: of a server's batch, and the most candidates of a request.
-_BATCH = 256
-_CANDIDATES = 64
+from led_sglang.kernels import LmHeadShard, Step, prepare
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,16 @@ def examine_device(device: torch.device, shape: Shape, effort: Effort) -> Iterat
     yield Finding("who computes", step.name == wanted, step.reason or name)
     if device.type == "cuda":
         held = (torch.cuda.memory_allocated(device) - before) / 1e6
-        yield Finding("memory", None, f"{held:.1f} MB held for steps of up to {_BATCH} requests")
+        yield Finding(
+            "memory", None, f"{held:.1f} MB held for steps of up to {LARGEST_BATCH} requests"
+        )
     checks: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
         (f"p^l, {name}", _one(probabilities, name, count, step, shape, weight))
         for name, count in explorers_of_tiles(shape, step)
     ]
     checks += [
-        ("gates and tokens", _one(decisions, step, shape, weight)),
+        ("as plain torch", _one(against_torch, step, shape, weight)),
+        ("as the oracle", _one(decisions, step, shape, weight)),
         ("repeatable to the bit", _one(repeats.repeatability, step, shape, weight, effort.steps)),
         ("rows alone", _one(repeats.independence, step, shape, weight)),
         ("graph replay", _one(repeats.replay, step, shape, weight)),
@@ -130,17 +134,8 @@ def _times(step: Step, shape: Shape, weight: Tensor, count: int) -> Iterator[Fin
 
 
 def _prepare(shape: Shape, weight: Tensor) -> Step:
-    limits = LaunchLimits(
-        batch=_BATCH,
-        candidates=_CANDIDATES,
-        depth=shape.depth,
-        vocab=shape.vocab,
-        captured=shape.depth,
-        latents_dtype=shape.dtype,
-        logits_dtypes=(torch.float32,),
-    )
     head = LmHeadShard(weight, 0, shape.vocab)
-    return prepare(head, limits, device=weight.device, final_norm=rms_norm)
+    return prepare(head, launch_limits(shape), device=weight.device, final_norm=rms_norm)
 
 
 def describe(device: torch.device) -> str:

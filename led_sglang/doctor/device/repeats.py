@@ -9,15 +9,16 @@ import torch
 import triton
 from torch import Tensor
 
-from led_sglang.doctor.device.batch import Batch, make_batch, of_every_kind, run
+from led_sglang.doctor.device.batch import mixed, run, take
 from led_sglang.doctor.device.finding import Finding
 from led_sglang.doctor.device.shape import Shape
 from led_sglang.kernels import LedResult, Step
+from led_sglang.kernels.synthetic import SyntheticBatch
 
 _TENSORS = [f.name for f in fields(LedResult) if f.name not in ("projected_rows", "gate_draw")]
 
 
-def _outputs(step: Step, batch: Batch) -> list[Tensor]:
+def _outputs(step: Step, batch: SyntheticBatch) -> list[Tensor]:
     """Every tensor that a step decides, where it lies."""
     result = run(step, batch)[2]
     return [getattr(result, name) for name in _TENSORS]
@@ -31,8 +32,8 @@ def _differs(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
 def repeatability(step: Step, shape: Shape, weight: Tensor, steps: int) -> Finding:
     """Batches of several sizes by turns, in random order, must each repeat their first bits."""
     rng = random.Random(0)
-    whole, parts = _parts_of(make_batch(of_every_kind(shape), shape, weight), rng)
-    parts = [(whole, list(range(len(whole.requests)))), *parts]
+    whole, parts = _parts_of(mixed(shape, weight), rng)
+    parts = [(whole, list(range(len(whole.logits)))), *parts]
     expected = [[t.clone() for t in _outputs(step, batch)] for batch, _ in parts]
     different = torch.zeros((), dtype=torch.int64, device=weight.device)
     for _ in range(steps):
@@ -50,7 +51,7 @@ def independence(step: Step, shape: Shape, weight: Tensor) -> Finding:
 
     Not judged in Triton's interpreter, whose products are numpy's and depend on the batch.
     """
-    whole, parts = _parts_of(make_batch(of_every_kind(shape), shape, weight), random.Random(1))
+    whole, parts = _parts_of(mixed(shape, weight), random.Random(1))
     expected = [t.clone() for t in _outputs(step, whole)]
     wrong = sum(
         int(_differs(_outputs(step, batch), [t[places] for t in expected]))
@@ -63,31 +64,32 @@ def independence(step: Step, shape: Shape, weight: Tensor) -> Finding:
     )
 
 
-def _parts_of(whole: Batch, rng: random.Random) -> tuple[Batch, list[tuple[Batch, list[int]]]]:
+def _parts_of(
+    whole: SyntheticBatch, rng: random.Random
+) -> tuple[SyntheticBatch, list[tuple[SyntheticBatch, list[int]]]]:
     """A batch, and random parts of it with the places of their rows."""
-    count = len(whole.requests)
+    count = len(whole.logits)
     places = [rng.sample(range(count), size) for size in (1, 1, 2, 4, 9, 18)]
-    return whole, [(whole.take(part), part) for part in places]
+    return whole, [(take(whole, part), part) for part in places]
 
 
 def replay(step: Step, shape: Shape, weight: Tensor) -> Finding:
     """The step captured as a CUDA graph, replayed on other inputs, against the step itself."""
     if not weight.is_cuda:
         return Finding("graph replay", None, "there are no CUDA graphs on a CPU")
-    first = make_batch(of_every_kind(shape), shape, weight)
-    count = len(first.requests)
-    other = first.take([(i + 5) % count for i in range(count)])
+    first = mixed(shape, weight)
+    count = len(first.logits)
+    other = take(first, [(i + 5) % count for i in range(count)])
     expected = [t.clone() for t in _outputs(step, other)]
     _outputs(step, first)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         outputs = _outputs(step, first)
-    first.logits.copy_(other.logits)
-    first.latents.copy_(other.latents)
-    first.seeds.copy_(other.seeds)
-    for name, column in vars(first.rows).items():
-        column.copy_(getattr(other.rows, name))
+    for own, others in ((first, other), (first.rows, other.rows)):
+        for name, column in vars(own).items():
+            if isinstance(column, Tensor):
+                column.copy_(getattr(others, name))
     wrong = 0
     for _ in range(3):
         graph.replay()

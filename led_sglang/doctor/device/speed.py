@@ -8,11 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from led_sglang.doctor.device.batch import Batch, exploring, make_batch, run
+from led_sglang.doctor.device.batch import alike, run
 from led_sglang.doctor.device.finding import Finding
 from led_sglang.doctor.device.shape import Shape
 from led_sglang.doctor.device.timers import Ceilings, ceilings, replay_microseconds, times
 from led_sglang.kernels import Gate, NoiseStream, Step
+from led_sglang.kernels.synthetic import SyntheticBatch
 
 # By datasheet, dense: TB/s, bf16 TFLOP/s. The first that the card's name holds counts.
 _CARDS = {
@@ -72,7 +73,7 @@ def _of_batch(
     count: int,
     gate: Gate,
 ) -> Iterator[Finding]:
-    batch = make_batch(exploring(count, shape, gate), shape, weight)
+    batch = alike(count, shape, weight, gate)
     whole = partial(run, step, batch)
     rows = count * shape.layers if gate is Gate.ALWAYS else 0
     took = times(whole, weight.device, repeats)
@@ -93,14 +94,16 @@ def _of_batch(
         yield Finding("- its kernels, us", None, ", ".join(kernels))
 
 
-def _parts(step: Step, batch: Batch, device: torch.device, repeats: int) -> dict[str, float]:
+def _parts(
+    step: Step, batch: SyntheticBatch, device: torch.device, repeats: int
+) -> dict[str, float]:
     """Median microseconds of the three calls that are a step."""
     final, noise, _ = run(step, batch)
     stream = NoiseStream.start(0, device)
-    seeded = torch.ones_like(batch.rows.owns)
+    origins = batch.seeds, batch.has_seed, batch.positions
     calls = {
         "posterior": partial(step.final_posterior, batch.logits, batch.rows, batch.limits),
-        "noise": partial(step.draw_noise, stream, batch.seeds, seeded, batch.seeds, final.ids),
+        "noise": partial(step.draw_noise, stream, *origins, final.ids),
         "rest": partial(step.led_step, final, batch.latents, batch.rows, batch.limits, noise),
     }
     return {name: times(call, device, repeats).p50 for name, call in calls.items()}
