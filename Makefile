@@ -8,7 +8,9 @@ INSTALLED := $(VENV)/installed
 TINY := build/tiny_reasoner
 TINY_RUN := PYTHONPATH=examples $(BIN)/python -m tiny_reasoner
 
-.PHONY: serve test lint imports clean tiny-reasoner reproduce-tiny wheelhouse
+FIRST_LIGHT := build/first-light
+
+.PHONY: serve test lint imports clean first-light tiny-reasoner reproduce-tiny wheelhouse
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -57,6 +59,10 @@ wheelhouse:  ## every wheel the package needs, in parts, for a host without netw
 	$(if $(filter 3.%,$(PYTHON)),python3,$(PYTHON)) -m venv build/wheelhouse-venv
 	$(HOUSE) -m benchmarks.wheelhouse $(if $(filter 3.%,$(PYTHON)),--python $(PYTHON)) \
 		$(if $(PART_MB),--part-mb $(PART_MB)) --out build/wheelhouse
+
+# Part A needs no installation: python -m benchmarks.first_light --out DIR --only A
+first-light: $(INSTALLED)  ## the first minutes on a GPU: make first-light ARGS="--only A"
+	$(BIN)/python -m benchmarks.first_light --out $(FIRST_LIGHT) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

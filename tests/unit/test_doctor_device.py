@@ -42,7 +42,7 @@ class Wrong(EagerStep):
 def findings(
     monkeypatch: pytest.MonkeyPatch, change: Callable[[LedResult], LedResult]
 ) -> dict[str, Finding]:
-    monkeypatch.setattr(examine, "_prepare", lambda shape, weight: Wrong(weight, change))
+    monkeypatch.setattr(examine, "prepare_step", lambda shape, weight: Wrong(weight, change))
     monkeypatch.setattr(examine, "_times", lambda *given: [])
     lines = examine.examine_device(CPU, TINY, EFFORT)
     return {line.check: line for line in lines if isinstance(line, Finding)}
@@ -147,7 +147,7 @@ def test_a_step_that_falls_back_to_torch_fails(monkeypatch: pytest.MonkeyPatch) 
             LmHeadShard(weight, 0, len(weight)), final_norm=examine.rms_norm, reason="no compiler"
         )
 
-    monkeypatch.setattr(examine, "_prepare", eager)
+    monkeypatch.setattr(examine, "prepare_step", eager)
     monkeypatch.setattr(examine, "_times", lambda *given: [])
     lines = [x for x in examine.examine_device(CPU, TINY, EFFORT) if isinstance(x, Finding)]
     assert lines[0] == Finding("who computes", False, "no compiler")

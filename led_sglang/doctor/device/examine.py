@@ -90,7 +90,7 @@ def examine_device(device: torch.device, shape: Shape, effort: Effort) -> Iterat
         yield "* in Triton's interpreter, which sorts by numpy and whose times mean nothing"
     weight = random_head(shape, device)
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-    step = _prepare(shape, weight)
+    step = prepare_step(shape, weight)
     yield "\n| check | | seen |\n|---|---|---|"
     name = f"{step.name} (Triton's interpreter)" if interpreted() else step.name
     wanted = "cpu" if device.type == "cpu" and not interpreted() else "triton"
@@ -133,7 +133,7 @@ def _times(step: Step, shape: Shape, weight: Tensor, count: int) -> Iterator[Fin
     yield from speed.speeds(step, shape, weight, peak, count)
 
 
-def _prepare(shape: Shape, weight: Tensor) -> Step:
+def prepare_step(shape: Shape, weight: Tensor) -> Step:
     head = LmHeadShard(weight, 0, shape.vocab)
     return prepare(head, launch_limits(shape), device=weight.device, final_norm=rms_norm)
 

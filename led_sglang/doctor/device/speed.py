@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -90,7 +90,9 @@ def _of_batch(
     parts = (f"{name} {us:.0f}" for name, us in _parts(step, batch, weight.device, repeats).items())
     yield Finding("- its calls, us", None, ", ".join(parts))
     if weight.is_cuda:
-        kernels = (f"{name} {us:.1f}" for name, us in _kernels(whole).items())
+        kernels = (
+            f"{name} {us:.1f}" for name, us in kernel_microseconds(whole, _PROFILED_STEPS).items()
+        )
         yield Finding("- its kernels, us", None, ", ".join(kernels))
 
 
@@ -109,15 +111,15 @@ def _parts(
     return {name: times(call, device, repeats).p50 for name, call in calls.items()}
 
 
-def _kernels(whole: partial[object]) -> dict[str, float]:
-    """Microseconds per step on the device, by the kernel's name, the longest first."""
+def kernel_microseconds(whole: Callable[[], object], steps: int) -> dict[str, float]:
+    """Microseconds per step on a GPU, by the kernel's name, the longest first."""
     from torch.profiler import ProfilerActivity, profile
 
     whole()
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
-        for _ in range(_PROFILED_STEPS):
+        for _ in range(steps):
             whole()
         torch.cuda.synchronize()
-    totals = {e.key: e.self_device_time_total / _PROFILED_STEPS for e in seen.key_averages()}
+    totals = {e.key: e.self_device_time_total / steps for e in seen.key_averages()}
     return {name[:40]: us for name, us in sorted(totals.items(), key=lambda t: -t[1]) if us > 0.1}

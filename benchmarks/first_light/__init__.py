@@ -1,0 +1,1 @@
+"""The first minutes on a real GPU, as one command: see docs/first_light.md."""
