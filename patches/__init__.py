@@ -88,6 +88,7 @@ def enable() -> None:
         sampling,
         statistics,
         stop_regex,
+        weight_updates,
     )
 
     hooks.apply(SERVING)

@@ -12,7 +12,7 @@ from sglang.srt.layers.sampler import Sampler
 from sglang.srt.runtime_context import get_exec, get_parallel, get_platform
 from torch import Tensor
 
-from led_sglang.kernels import Step
+from led_sglang.kernels import LmHeadShard, Step
 from led_sglang.methods.base import LogitsChanger, LogitsContext, Picks, StepContext, TokenSampler
 from led_sglang.methods.registry import METHODS
 from led_sglang.methods.regular import SeededRows
@@ -109,6 +109,11 @@ class LedSampler(Sampler):
     def step(self) -> Step:
         """Who computes LED's steps in this process."""
         return self._bound.model.step
+
+    @property
+    def head(self) -> LmHeadShard:
+        """The LM head that LED reads."""
+        return self._bound.model.head
 
     def allocate(self, model_runner: Any) -> None:
         """Let the methods make what they keep by request slot; before graphs are captured.

@@ -133,6 +133,11 @@ sglang.srt.model_executor.model_runner_components.attention_backend_setup
   configure_aux_hidden_state_capture(model, eagle_use_aux_hidden_state,
       eagle_aux_hidden_state_layer_ids, dflash_use_aux_hidden_state, dflash_target_layer_ids,
       is_dspark): turns the residual-stream capture on
+sglang.srt.model_executor.model_runner_components.weight_updater.WeightUpdater
+  update_weights_from_tensor(self, named_tensors, load_format): tensors that fit no parameter
+  update_weights_from_disk(self, model_path, load_format, weight_name_filter,
+      recapture_cuda_graph): LED still reads the model's head
+  end_weight_update(self, run_post_load): the same
 sglang.srt.model_executor.model_runner.ModelRunner
   init_attention_backends(self): installs soft inputs before CUDA graphs are captured
   sample(self, logits_output, forward_batch): methods that change the logits, before penalties

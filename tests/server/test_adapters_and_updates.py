@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,10 @@ import requests
 import torch
 import unpinned_plugin
 from extra_plugin import plugin_environment
-from features.checks import ALWAYS, GREEDY, compare_led_tokens
-from harness import Server, serve
+from features.checks import ALWAYS, GREEDY, compare_led_tokens, think_flags
+from harness import Server, free_port, serve
 from oracle import Oracle
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from led_sglang.models.random_qwen3 import write_random_qwen3
 
@@ -65,8 +68,6 @@ def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def merged(model_path: Path, adapter: Path) -> Oracle:
     """The oracle with the adapter in its weights: W + alpha/r * B A."""
-    from safetensors.torch import load_file
-
     oracle, tensors = Oracle(model_path), load_file(adapter / "adapter_model.safetensors")
     for name, module in oracle.model.named_modules():
         a = tensors.get(f"base_model.model.{name}.lora_A.weight")
@@ -161,19 +162,166 @@ def test_names_of_adapters_and_samplers(server: Server, adapter: Path) -> None:
     assert "load the adapter under another name" in response.text
 
 
+def weights_of(model: Path) -> dict[str, torch.Tensor]:
+    tensors = load_file(model / "model.safetensors")
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def from_disk(server: Server, model: Path) -> None:
+    body = {"model_path": str(model)}
+    assert server.post("/update_weights_from_disk", body).json()["success"]
+
+
+def in_session(server: Server, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """One update, between the calls that SGLang wants around it."""
+    assert server.post("/begin_weight_update", {}).json()["success"]
+    try:
+        answer: dict[str, Any] = server.post(path, body).json()
+    finally:
+        assert server.post("/end_weight_update", {}).json()["success"]
+    return answer
+
+
+def serialized(tensors: list[tuple[str, torch.Tensor]]) -> dict[str, Any]:
+    """As a trainer on the same machine hands them over."""
+    from sglang.srt.utils import MultiprocessingSerializer
+
+    # Processes that are not related share memory by name.
+    before = torch.multiprocessing.get_sharing_strategy()
+    torch.multiprocessing.set_sharing_strategy("file_system")
+    try:
+        text = MultiprocessingSerializer.serialize(tensors, output_str=True)
+    finally:
+        torch.multiprocessing.set_sharing_strategy(before)
+    return {"serialized_named_tensors": [text]}
+
+
+def from_tensors(server: Server, model: Path) -> None:
+    tensors = list(weights_of(model).items())
+    answer = in_session(server, "/update_weights_from_tensor", serialized(tensors))
+    assert answer["success"], answer
+
+
+def from_distributed(server: Server, model: Path) -> None:
+    """Broadcast by a trainer that is rank 0 of a gloo group."""
+    trainer = Path(__file__).with_name("broadcasting_trainer.py")
+    port, tensors = free_port(), weights_of(model)
+    group = {"group_name": "rollouts", "backend": "gloo"}
+    process = subprocess.Popen([sys.executable, trainer, str(port), str(model)])
+    try:
+        joined = group | {"master_address": "127.0.0.1", "master_port": port}
+        joined |= {"rank_offset": 1, "world_size": 2}
+        assert server.post("/init_weights_update_group", joined).json()["success"]
+        body = {
+            "group_name": "rollouts",
+            "names": list(tensors),
+            "dtypes": [str(t.dtype).removeprefix("torch.") for t in tensors.values()],
+            "shapes": [list(t.shape) for t in tensors.values()],
+        }
+        answer = in_session(server, "/update_weights_from_distributed", body)
+        assert answer["success"], answer
+        assert process.wait(timeout=60) == 0
+        server.post("/destroy_weights_update_group", {"group_name": "rollouts"})
+    finally:
+        process.kill()
+
+
+WAYS = {"disk": from_disk, "tensors": from_tensors, "distributed": from_distributed}
+
+
+def assert_led_of(server: Server, model: Path, prompts: Sequence[Sequence[int]]) -> None:
+    """LED reads this model's layers, head and norm."""
+    oracle = Oracle(model)
+    for led in (ALWAYS, ALWAYS | {"final_norm": True}):
+        sampling = GREEDY | {"max_new_tokens": 32}
+        answers = server.generate_batch([(p, {"led": led}, sampling) for p in prompts])
+        told_apart = sum(
+            compare_led_tokens(oracle, prompt, answer["output_ids"], **led)
+            for prompt, answer in zip(prompts, answers, strict=True)
+        )
+        assert told_apart > 0
+
+
+@pytest.mark.parametrize("way", list(WAYS))
 def test_weights_replaced(
-    server: Server, model_path: Path, other_model: Path, prompts: list[Sequence[int]]
+    server: Server, model_path: Path, other_model: Path, prompts: list[Sequence[int]], way: str
 ) -> None:
-    """Runs last: nothing of the old weights is left in LED, the LM head included."""
+    """Nothing of the old weights is left in LED, the LM head included."""
     for model in (other_model, model_path):
-        answer = server.post("/update_weights_from_disk", {"model_path": str(model)})
-        assert answer.status_code == 200, answer.text
-        oracle = Oracle(model)
-        for led in (ALWAYS, ALWAYS | {"final_norm": True}):
-            sampling = GREEDY | {"max_new_tokens": 32}
-            answers = server.generate_batch([(p, {"led": led}, sampling) for p in prompts[:6]])
-            told_apart = sum(
-                compare_led_tokens(oracle, prompt, a["output_ids"], **led)
-                for prompt, a in zip(prompts, answers, strict=False)
-            )
-            assert told_apart > 0
+        WAYS[way](server, model)
+        assert_led_of(server, model, prompts[:4])
+
+
+def test_an_adapter_loaded_while_serving(
+    server: Server, model_path: Path, adapter: Path, prompts: list[Sequence[int]]
+) -> None:
+    assert server.post("/unload_lora_adapter", {"lora_name": "tuned"}).json()["success"]
+    body = {"lora_name": "late", "lora_path": str(adapter)}
+    assert server.post("/load_lora_adapter", body).json()["success"]
+    answers = greedy(server, prompts[:3], ["late"] * 3)
+    oracle = merged(model_path, adapter)
+    assert sum(map(partial(compare_led_tokens, oracle), prompts, answers)) > 0
+
+
+@pytest.mark.parametrize("mode", ["in_place", "retract"])
+def test_weights_replaced_in_mid_rollout(
+    server: Server, model_path: Path, other_model: Path, prompts: list[Sequence[int]], mode: str
+) -> None:
+    """A paused thought goes on with the new weights; as the engine has it, over the KV of the old
+    ones (`in_place`), or over its ids read again (`retract`)."""
+    sampling = GREEDY | {"max_new_tokens": 400, "stream_interval": 1}
+    body = {"input_ids": list(prompts[1]), "stream": True}
+    body["sampling_params"] = sampling | {"custom_params": {"led": ALWAYS | {"trace": True}}}
+    with server.post("/generate", body, stream=True) as stream:
+        lines = (line for line in stream.iter_lines() if line)
+        for _ in range(6):
+            next(lines)
+        assert server.post("/pause_generation", {"mode": mode}).status_code == 200
+        flush = mode == "retract"
+        update = {"model_path": str(other_model), "flush_cache": flush}
+        assert server.post("/update_weights_from_disk", update).json()["success"]
+        assert server.post("/continue_generation", {}).status_code == 200
+        events = [line.decode().removeprefix("data: ") for line in lines]
+    last = json.loads(events[-2])
+    tokens, traced = last["output_ids"], last["meta_info"]["led_trace"]
+    assert len(tokens) == 400
+    assert [entry["token_id"] for entry in traced] == tokens
+    assert last["meta_info"]["led"]["think_tokens"] > 0
+    if flush:
+        # What comes after the pause is the new model's; where that was, its tokens tell.
+        old, new = Oracle(model_path), Oracle(other_model)
+        flags = think_flags(prompts[1], tokens)
+        at = [
+            [
+                verdict_at(oracle, prompts[1], tokens, flags, index)
+                for index in (2, 3, 4, -4, -3, -2)
+            ]
+            for oracle in (old, new)
+        ]
+        assert at[0][:3] == [True] * 3
+        assert at[1][3:] == [True] * 3
+    from_disk(server, model_path)
+    assert_led_of(server, model_path, prompts[:2])
+
+
+def verdict_at(
+    oracle: Oracle, prompt: Sequence[int], tokens: Sequence[int], flags: list[bool], index: int
+) -> bool:
+    """Whether one token is the oracle's, the ones before it given."""
+    index %= len(tokens)
+    verdict = oracle.check_greedy(
+        [*prompt, *tokens[:index]], tokens[index : index + 1], flags[index : index + 1], **ALWAYS
+    )
+    return not verdict.differences
+
+
+def test_weights_that_do_not_fit(
+    server: Server, model_path: Path, prompts: list[Sequence[int]]
+) -> None:
+    """One sentence; SGLang alone would end its scheduler over tensors of another shape."""
+    name, head = next((n, t) for n, t in weights_of(model_path).items() if "embed" in n)
+    wrong = [(name, torch.zeros(head.shape[0], head.shape[1] + 1))]
+    answer = in_session(server, "/update_weights_from_tensor", serialized(wrong))
+    assert not answer["success"]
+    assert "the weights do not fit" in answer["message"]
+    assert_led_of(server, model_path, prompts[:2])

@@ -1,0 +1,59 @@
+"""Weights replaced while the server runs: what LED reads of the model stays the model's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from led_sglang.patches.hooks import hook
+from led_sglang.patches.lm_head import lm_head_shard
+from led_sglang.patches.published import settings_or_none
+from led_sglang.patches.sampling import LedSampler
+
+_UPDATER = "model_executor.model_runner_components.weight_updater.WeightUpdater."
+
+
+@hook(_UPDATER + "update_weights_from_tensor", "AROUND")
+def _refuse_what_does_not_fit(
+    original: Any, self: Any, named_tensors: Any, load_format: str | None = None
+) -> tuple[bool, str]:
+    """SGLang answers a tensor that no parameter takes by ending its scheduler."""
+    if settings_or_none() is None:
+        return original(self, named_tensors=named_tensors, load_format=load_format)
+    try:
+        return original(self, named_tensors=named_tensors, load_format=load_format)
+    except Exception as error:
+        cause = " ".join(str(error).split()) or type(error).__name__
+        return False, (
+            f"the weights do not fit the model ({cause}); those before it in the message are "
+            "replaced already: send all of them again"
+        )
+
+
+@hook(_UPDATER + "update_weights_from_disk", "AFTER")
+def _loaded_from_disk(result: Any, self: Any, *_: Any, **__: Any) -> None:
+    _check_head(self)
+
+
+@hook(_UPDATER + "end_weight_update", "AFTER")
+def _session_ends(result: Any, self: Any, *_: Any, **__: Any) -> None:
+    _check_head(self)
+
+
+def _check_head(updater: Any) -> None:
+    """Every way of loading writes into the parameters that are there.
+
+    Raises:
+        RuntimeError: the model's LM head is another tensor now, and LED would read the old one.
+    """
+    sampler = updater.get_model_runner().sampler
+    if not isinstance(sampler, LedSampler):
+        return
+    addresses = [
+        None if head.weight is None else head.weight.data_ptr()
+        for head in (sampler.head, lm_head_shard(updater.get_model()))
+    ]
+    if addresses[0] != addresses[1]:
+        raise RuntimeError(
+            "the weight update has put another LM head into the model, and LED would go on reading "
+            "the old one: restart the server on the new weights, or serve with --sampler regular"
+        )
