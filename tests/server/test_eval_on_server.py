@@ -12,6 +12,7 @@ from browser import chromium
 from eval_harness import led_eval, records
 from harness import Server, assert_progress, serve
 
+from led_sglang.cli import main
 from led_sglang.common.server_process import free_port
 
 SAMPLES = 2 * 2 * 4 * 5 * 4
@@ -83,3 +84,42 @@ def test_a_launch_that_is_refused_shows_why(model_path: Path, tmp_path: Path) ->
     )
     assert done.returncode == 2
     assert "--led-depth 99 is outside" in done.stderr
+
+
+def test_a_recorded_sample_is_asked_again_with_its_trace(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, page = tmp_path / "run", tmp_path / "trace.html"
+    done = led_eval(
+        *("--base-url", server.url, "--run-dir", run, "--n", 2, "--limit", 1, "--tasks", "gsm8k"),
+        *("--samplers", "regular,led", "--temperatures", "0.6", "--max-tokens", 24),
+        *("--concurrency", 1, "--grade-workers", 1),
+    )
+    assert done.returncode == 0, done.stderr
+    file = run / "samples" / "gsm8k" / "led" / "T0.6" / "output-rs1.jsonl"
+    record = json.loads(file.read_text())
+    flags = ["trace", "--from-run", str(run), "--sample", f"gsm8k/{record['id']}/1"]
+    flags += ["--base-url", server.url, "--out", str(page)]
+    assert main(flags) == 0
+    assert "the tokens are those of the recorded sample" in capsys.readouterr().err
+    found = page.read_text()
+    assert '["repeats","yes"]' in found
+    assert f'["seed","{record["seed"]}"]' in found
+    assert json.dumps(record["request"]["messages"][0]["content"][:40])[1:-1] in found
+    # Another sampler has no trace, but its tokens and phases are there.
+    main([*flags, "--sampler", "regular"])
+    assert "regular: 24 tokens" in capsys.readouterr().err
+
+    file.write_text(json.dumps({**record, "reasoning_content": "x"}) + "\n")
+    assert main(flags) == 2
+    assert "not the recorded one from character 0 on" in capsys.readouterr().err
+    settings = json.loads((run / "run.json").read_text())
+    settings["server"]["dtype"], settings["server"]["led"]["depth"] = "bfloat16", 4
+    (run / "run.json").write_text(json.dumps(settings))
+    page.unlink()
+    assert main(flags) == 2
+    error = capsys.readouterr().err
+    assert 'dtype: "bfloat16" -> ' in error
+    assert "led.depth: 4 -> 8" in error
+    assert error.count("\n") == 1
+    assert not page.exists()

@@ -139,3 +139,51 @@ def test_a_long_answer_keeps_few_elements(browser: webdriver.Chrome, tmp_path: P
         "return t.top > 0 && t.bottom < innerHeight"
     )
     assert viewer.errors() == []
+
+
+def test_numbers_and_words_are_those_a_reader_understands(
+    browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    trace = replace(made_trace(WORDS, 3), prompt="Is 91 a prime?")
+    last = trace.tokens[2]
+    assert last.step is not None
+    tiny = last.step.layer_probs.copy()
+    tiny[1, :3] = 4e-7, 3e-6, 0.0
+    stayed = replace(last.step, depth=1, layer_probs=tiny, p1=5e-7, behaviour_logprob=-2e-8)
+    trace = replace(trace, tokens=(*trace.tokens[:2], replace(last, step=stayed)))
+    viewer = Viewer(browser, write_page([trace], tmp_path / "words.html"))
+    shown = viewer.script(
+        "return [...document.querySelectorAll(\"td.cell[data-row='2']\")].map(c => c.textContent)"
+    )
+    assert shown[:3] == ["<1e-6", "3e-6", "0"]
+    panel = viewer.script("return document.getElementById('detail').innerText")
+    assert "explored, stayed with the final layer" in panel
+    assert "<1e-6" in panel.split("H(p")[0]  # p1
+    assert ">-1e-6" in panel  # log q
+    assert "stayed with the final layer ×1" in viewer.script(
+        "return document.querySelector('.legend').innerText"
+    )
+    prompt = viewer.script("return document.querySelector('#prompt p').innerText")
+    assert prompt == "Is 91 a prime?"  # innerText: it is in sight
+    assert viewer.errors() == []
+
+
+def test_a_comparison_can_be_read_on_a_phone(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    regular, led = replace(made_trace(WORDS, 40), sampler="regular"), made_trace(WORDS[1:], 40)
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    try:
+        viewer = Viewer(browser, write_page([regular, led], tmp_path / "phone.html"))
+        heads = """return [...document.querySelectorAll('.head')].map(
+            head => head.getBoundingClientRect()).map(box => box.width)"""
+        seen = []
+        for _ in range(2):
+            widths = viewer.script(heads)
+            assert max(widths) > 350  # the whole window is one run's
+            seen.append([width > 0 for width in widths])
+            assert viewer.script("return document.documentElement.scrollWidth") == 390
+            viewer.script("document.getElementById('side').click()")
+        assert seen == [[True, False], [False, True]]
+        assert viewer.errors() == []
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

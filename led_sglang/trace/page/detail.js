@@ -4,12 +4,14 @@ const MAPS = { p: "p\u02e1", a: "a\u02e1 (cumulative)" };
 
 function number(value, digits = 3) {
   if (Number.isNaN(value)) return "not recorded";
+  if (value !== 0 && Math.abs(value) < 1e-6) return value < 0 ? ">-1e-6" : "<1e-6";
   if (value !== 0 && Math.abs(value) < 0.5 * 10 ** -digits) return value.toExponential(1);
   return value.toFixed(digits);
 }
 
 function cellText(value) {
   if (value === 0) return "0";
+  if (value < 1e-6) return "<1e-6";
   if (value < 0.0005) return value.toExponential(0);
   if (value >= 0.9995) return "1";
   return value.toFixed(3).slice(1);
@@ -59,7 +61,7 @@ class Detail {
   chip(run, i) {
     const kind = KINDS[run.kind[i]];
     const depth = run.depth[i];
-    const label = run.kind[i] === EXPLORED ? `explored at depth ${depth}, ${run.layerName(depth)}` : KIND_NAMES[kind];
+    const label = run.kind[i] === EXPLORED ? run.exploredName(depth) : KIND_NAMES[kind];
     const made = element("span", "chip t " + kind, label);
     if (run.kind[i] === EXPLORED) made.style.setProperty("--f", run.depthShare(depth));
     return made;

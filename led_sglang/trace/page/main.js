@@ -15,6 +15,7 @@
     if (i < 0 || i >= pane.run.count) return;
     if (active !== pane) active.unselect();
     active = pane;
+    texts.dataset.active = pane.index;  // a narrow window shows this side alone
     const token = pane.select(i);
     detail.show(pane.run, i);
     token.focus({ preventScroll: true });
@@ -33,7 +34,11 @@
   function columns(className, fill) {
     const made = element("div", "columns " + className);
     made.style.setProperty("--runs", panes.length);
-    for (const pane of panes) made.append(fill(pane));
+    for (const pane of panes) {
+      const part = fill(pane);
+      part.classList.add(`run-${pane.index}`);
+      made.append(part);
+    }
     texts.append(made);
   }
 
@@ -90,7 +95,7 @@
     event.preventDefault();
     keys[event.key]();
   });
-  const clicks = { next: keys.n, previous: keys.p, diverge, theme, help };
+  const clicks = { next: keys.n, previous: keys.p, side: otherSide, diverge, theme, help };
   for (const [id, action] of Object.entries(clicks)) document.getElementById(id).addEventListener("click", action);
 
   const tokenAt = (event) => event.target.closest("#texts .t");
@@ -110,6 +115,8 @@
   document.getElementById("model").textContent = runs[0].model.split("/").pop();
   document.querySelector("#prompt p").textContent = runs[0].prompt;
   document.getElementById("diverge").hidden = split === null;
+  document.getElementById("side").hidden = panes.length < 2;
+  texts.dataset.active = 0;
   // Start on the first explored token: an empty panel explains nothing.
   const first = panes.find((pane) => pane.run.explored.length) || panes[0];
   if (first.run.count) select(first, first.run.explored[0] ?? 0, false);

@@ -156,7 +156,8 @@ class Pane {
       if (code !== EXPLORED && counts[code]) add(kind, `${KIND_NAMES[kind]} ${counts[code]}`);
     });
     for (const depth of [...depths.keys()].sort((x, y) => x - y)) {
-      add("explored", `${depth === 1 ? "explored at depth " : ""}${depth} \u00d7${depths.get(depth)}`, run.depthShare(depth));
+      const name = depth === 1 ? "explored, stayed with the final layer" : `depth ${depth}`;
+      add("explored", `${name} \u00d7${depths.get(depth)}`, run.depthShare(depth));
     }
     return made;
   }

@@ -61,6 +61,11 @@ class Run {
     return layer === null ? `depth ${depth}` : `layer ${layer}`;
   }
 
+  // What an explored token did: a gate that opens may find no layer with more entropy.
+  exploredName(depth) {
+    return depth === 1 ? "explored, stayed with the final layer" : `explored at depth ${depth}, ${this.layerName(depth)}`;
+  }
+
   // The explored token after (way = 1) or before (way = -1) token i; -1 if there is none.
   nextExplored(i, way) {
     let low = 0, high = this.explored.length;
