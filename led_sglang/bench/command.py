@@ -16,7 +16,7 @@ from led_sglang.bench.machine import machine
 from led_sglang.bench.measure import Journal, run_plan
 from led_sglang.bench.plan import Arm, Plan, arms_of, explore_rates, regular
 from led_sglang.bench.profile import profile_arms
-from led_sglang.bench.report import write_report
+from led_sglang.bench.report import in_words, scattered, write_report
 from led_sglang.bench.watch import ServerView
 from led_sglang.common.address import ServerError
 from led_sglang.common.extras import need
@@ -91,6 +91,11 @@ def _run(arguments: argparse.Namespace, serve_flags: Sequence[str]) -> list[str]
             raise
         finally:
             report()
+            rows = journal.rows(plan)
+            for line in in_words(rows, plan):
+                print(line)
+            for note in scattered(rows):
+                print(f"led-sglang bench: {note}", file=sys.stderr)
     return refused
 
 

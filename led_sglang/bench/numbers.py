@@ -106,12 +106,19 @@ class Row:
     added_us_per_step: float
     token_ms_p50: float
     token_ms_p99: float
+    token_ms_low: float  # smallest and largest p50 of the pairs
+    token_ms_high: float
     baseline_token_ms_p50: float
     explore_rate: float | None
     explorers_per_step: float | None
     projected_rows_per_step: float | None
     peak_memory_mb: float | None
     baseline_peak_memory_mb: float | None
+
+    @property
+    def scatter(self) -> float:
+        """Range of the pairs' ratios, as a share of their median."""
+        return (self.ratio_high - self.ratio_low) / self.ratio
 
 
 def row_of(batch_size: int, pairs: Sequence[tuple[Run, Run]]) -> Row:
@@ -133,6 +140,8 @@ def row_of(batch_size: int, pairs: Sequence[tuple[Run, Run]]) -> Row:
         added_us_per_step=statistics.median(added),
         token_ms_p50=statistics.median(a.token_ms_p50 for a in arms),
         token_ms_p99=statistics.median(a.token_ms_p99 for a in arms),
+        token_ms_low=min(a.token_ms_p50 for a in arms),
+        token_ms_high=max(a.token_ms_p50 for a in arms),
         baseline_token_ms_p50=statistics.median(b.token_ms_p50 for b in baselines),
         explore_rate=explored / think if think else None,
         explorers_per_step=explored / steps if steps else None,

@@ -11,6 +11,7 @@ from typing import Any
 from led_sglang.bench.numbers import Row
 from led_sglang.bench.plan import Plan
 
+_SCATTER_TO_WARN = 0.10
 _COLUMNS = (
     *("batch", "sampler", "tok/s", "baseline tok/s", "ratio (min .. max)", "us added per step"),
     *("ms per token p50", "p99", "explored", "explorers per step", "rows projected per step"),
@@ -37,14 +38,43 @@ def write_report(
         "machine": dict(machine),
         "settings": plan.settings(),
         "rows": [asdict(row) for row in rows],
-        "notes": list(notes),
     }
+    notes = [*notes, *scattered(rows)]
+    content["notes"] = notes
     (folder / "bench.json").write_text(json.dumps(content, indent=1) + "\n")
     (folder / "bench.md").write_text(markdown(plan, machine, rows, notes) + more)
     if rows:
         from led_sglang.bench.figure import draw
 
-        draw(rows, plan, folder / "bench.png")
+        draw(rows, plan, machine, folder / "bench.png")
+
+
+def scattered(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each row whose pairs differ too much for its median to be trusted."""
+    return [
+        f"batch {row.batch_size}, {row.arm}: the pairs scatter by {row.scatter:.0%} "
+        f"({row.ratio_low:.3f} .. {row.ratio_high:.3f}), so the machine was not quiet: end what "
+        "else runs on it, or raise --repeats and --output-len"
+        for row in rows
+        if row.scatter > _SCATTER_TO_WARN
+    ]
+
+
+def in_words(rows: Sequence[Row], plan: Plan) -> list[str]:
+    """The table as sentences, one a row."""
+    lines = []
+    for row in rows:
+        pairs = f"{row.pairs} pair" + "s" * (row.pairs > 1)
+        line = (
+            f"batch {row.batch_size}: {row.arm} makes {row.tokens_per_s:,.0f} tokens/s where "
+            f"{plan.baseline.name} makes {row.baseline_tokens_per_s:,.0f}, {row.ratio:.1%} of it "
+            f"({row.ratio_low:.1%} .. {row.ratio_high:.1%} over {pairs}), "
+            f"{row.added_us_per_step:+,.0f} us a step"
+        )
+        if row.explore_rate is not None:
+            line += f", with {row.explore_rate:.1%} of its tokens explored"
+        lines.append(line)
+    return lines
 
 
 def markdown(

@@ -7,15 +7,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pytest
+from matplotlib.figure import Figure
 
 from led_sglang.bench import BenchError
+from led_sglang.bench.figure import draw
 from led_sglang.bench.load import load_flags
 from led_sglang.bench.measure import Journal, run_plan
 from led_sglang.bench.numbers import Run, row_of, run_of
 from led_sglang.bench.plan import Plan, arms_of, explore_rates, regular
 from led_sglang.bench.profile import own_kernels, profile_markdown, read_profile
-from led_sglang.bench.report import write_report
+from led_sglang.bench.report import in_words, write_report
 from led_sglang.bench.watch import ServerView
 from led_sglang.cli import main
 from led_sglang.common.client import ServerError
@@ -336,6 +339,46 @@ def test_the_report_holds_every_number(tmp_path: Path) -> None:
     assert "copy gb per s: 12.3" in text
     assert "* batch size 256 does not fit" in text
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+    assert in_words(rows, plan)[-1] == (
+        "batch 8: led, rate 0.2 makes 1,600 tokens/s where regular makes 2,000, 80.0% of it "
+        "(80.0% .. 80.0% over 1 pair), +1,000 us a step, with 20.0% of its tokens explored"
+    )
+
+
+def test_pairs_that_scatter_are_warned_about(tmp_path: Path) -> None:
+    plan = plan_of()
+    quiet = row_of(1, [(run("regular", 4.0), run("led", step)) for step in (5.0, 5.4)])
+    loud = row_of(8, [(run("regular", 4.0), run("led", step)) for step in (5.0, 5.7)])
+    write_report(tmp_path, plan, MACHINE, [quiet, loud], ["first"])
+    first, warning = json.loads((tmp_path / "bench.json").read_text())["notes"]
+    assert first == "first"
+    assert warning.startswith("batch 8, led: the pairs scatter by 13% (0.702 .. 0.800)")
+    assert f"* {warning}" in (tmp_path / "bench.md").read_text()
+
+
+def test_the_picture_shows_measured_points_with_their_range(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plt, "close", drawn.append)
+    plan = plan_of(facts={"model": "models/some-model"})
+    counted = {"think_tokens": 100, "explored_tokens": 10, "led_steps": 10}
+    pairs = [(run("regular", 4.0), run("led, rate 0.05", step, **counted)) for step in (5.0, 6.0)]
+    machine = {**MACHINE, "date": "2026-11-29", "device": "NVIDIA H200"}
+    draw([row_of(8, pairs)], plan, machine, tmp_path / "x.png")
+    (figure,) = drawn
+    assert figure.get_suptitle() == "some-model\nNVIDIA H200, 2026-11-29"
+    ratios, times = figure.axes
+    assert ratios.get_ylabel() == "tokens per second, ratio to regular"
+    for axis, value, low, high in ((ratios, 0.733, 0.667, 0.8), (times, 5.5, 5.0, 6.0)):
+        (bars,) = axis.containers
+        points, _, (ends,) = bars.lines
+        assert points.get_ydata() == pytest.approx([value], abs=1e-3)
+        (segment,) = ends.get_segments()
+        assert segment[:, 1] == pytest.approx([low, high], abs=1e-3)
+    # The baseline is a level of its own, no point at an explore rate that nobody measured.
+    assert times.containers[0].lines[0].get_xdata() == pytest.approx([10.0])
+    plt.close("all")
 
 
 def trace_of(events: list[dict[str, Any]], path: Path) -> Path:

@@ -57,7 +57,7 @@
     text(0, Infinity);
   } else {
     if (split > 0) text(0, split);
-    texts.append(element("div", "divergence", split > 0 ? `the same up to here: ${split} tokens` : "different from the first token"));
+    texts.append(element("div", "divergence", split > 0 ? `the same up to here: ${split} token${split === 1 ? "" : "s"}` : "different from the first token"));
     text(split, Infinity);
   }
 
