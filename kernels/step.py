@@ -34,10 +34,13 @@ class Step(Protocol):
         name: `triton`, `cpu` or `torch`.
         reason: why plain torch serves where a compiled step was wanted, for all steps or, under the
             name of a compiled step, for those that do not fit it; None where nothing falls back.
+        projected: [1] int64 on the device, latent rows sent through the LM head that no result
+            has told of; None where every result tells.
     """
 
     name: str
     reason: str | None
+    projected: Tensor | None
 
     def final_posterior(self, logits: Tensor, rows: LedRows, limits: LedLimits) -> FinalPosterior:
         """Candidates and statistics of p^L (docs/method.md#final-posterior).
@@ -89,12 +92,6 @@ class Step(Protocol):
         Raises:
             ValueError: latents are too few for limits.depth, or a row wants the final norm and none
                 was given.
-        """
-
-    def projected_rows(self) -> int:
-        """Latent rows sent through the LM head that no result has told of.
-
-        It waits for the device: for whoever asks now and then, not for a step.
         """
 
 

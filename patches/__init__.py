@@ -84,6 +84,7 @@ def enable() -> None:
         guards,
         http_bodies,
         model_names,
+        ranks,
         requests,
         sampling,
         statistics,

@@ -8,6 +8,7 @@ from led_sglang.patches.families import CAPTURES
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.lm_head import causal_lm
 from led_sglang.patches.published import settings_or_none
+from led_sglang.patches.refusal import ending_with_a_sentence
 from led_sglang.patches.stream_capture import (
     StreamCollector,
     capture_at_boundaries,
@@ -60,7 +61,8 @@ def _configure(original: Any, **arguments: Any) -> None:
     if settings is None or not settings.captured or not arguments["dflash_use_aux_hidden_state"]:
         original(**arguments)
         return
-    install(arguments["model"], settings.architecture, settings.num_layers, list(layer_ids))
+    with ending_with_a_sentence():
+        install(arguments["model"], settings.architecture, settings.num_layers, list(layer_ids))
 
 
 def install(model: Any, architecture: str, num_layers: int, layer_ids: list[int]) -> None:

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from led_sglang.common.terminal import uninterrupted
+from led_sglang.common.terminal import FAILED, uninterrupted
 from led_sglang.patches import check_symbols, hooks
 from led_sglang.patches.ending import ctrl_c_ends_requests
+from led_sglang.patches.refusal import REFUSED_STATUS
 from led_sglang.patches.touched import LAUNCH
 from led_sglang.settings import LaunchRefused
 
@@ -28,6 +29,7 @@ def launch(argv: Sequence[str]) -> None:
 
     Raises:
         LaunchRefused: SGLang has changed, or its plugin loader left LED out.
+        SystemExit: a rank has refused, with a sentence.
         KeyboardInterrupt: Ctrl-C, while it started or while it served.
     """
     # Before SGLang's plugin loader, which would swallow what this raises.
@@ -50,6 +52,7 @@ def launch(argv: Sequence[str]) -> None:
             with (
                 _replaced(ServerArgs, "resolve_once", resolve),
                 _replaced(ServerArgs, "check_server_args", check),
+                _without_traceback(),
             ):
                 run_server(server_args)
     finally:
@@ -85,6 +88,17 @@ def _refusing(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
             raise LaunchRefused(str(error) or repr(error)) from error
 
     return call
+
+
+@contextmanager
+def _without_traceback() -> Iterator[None]:
+    """Where a rank has ended with a sentence, SGLang's account of its death adds nothing."""
+    try:
+        yield
+    except RuntimeError as error:
+        if f"died during initialization (exit code: {REFUSED_STATUS})" not in str(error):
+            raise
+        raise SystemExit(FAILED) from None
 
 
 _start = BaseProcess.start

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import timedelta
 from typing import Any
 
+import torch.distributed as dist
 from sglang.srt.layers.dp_attention import is_dp_attention_enabled
 from sglang.srt.runtime_context import get_parallel
 from torch import Tensor
 
+from led_sglang._version import __version__
+from led_sglang.patches.hooks import hook
+from led_sglang.patches.published import settings_or_none
+from led_sglang.patches.refusal import ending_with_a_sentence
 from led_sglang.settings import LaunchRefused, ServerSettings
 
+_UNTIL_ALL_HAVE_READ = timedelta(seconds=10)
 # The flag behind each setting; the others follow from the model's files, or from these.
 _FLAGS = {
     "sampler": "--sampler",
@@ -24,6 +34,7 @@ _FLAGS = {
     "tool_start": "--led-tool-start",
     "dola_layers": "--dola-layers",
     "aliases": "--led-aliases",
+    "version": "the version of led-sglang",
 }
 
 
@@ -33,35 +44,89 @@ def sampling_group() -> Any:
     return parallel.attn_tp_group if is_dp_attention_enabled() else parallel.tp_group
 
 
-def refuse_other_settings(settings: ServerSettings, group: Any) -> None:
+@hook("model_executor.model_runner.ModelRunner.init_torch_distributed", "AROUND")
+def _compare_nodes(original: Any, self: Any) -> None:
+    """SGLang reduces a number over all ranks in here, before it loads the model: behind it every
+    rank has announced its settings, or decodes plainly and never will."""
+    settings = settings_or_none()
+    compares = settings is not None and not self.is_draft_worker and dist.get_world_size() > 1
+    if compares:
+        announce(settings)
+    original(self)
+    if compares:
+        with ending_with_a_sentence():
+            refuse_other_settings()
+
+
+def announce(settings: ServerSettings) -> None:
+    """Put this rank's settings where the others find them: the store that SGLang's groups meet in.
+
+    A collective would not do, since a rank without LED takes no part in it and all would wait.
+    """
+    # JSON: another version's settings can be read as well.
+    _store().set(_key(dist.get_rank()), json.dumps({"version": __version__, **asdict(settings)}))
+
+
+def refuse_other_settings() -> None:
     """Check that all ranks have been started alike: each node resolves flags of its own.
 
-    Ranks that differ would wait for each other for ever. Every rank calls it once, before anything
-    that may fail on one rank alone, and all of them raise.
-
-    Args:
-        settings: of this rank.
-        group: `GroupCoordinator` of all ranks that serve together.
+    Ranks that differ would wait for each other for ever. Every rank with LED calls it, behind a
+    collective of all ranks that follows `announce`, and all of them raise.
 
     Raises:
-        LaunchRefused: a rank has other settings; the message names the flags.
+        LaunchRefused: a rank has other settings, or decodes without LED; the message names the
+            flags, or the ranks.
     """
-    everyone: list[ServerSettings] = group.all_gather_object(settings)
-    first = everyone[0]
-    for rank, other in enumerate(everyone):
-        if other == first:
+    store, world = _store(), dist.get_world_size()
+    with_led = [rank for rank in range(world) if store.check([_key(rank)])]
+    settings = {rank: json.loads(store.get(_key(rank))) for rank in with_led}
+    problem = _plain_ranks(with_led, world) or _other_settings(settings)
+    if not problem:
+        return
+    # One of them keeps the store and would end it.
+    store.set(f"{_key(dist.get_rank())}/read", "")
+    with suppress(RuntimeError):
+        store.wait([f"{_key(rank)}/read" for rank in with_led], _UNTIL_ALL_HAVE_READ)
+    raise LaunchRefused(problem)
+
+
+def _store() -> Any:
+    return dist.PrefixStore("led-sglang", dist.distributed_c10d._get_default_store())
+
+
+def _key(rank: int) -> str:
+    return f"settings of rank {rank}"
+
+
+def _plain_ranks(with_led: Sequence[int], world: int) -> str:
+    plain = [str(rank) for rank in range(world) if rank not in with_led]
+    if not plain:
+        return ""
+    led = ", ".join(map(str, with_led))
+    return (
+        f"rank {', '.join(plain)} of this server decodes without LED, and rank {led} with it; "
+        "start every node with `led-sglang serve` and the same flags, and see that none of them "
+        "sets SGLANG_PLUGINS"
+    )
+
+
+def _other_settings(settings: Mapping[int, Mapping[str, Any]]) -> str:
+    first = settings[0]
+    for rank, other in settings.items():
+        names = [name for name in {**first, **other} if other.get(name) != first.get(name)]
+        if not names:
             continue
-        names = [f.name for f in fields(first) if getattr(other, f.name) != getattr(first, f.name)]
         differing = [
-            f"{_FLAGS[name]} ({getattr(first, name)} on rank 0, {getattr(other, name)} on {rank})"
+            f"{_FLAGS[name]} ({first.get(name)} on rank 0, {other.get(name)} on {rank})"
             for name in names
             if name in _FLAGS
         ]
-        raise LaunchRefused(
+        return (
             "the nodes of this server have different LED settings: "
             + (", ".join(differing) or f"the files of the model ({', '.join(names)})")
             + "; start every node with the same flags and the same model"
         )
+    return ""
 
 
 class RankGather:

@@ -23,9 +23,9 @@ from led_sglang.patches.binding import Binding, bind
 from led_sglang.patches.embedding import SoftInputs
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.published import settings_or_none
-from led_sglang.patches.ranks import refuse_other_settings
+from led_sglang.patches.refusal import ending_with_a_sentence
 from led_sglang.patches.sampling_mask import fill_sampling_mask
-from led_sglang.patches.statistics import StepStatistics
+from led_sglang.patches.statistics import StepStatistics, show_from_the_start
 from led_sglang.phase import StepInputs
 
 
@@ -104,6 +104,7 @@ class LedSampler(Sampler):
                 self._samplers.append((frozenset(method.samplers), at_work))
             else:
                 self._changers.append((frozenset(method.samplers), at_work))
+        show_from_the_start(self.step, self._settings.depth)
 
     @property
     def step(self) -> Step:
@@ -119,10 +120,8 @@ class LedSampler(Sampler):
         """Let the methods make what they keep by request slot; before graphs are captured.
 
         Raises:
-            LaunchRefused: another rank has other settings, or the model cannot be made to read the
-                mixtures of a soft method.
+            LaunchRefused: the model cannot be made to read the mixtures of a soft method.
         """
-        refuse_other_settings(self._settings, get_parallel().tp_group)
         slots = model_runner.req_to_token_pool.req_to_token.shape[0]
         for method in self._methods:
             state = method.allocate(slots, model_runner.device)
@@ -222,7 +221,7 @@ class LedSampler(Sampler):
         answers = get_parallel().attn_tp_rank == 0
         records = [p.record for p in step.picks if p.record and (answers or p.record.every_rank)]
         if records:
-            step.logits_output.auxiliary_device_output = StepStatistics(records)
+            step.logits_output.auxiliary_device_output = StepStatistics(records, self.step)
 
     def _captured(self, logits_output: Any, logits: Tensor) -> Tensor:
         """[B, C, H], deepest layer first: a view of what SGLang captured.
@@ -301,7 +300,8 @@ def _change_logits(self: Any, logits_output: Any, forward_batch: Any) -> None:
 @hook("model_executor.model_runner.ModelRunner.init_attention_backends", "AFTER")
 def _before_graphs(result: Any, self: Any) -> None:
     if isinstance(self.sampler, LedSampler):
-        self.sampler.allocate(self)
+        with ending_with_a_sentence():
+            self.sampler.allocate(self)
 
 
 @hook("model_executor.model_runner.ModelRunner.prewarm_sampling", "AFTER")
@@ -309,5 +309,6 @@ def _bind(result: Any, self: Any) -> None:
     if isinstance(self.sampler, LedSampler):
         from led_sglang import patches
 
-        patches.verify()
-        self.sampler.bind(self)
+        with ending_with_a_sentence():
+            patches.verify()
+            self.sampler.bind(self)

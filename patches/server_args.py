@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from led_sglang.launch_options import (
@@ -23,6 +21,7 @@ from led_sglang.methods.soft_thinking.params import uses_soft
 from led_sglang.patches import hooks
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.published import publish_settings, settings_or_none
+from led_sglang.patches.refusal import ending_with_a_sentence
 from led_sglang.patches.touched import SERVING
 from led_sglang.presets import Preset, pick_preset
 from led_sglang.settings import LaunchRefused, ServerSettings
@@ -68,16 +67,6 @@ def _create_sampler() -> Any:
     return LedSampler()
 
 
-@contextmanager
-def _ending_with_a_sentence() -> Iterator[None]:
-    """For launches from a command line, SGLang's own included: a refusal is no traceback."""
-    try:
-        yield
-    except LaunchRefused as error:
-        # Python prints it when the process ends, after everything SGLang logs on the way out.
-        raise SystemExit(f"led-sglang: {error}") from None
-
-
 @hook("server_args.ServerArgs.add_cli_args", "AFTER")
 def _add_flags(result: Any, parser: argparse.ArgumentParser) -> None:
     add_flags(parser)
@@ -85,7 +74,7 @@ def _add_flags(result: Any, parser: argparse.ArgumentParser) -> None:
 
 @hook("server_args.ServerArgs.from_cli_args", "AROUND")
 def _read_flags(original: Any, cls: type, args: argparse.Namespace) -> Any:
-    with _ending_with_a_sentence():
+    with ending_with_a_sentence():
         options = LaunchOptions.from_flags(args).over(LaunchOptions.from_environment())
         if options != LaunchOptions():
             if args.sampling_backend not in (None, BACKEND):
@@ -127,7 +116,7 @@ def _resolve(server_args: Any, previous: Any) -> None:
     if options is None:  # no command line: sgl.Engine
         _enable(server_args, cfg, LaunchOptions.from_environment())
     else:
-        with _ending_with_a_sentence():
+        with ending_with_a_sentence():
             _enable(server_args, cfg, options)
 
 

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from led_sglang.common.provenance import command_line, processor
+from led_sglang.kernels import Step
 from led_sglang.methods.registry import METHODS
 from led_sglang.methods.reporting import Record, RequestNotes
+from led_sglang.patches import metrics
 from led_sglang.patches.batch_state import notes_of
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.metrics import ServerCounters
@@ -23,14 +25,24 @@ class StepStatistics:
     """A step's records: on the device, then on the host, where they are counted when their tokens
     are committed (SGLang's `DeviceAuxiliaryOutput` and `HostAuxiliaryOutput`)."""
 
-    def __init__(self, records: Sequence[Record]) -> None:
+    def __init__(self, records: Sequence[Record], step: Step) -> None:
         self._records = records
+        self._step = step
+        self._projected = step.projected if metrics.are_shown() else None
 
     def copy_to_host(self, copy_tensor: Callable[[Tensor], Tensor]) -> StepStatistics:
-        return StepStatistics([record.copied(copy_tensor) for record in self._records])
+        copied = StepStatistics(
+            [record.copied(copy_tensor) for record in self._records], self._step
+        )
+        if self._projected is not None:
+            copied._projected = copy_tensor(self._projected)
+        return copied
 
     def consume(self, batch: Any, commits: Sequence[Any]) -> None:
         committed = _BatchCommits(batch.reqs, commits)
+        _counters.falls_back(self._step.reason is not None)
+        if self._projected is not None:
+            _counters.projected_on_device(int(self._projected))
         for record in self._records:
             record.commit(committed, _counters)
 
@@ -54,6 +66,12 @@ class _BatchCommits:
 
 
 _counters = ServerCounters()
+
+
+def show_from_the_start(step: Step, max_depth: int) -> None:
+    """Have `/metrics` show everything before the first request."""
+    metrics.start(max_depth)
+    _counters.falls_back(step.reason is not None)
 
 
 @hook("managers.tokenizer_manager.TokenizerManager.update_request_meta_info", "AFTER")
@@ -105,6 +123,8 @@ def _show_in_server_info(result: Any, self: Any, recv_req: Any) -> None:
     if settings is not None:
         sampler = self.scheduler.tp_worker.model_runner.sampler
         step = sampler.step
+        if step.projected is not None:
+            _counters.projected_on_device(int(step.projected))
         result.internal_state["led"] = {
             "settings": {
                 "sampler": settings.sampler,
@@ -123,6 +143,6 @@ def _show_in_server_info(result: Any, self: Any, recv_req: Any) -> None:
             },
             "machine": _machine(self.scheduler),
             "kernels": step.name if step.reason is None else f"{step.name}: {step.reason}",
-            "totals": _counters.report(step.projected_rows()),
+            "totals": _counters.report(),
             "reads_soft_inputs": sampler.soft_inputs is not None,
         }

@@ -139,6 +139,7 @@ sglang.srt.model_executor.model_runner_components.weight_updater.WeightUpdater
       recapture_cuda_graph): LED still reads the model's head
   end_weight_update(self, run_post_load): the same
 sglang.srt.model_executor.model_runner.ModelRunner
+  init_torch_distributed(self): compares the settings of all nodes, before the model is loaded
   init_attention_backends(self): installs soft inputs before CUDA graphs are captured
   sample(self, logits_output, forward_batch): methods that change the logits, before penalties
   get_aux_hidden_states_width(self): one buffer for the captured layers of all decode graphs

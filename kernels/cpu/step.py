@@ -85,6 +85,7 @@ class CpuStep:
 
     name = "cpu"
     reason: str | None = None
+    projected: Tensor | None = None
 
     def __init__(
         self,
@@ -216,10 +217,6 @@ class CpuStep:
             projected_rows=live,
             **_tensors(decided | result),
         )
-
-    def projected_rows(self) -> int:
-        """See `Step.projected_rows`: the results say it."""
-        return 0
 
     def _project(
         self,

@@ -37,6 +37,7 @@ class EagerStep:
     """
 
     name = "torch"
+    projected: Tensor | None = None  # what a CPU projects is in the results; a GPU projects all
 
     def __init__(
         self,
@@ -74,10 +75,6 @@ class EagerStep:
             elif projected_rows != 0:
                 gathered = partials[None]
         return combine(gathered, final, rows, limits, noise, decision, projected_rows)
-
-    def projected_rows(self) -> int:
-        """See `Step.projected_rows`: what a CPU counts is in the results, a GPU projects all."""
-        return 0
 
     def _project(
         self,

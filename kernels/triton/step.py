@@ -88,6 +88,7 @@ class TritonStep:
         self.posterior_workspace = PosteriorWorkspace(batch, slots, limits.vocab, device)
         self.noise_workspace = NoiseWorkspace(batch, slots, device)
         self.workspace = StepWorkspace(batch, limits.layers, slots, weight, head.valid)
+        self.projected: Tensor | None = self.workspace.live_total
 
     def prewarm(self) -> None:
         """Compile every kernel that a step within the limits may launch.
@@ -162,10 +163,6 @@ class TritonStep:
         if self._all_gather is not None and layers > 0:
             gathered = self._all_gather(partials)
         return combine(gathered, final, rows, noise, explored, layers, workspace)
-
-    def projected_rows(self) -> int:
-        """See `Step.projected_rows`."""
-        return int(self.workspace.live_total)
 
     def _falls_back(self, misfit: str | None) -> bool:
         """Whether a step does not fit; the first time it is logged."""

@@ -77,7 +77,7 @@ class Commits(Protocol):
 class Counters(Protocol):
     """Sums over all requests since the server started."""
 
-    def add(self, name: str, by: int = 1, depth: int | None = None) -> None:
+    def add(self, name: str, by: float = 1, depth: int | None = None) -> None:
         """Move a sum on; `depth` where it is kept by exploration depth."""
 
 

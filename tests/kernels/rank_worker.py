@@ -12,7 +12,7 @@ from sglang.srt.distributed.parallel_state import (
     init_model_parallel_group,
 )
 
-from led_sglang.patches.ranks import RankGather, refuse_other_settings
+from led_sglang.patches.ranks import RankGather, announce, refuse_other_settings
 from led_sglang.settings import LaunchRefused, ServerSettings
 
 WORLD = 2
@@ -44,6 +44,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "delimiter": {"think_end": "[/THINK]", "think_end_ids": (9,)},
     "model": {"num_layers": 16},
 }
+# Where rank 1 decodes without LED.
+PLAIN = "plain"
 
 
 def part(rank: int, shape: tuple[int, int]) -> torch.Tensor:
@@ -59,13 +61,17 @@ def tell(rank: int, folder: str) -> None:
         [list(range(WORLD))], rank, "gloo", use_pynccl=False, use_custom_allreduce=False
     )
     refused = {}
-    for name, change in CHANGES.items():
-        settings = replace(SETTINGS, **(change if rank == 1 else {}))
-        try:
-            refuse_other_settings(settings, group)
-            refused[name] = ""
-        except LaunchRefused as refusal:
-            refused[name] = str(refusal)
+    for name in (PLAIN, *CHANGES):
+        if rank == 0 or name != PLAIN:
+            announce(replace(SETTINGS, **(CHANGES[name] if rank == 1 else {})))
+        group.barrier()
+        refused[name] = ""
+        if rank == 0 or name != PLAIN:
+            try:
+                refuse_other_settings()
+            except LaunchRefused as refusal:
+                refused[name] = str(refusal)
+        group.barrier()
     calls = []
     own = group._all_gather_into_tensor
     group._all_gather_into_tensor = lambda out, x: (calls.append(x.shape), own(out, x))[1]

@@ -30,6 +30,10 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 
 def test_other_settings_end_the_launch_on_every_rank(ranks: list[Any]) -> None:
     (first, _, _), (second, _, _) = ranks
+    assert second.pop("plain") == ""
+    assert first.pop("plain").startswith(
+        "rank 1 of this server decodes without LED, and rank 0 with"
+    )
     assert first == second, "a rank that goes on would wait for ever"
     assert first.pop("nothing") == ""
     assert set(first) == set(NAMED)

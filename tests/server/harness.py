@@ -224,13 +224,12 @@ def assert_led_metrics_join(
     """LED's counters carry the labels of SGLang's scheduler metrics, which are returned."""
     (own,) = [labels for name, labels, _ in found if name == "sglang:num_running_reqs"]
     assert {"model_name", "engine_type", "tp_rank", "pp_rank", "moe_ep_rank"} <= own.keys()
-    for counter in ("think", "explored", "depth"):
-        ours = [dict(x) for name, x, _ in found if name == f"sglang:led_{counter}_tokens_total"]
-        assert ours
-        for labels in ours:
-            depth = labels.pop("depth", None)
-            assert labels == own
-            assert (depth is not None) == (counter == "depth")
+    ours = [(name, dict(x)) for name, x, _ in found if name.startswith("sglang:led_")]
+    assert len({name for name, _ in ours}) > 1
+    for name, labels in ours:
+        depth = labels.pop("depth", None)
+        assert labels == own
+        assert (depth is not None) == (name == "sglang:led_depth_tokens_total")
     return own
 
 

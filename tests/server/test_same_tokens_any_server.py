@@ -1,4 +1,4 @@
-"""Overlap scheduling and tensor parallelism change nothing: the same tokens, traces and counts."""
+"""Overlap scheduling, tensor parallelism and nodes change nothing: tokens, traces and counts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from harness import Body, Server, assert_led_metrics_join, serve
+from nodes import serve_on_two_nodes
 
 pytestmark = pytest.mark.served_models("tied", "trained")
 
@@ -40,17 +41,29 @@ def expected(model_path: Path, prompts: list[Sequence[int]]) -> list[dict[str, A
         return everything(server, prompts)
 
 
-@pytest.mark.parametrize("flags", [("--disable-overlap-schedule",), ("--tp", "2")])
+@pytest.mark.parametrize("how", ["without overlap", "two ranks"])
 def test_same_answers(
     model_path: Path,
     prompts: list[Sequence[int]],
     expected: list[dict[str, Any]],
-    flags: tuple[str, ...],
+    trained: bool,
+    how: str,
 ) -> None:
-    with serve(model_path, "--dtype", "float32", "--enable-metrics", *flags) as server:
+    """Two ranks are on one node for the random model, on two nodes for the trained one."""
+    flags = ("--dtype", "float32", "--enable-metrics")
+    if how == "without overlap":
+        serving = serve(model_path, *flags, "--disable-overlap-schedule")
+    elif trained:
+        serving = serve_on_two_nodes(model_path, *flags)
+    else:
+        serving = serve(model_path, *flags, "--tp", "2")
+    with serving as server:
         before = think_tokens(server.metrics())
         answers = everything(server, prompts)
         metrics = server.metrics()
+        assert server.get("/server_info").json()["nnodes"] == (
+            2 if trained and how == "two ranks" else 1
+        )
     # Each token is counted once, whatever the number of ranks.
     assert_led_metrics_join(metrics)
     counted = sum(a["meta_info"].get("led", {}).get("think_tokens", 0) for a in answers)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import dashboard
 import pytest
 import torch
 from harness import Server, assert_led_metrics_join, held_out_problems, serve
@@ -225,12 +226,20 @@ def test_server_info_and_metrics(
         grown = after["tokens_per_depth"][depth] - before["tokens_per_depth"].get(depth, 0)
         assert grown == count
         name = "sglang:led_depth_tokens_total", depth
-        assert metrics_after[name] - metrics_before.get(name, 0) == count
+        assert metrics_after[name] - metrics_before[name] == count
+    p1 = sum(
+        a["meta_info"]["led"]["mean_p1"] * a["meta_info"]["led"]["think_tokens"] for a in answers
+    )
     for counter, count in [
         ("sglang:led_think_tokens_total", think),
         ("sglang:led_explored_tokens_total", explored),
+        ("sglang:led_p1_sum_total", pytest.approx(p1)),
+        ("sglang:led_steps_total", after["steps"] - before["steps"]),
+        ("sglang:led_projected_rows_total", after["projected_rows"] - before["projected_rows"]),
     ]:
-        assert metrics_after[counter, ""] - metrics_before.get((counter, ""), 0) == count
+        assert metrics_after[counter, ""] - metrics_before[counter, ""] == count
+    assert after["projected_rows"] > before["projected_rows"]
+    assert metrics_after["sglang:led_fell_back", ""] == 0
 
 
 def metrics(server: Server) -> dict[tuple[str, str], float]:
@@ -250,9 +259,27 @@ def test_metrics_have_the_labels_of_sglang_s_own(
     found = server.metrics()
     own = assert_led_metrics_join(found)
     assert own["site"] == "test"
+    ours = {name for name, _, _ in found if name.startswith("sglang:led_")}
     front = next(x for name, x, _ in found if name == "sglang:generation_tokens_total")
     shared = ("model_name", "engine_type", "site")
     assert [front[name] for name in shared] == [own[name] for name in shared]
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     named = set(re.findall(r"`(sglang:led_\w+)", readme))
-    assert named == {name for name, _, _ in found if name.startswith("sglang:led_")}
+    assert named == ours
+
+
+def test_every_expression_of_the_dashboard_finds_its_metrics(
+    server: Server, prompts: list[Sequence[int]]
+) -> None:
+    """Their names and labels; `instance` is Prometheus' own."""
+    server.generate(prompts[0], WATCHED, **SAMPLING)
+    labels_of: dict[str, set[str]] = {}
+    for name, labels, _ in server.metrics():
+        labels_of.setdefault(name, {"instance"}).update(labels)
+    used = set()
+    for expression in dashboard.expressions():
+        for name, labels in dashboard.selectors(expression):
+            assert labels <= labels_of[name], expression
+            used.add(name)
+    shown = {name for name in labels_of if name.startswith("sglang:led_")}
+    assert shown <= used, "the dashboard shows all of them"

@@ -163,7 +163,7 @@ def test_nothing_is_allocated_for_a_step(case: Case) -> None:
 
 
 def test_rows_of_the_preparation_count_for_no_request(case: Case) -> None:
-    assert ready(case).projected_rows() == 0
+    assert int(ready(case).projected) == 0
 
 
 def test_workspace_is_at_most_64_mb(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,7 @@ class LedRecord:
 
     def commit(self, commits: Commits, counters: Counters) -> None:
         """Count the think tokens of LED requests, and note what they asked for."""
-        think_tokens, depths = 0, Counter[int]()
+        think_tokens, p1_sum, depths = 0, 0.0, Counter[int]()
         phases = self.phases.tolist()
         for row, (is_led, thinks, explored, depth, p1) in enumerate(self.summary.tolist()):
             notes = commits.notes(row) if is_led else None
@@ -129,6 +129,7 @@ class LedRecord:
             if thinks:
                 notes.statistics.add(bool(explored), int(depth), p1, commits.position(row))
                 think_tokens += 1
+                p1_sum += p1
                 if explored:
                     depths[int(depth)] += 1
             params: LedParams = notes.params
@@ -148,6 +149,7 @@ class LedRecord:
         counters.add("steps")
         counters.add("projected_rows", self.projected_rows or 0)
         counters.add("think_tokens", think_tokens)
+        counters.add("p1", p1_sum)
         counters.add("explored_tokens", depths.total())
         for depth, count in depths.items():
             counters.add("tokens_per_depth", count, depth)

@@ -1,0 +1,186 @@
+"""What lies under deploy/ is what Docker, Compose and Kubernetes read, and starts what exists."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+TOOLS = Path(sys.executable).parent
+COMPOSE = sorted(DEPLOY.glob("compose*.yaml"))
+KUBERNETES = "1.34"
+
+# The fields of LeaderWorkerSet v1, written after its API reference; the pods have schemas of
+# Kubernetes' own.
+_INTEGER = {"type": "integer", "minimum": 0}
+_TEMPLATE = {"type": "object", "required": ["spec"]}
+
+
+def _object(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": list(required),
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+LEADER_WORKER_SET = _object(
+    ("apiVersion", "kind", "metadata", "spec"),
+    apiVersion={"const": "leaderworkerset.x-k8s.io/v1"},
+    kind={"const": "LeaderWorkerSet"},
+    metadata={"type": "object", "required": ["name"]},
+    spec=_object(
+        ("leaderWorkerTemplate",),
+        replicas=_INTEGER,
+        leaderWorkerTemplate=_object(
+            ("workerTemplate",),
+            leaderTemplate=_TEMPLATE,
+            workerTemplate=_TEMPLATE,
+            size={"type": "integer", "minimum": 1},
+            restartPolicy={"enum": ["Default", "RecreateGroupOnPodRestart", "None"]},
+            subGroupPolicy={"type": "object"},
+        ),
+        rolloutStrategy={"type": "object"},
+        startupPolicy={"enum": ["LeaderCreated", "LeaderReady"]},
+        networkConfig=_object(subdomainPolicy={"enum": ["Shared", "UniquePerReplica"]}),
+    ),
+)
+
+
+def manifests() -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((DEPLOY / "leaderworkerset.yaml").read_text()))
+
+
+def check_manifest(manifest: dict[str, Any]) -> None:
+    """Raise what is wrong with one object of Kubernetes."""
+    if manifest["kind"] != "LeaderWorkerSet":
+        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+        return
+    jsonschema.validate(manifest, LEADER_WORKER_SET)
+    for pod in pods(manifest):
+        kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+
+
+def pods(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The pods that a LeaderWorkerSet makes."""
+    group = manifest["spec"]["leaderWorkerTemplate"]
+    for role in ("leaderTemplate", "workerTemplate"):
+        metadata = {**group[role].get("metadata", {}), "name": role.lower()}
+        yield {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": group[role]["spec"]}
+
+
+def test_the_dockerfile_has_nothing_to_lint() -> None:
+    found = subprocess.run(
+        [TOOLS / "hadolint", "--failure-threshold", "style", DEPLOY / "Dockerfile"],
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stdout
+
+
+def test_compose_files_follow_the_schema(tmp_path: Path) -> None:
+    wrong = tmp_path / "compose.yaml"
+    wrong.write_text(COMPOSE[0].read_text().replace("restart:", "restarts:"))
+    command = [TOOLS / "check-jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    assert subprocess.run([*command, *COMPOSE]).returncode == 0
+    assert subprocess.run([*command, wrong]).returncode == 1
+
+
+@pytest.mark.parametrize("file", COMPOSE, ids=lambda file: file.name)
+def test_compose_builds_targets_of_the_dockerfile(file: Path) -> None:
+    targets = {
+        line.split()[3]
+        for line in (DEPLOY / "Dockerfile").read_text().splitlines()
+        if line.startswith("FROM ")
+    }
+    for service in yaml.safe_load(file.read_text())["services"].values():
+        build = service["build"]
+        assert build["target"] in targets
+        assert (file.parent / build["context"] / build["dockerfile"]).samefile(
+            DEPLOY / "Dockerfile"
+        )
+
+
+def test_the_manifests_follow_the_schemas() -> None:
+    kinds = []
+    for manifest in manifests():
+        check_manifest(manifest)
+        kinds.append(manifest["kind"])
+    assert kinds == ["LeaderWorkerSet", "Service", "PersistentVolumeClaim"]
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("workerTemplate", "workersTemplate"),
+        ("RecreateGroupOnPodRestart", "RecreateGroup"),
+        ("readinessProbe", "readynessProbe"),
+        ("containerPort: 30000", "containerPort: http"),
+        ("targetPort", "targetPorts"),
+        ("ReadWriteMany", "[]"),
+    ],
+)
+def test_a_manifest_with_a_mistake_does_not(right: str, wrong: str) -> None:
+    text = (DEPLOY / "leaderworkerset.yaml").read_text()
+    assert right in text
+    errors = (jsonschema.ValidationError, kubernetes_validate.utils.ValidationError)
+    with pytest.raises(errors):  # noqa: PT012
+        for manifest in yaml.safe_load_all(text.replace(right, wrong)):
+            check_manifest(manifest)
+
+
+@cache
+def _sglang_flags() -> argparse.ArgumentParser:
+    from sglang.srt.server_args import ServerArgs
+
+    from led_sglang.launch_options import add_flags
+
+    parser = argparse.ArgumentParser()
+    ServerArgs.add_cli_args(parser)
+    if "--led-depth" not in parser.format_usage():
+        add_flags(parser)
+    return parser
+
+
+def server_arguments(name: str) -> Iterator[list[str]]:
+    """What each server of a file is started with, behind the entry point of its image."""
+    if name.startswith("compose"):
+        for service in yaml.safe_load((DEPLOY / name).read_text())["services"].values():
+            if service["build"]["target"] != "gateway":
+                yield service["command"]
+    else:
+        for pod in pods(manifests()[0]):
+            yield pod["spec"]["containers"][0]["args"]
+
+
+@pytest.mark.parametrize("name", ["leaderworkerset.yaml", *(file.name for file in COMPOSE)])
+def test_servers_are_started_with_flags_that_exist(name: str) -> None:
+    """Numbers stand for what Compose and Kubernetes fill in."""
+    entry_points = [
+        json.loads(line.removeprefix("ENTRYPOINT "))
+        for line in (DEPLOY / "Dockerfile").read_text().splitlines()
+        if line.startswith('ENTRYPOINT ["led-sglang"')
+    ]
+    assert entry_points == [entry_points[0]] * 2
+    _, command, *own = entry_points[0]
+    assert command == "serve"
+    started = list(server_arguments(name))
+    assert started
+    for arguments in started:
+        filled = [re.sub(r"\$\(LWS_\w+(SIZE|INDEX)\)", "2", argument) for argument in arguments]
+        _, unknown = _sglang_flags().parse_known_args([*own, *filled, "--model-path", "m"])
+        assert unknown == []
