@@ -65,7 +65,7 @@ def _serve(argv: list[str]) -> None:
         file=sys.stderr,
         flush=True,
     )
-    announce_when_ready(address, question)
+    announce_when_ready(address, question, given.node_rank)
     _launch(argv)
 
 

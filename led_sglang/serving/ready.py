@@ -47,20 +47,36 @@ class Address:
         return f"{scheme}://{_EVERY_ADDRESS.get(self.host, host)}:{self.port}"
 
 
-def announce_when_ready(address: Address, question: str) -> None:
-    """Print the block once the server of this very process answers; returns at once."""
+def announce_when_ready(address: Address, question: str, node_rank: str) -> None:
+    """Print the block once the server of this very process answers; returns at once.
+
+    Args:
+        question: of the request to try.
+        node_rank: of --nnodes; nodes but the first one answer no requests, and say so.
+    """
     start = time.monotonic()
-    arguments = (os.getpid(), address, question, start)
+    arguments = (os.getpid(), address, question, node_rank, start)
     threading.Thread(target=_announce, args=arguments, daemon=True).start()
 
 
-def _announce(pid: int, address: Address, question: str, start: float) -> None:
+def _announce(pid: int, address: Address, question: str, node_rank: str, start: float) -> None:
     # It is this machine's own server; a certificate names another host.
     urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     from led_sglang.patches.starting import is_starting
 
     # Another server may answer on the port already: only a listener of ours counts.
     info = None
+    while node_rank != "0":
+        time.sleep(_LOOK_EVERY_S)
+        if listens(pid, address.port):
+            seconds = time.monotonic() - start
+            print(
+                f"led-sglang: node {node_rank} runs after {seconds:.0f} s; the first node answers "
+                "requests",
+                file=sys.stderr,
+                flush=True,
+            )
+            return
     while info is None:
         time.sleep(_LOOK_EVERY_S)
         if listens(pid, address.port) and not is_starting():

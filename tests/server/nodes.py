@@ -42,10 +42,11 @@ def _start_node(
 def serve_on_two_nodes(model: Path, *flags: str) -> Iterator[Server]:
     """Tensor parallelism over two nodes; the first one answers."""
     address = f"127.0.0.1:{free_port()}"
-    second, _ = _start_node(1, address, model, flags)
+    second, log = _start_node(1, address, model, flags)
     try:
         with serve(model, "--tp", "2", *_meeting(address, 0), *flags) as server:
             yield server
+            assert "node 1 runs after" in log.read_text(errors="replace")
     finally:
         kill(second)
 
