@@ -34,6 +34,7 @@ _FLAGS = {
     "tool_start": "--led-tool-start",
     "dola_layers": "--dola-layers",
     "aliases": "--led-aliases",
+    "logprobs": "--led-logprobs",
     "version": "the version of led-sglang",
 }
 

@@ -54,29 +54,29 @@ def announce_when_ready(address: Address, question: str, node_rank: str) -> None
         question: of the request to try.
         node_rank: of --nnodes; nodes but the first one answer no requests, and say so.
     """
-    start = time.monotonic()
-    arguments = (os.getpid(), address, question, node_rank, start)
-    threading.Thread(target=_announce, args=arguments, daemon=True).start()
+    first = node_rank == "0"
+    arguments = (os.getpid(), address, question if first else node_rank, time.monotonic())
+    announce = _announce if first else _announce_node
+    threading.Thread(target=announce, args=arguments, daemon=True).start()
 
 
-def _announce(pid: int, address: Address, question: str, node_rank: str, start: float) -> None:
+def _announce_node(pid: int, address: Address, node_rank: str, start: float) -> None:
+    while not listens(pid, address.port):
+        time.sleep(_LOOK_EVERY_S)
+    text = (
+        f"led-sglang: node {node_rank} runs after {time.monotonic() - start:.0f} s; the first node "
+        "answers requests"
+    )
+    print(text, file=sys.stderr, flush=True)
+
+
+def _announce(pid: int, address: Address, question: str, start: float) -> None:
     # It is this machine's own server; a certificate names another host.
     urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     from led_sglang.patches.starting import is_starting
 
     # Another server may answer on the port already: only a listener of ours counts.
     info = None
-    while node_rank != "0":
-        time.sleep(_LOOK_EVERY_S)
-        if listens(pid, address.port):
-            seconds = time.monotonic() - start
-            print(
-                f"led-sglang: node {node_rank} runs after {seconds:.0f} s; the first node answers "
-                "requests",
-                file=sys.stderr,
-                flush=True,
-            )
-            return
     while info is None:
         time.sleep(_LOOK_EVERY_S)
         if listens(pid, address.port) and not is_starting():
