@@ -1,0 +1,1 @@
+"""Who answers behind a gateway: `python -m benchmarks.gateways`."""
