@@ -35,14 +35,17 @@ class _Form:
     carried: whether SGLang itself hands it on to the sampling parameters.
     unchecked: key of an object like a body of /generate, of which SGLang checks no types.
     echoed: whether the answer's `model` is that of the body.
+    opened: key of an object that SGLang looks into before it checks the types.
     """
 
     places: tuple[Path, ...] = ((),)
     carried: bool = True
     unchecked: str | None = None
     echoed: bool = True
+    opened: str | None = None
 
 
+_CHAT = _Form(opened="response_format")
 # Ollama's own client sends no keys but those in `options`.
 _OLLAMA = _Form(places=((), ("options",)), carried=False, echoed=False)
 _RESPONSES = _Form(carried=False)
@@ -51,8 +54,8 @@ _RESPONSES = _Form(carried=False)
 _FORMS = {
     "generate_request": _Form(places=(("sampling_params",),), echoed=False),
     "openai_v1_completions": _Form(),
-    "openai_v1_chat_completions": _Form(),
-    "sagemaker_chat_completions": _Form(),
+    "openai_v1_chat_completions": _CHAT,
+    "sagemaker_chat_completions": _CHAT,
     "vertex_generate": _Form(
         places=(("parameters", "sampling_params"),), unchecked="parameters", echoed=False
     ),
@@ -91,7 +94,7 @@ def _custom_params_to_carry(body: Any, request: Any) -> dict[str, Any] | None:
     if settings is None or (form is None and endpoint not in _LORA_LOADERS):
         return None
     try:
-        _check_objects(body)
+        _check_objects(body, form.opened if form else None)
         if form is None:
             refuse_adapter(body.get("lora_name"), settings)
             return None
@@ -126,13 +129,13 @@ def _check(
     return samplers, None if form.carried else given[0]
 
 
-def _check_objects(body: Any) -> None:
-    """SGLang looks inside before it checks the types, and would answer HTTP 500."""
+def _check_objects(body: Any, opened: str | None) -> None:
+    """A wrong type where SGLang looks inside before it checks would be HTTP 500."""
     found = [("the body", body)]
-    if isinstance(body, dict) and (given := body.get("response_format")):
-        found.append(("response_format", given))
+    if isinstance(body, dict) and opened is not None and (given := body.get(opened)):
+        found.append((opened, given))
         if isinstance(given, dict) and (schema := given.get("schema")):
-            found.append(("response_format.schema", schema))
+            found.append((f"{opened}.schema", schema))
     for name, value in found:
         if not isinstance(value, dict):
             raise ParameterError(f"{name} must be an object, got {show(value)}")
@@ -221,13 +224,14 @@ def _check_grpc(original: Any, self: Any, serving_key: str) -> Any:
     from sglang.srt.entrypoints.grpc_bridge import _BadOpenAIRequest
 
     make, settings = original(self, serving_key), settings_or_none()
-    if settings is None or serving_key not in ("chat", "completion"):
+    form = {"chat": _CHAT, "completion": _Form()}.get(serving_key)
+    if settings is None or form is None:
         return make
 
     def checked(**body: Any) -> Any:
         try:
-            _check_objects(body)
-            _check(body, _Form(), f"gRPC ({serving_key})", settings)
+            _check_objects(body, form.opened)
+            _check(body, form, f"gRPC ({serving_key})", settings)
         except (ParameterError, UnknownModel) as error:
             raise _BadOpenAIRequest(str(error)) from None
         return make(**body)
