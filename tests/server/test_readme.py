@@ -166,7 +166,7 @@ def run(command: list[str], place: Path, server: Server) -> str:
     """What a command prints on standard output; it must end well."""
     environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, cwd=place, env=environment, capture_output=True, text=True, timeout=300
+        command, cwd=place, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     assert "Traceback" not in done.stderr, done.stderr
