@@ -7,7 +7,7 @@ from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any
 
-from led_sglang.common.samplers import ANSWERED_BY, SAMPLER_HEADER
+from led_sglang.common.answers import ANSWERED_BY, SAMPLER_HEADER
 from led_sglang.methods.request import parse_request
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.published import settings_or_none

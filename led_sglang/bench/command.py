@@ -78,6 +78,8 @@ def _run(arguments: argparse.Namespace, serve_flags: Sequence[str]) -> list[str]
         processes = set(psutil.Process().children(recursive=True)) - started_before
         server = ServerView(url, list(processes))
         try:
+            for arm in (plan.baseline, *plan.arms):
+                server.check_answerer(arm)
             refused += run_plan(plan, {"led": server}, load, journal, report)
             fitting = [row.batch_size for row in journal.rows(plan)]
             if arguments.profile and fitting:

@@ -11,8 +11,11 @@ from typing import Any
 
 import psutil
 
-from led_sglang.common.address import first_state
+from led_sglang.bench.plan import Arm
+from led_sglang.common.address import ServerError, first_state
+from led_sglang.common.answers import Answerer
 from led_sglang.common.client import ServerClient
+from led_sglang.methods.registry import sampler_names
 
 _INTERVAL_S = 0.5
 _MB = 2**20
@@ -36,6 +39,21 @@ class ServerView:
     def led_totals(self) -> dict[str, Any]:
         """LED's totals; empty without the plugin."""
         return (first_state(self.info()).get("led") or {}).get("totals") or {}
+
+    def check_answerer(self, arm: Arm) -> None:
+        """Ask for one token as an arm does, and see who made it.
+
+        Raises:
+            ServerError: another sampler answers, or other settings do.
+        """
+        if arm.custom_params is None:
+            return
+        sampler = arm.custom_params["sampler"]
+        sampling = {"max_new_tokens": 1, "custom_params": arm.custom_params}
+        made_by = Answerer(self._client.generate([0], sampling).get("meta_info"))
+        wrong = made_by.complaint(sampler, arm.custom_params.get(sampler, {}), sampler_names())
+        if wrong is not None:
+            raise ServerError(f"{self.url} {wrong}")
 
     def too_large(self, batch_size: int, tokens: int) -> str | None:
         """Why a batch with so many KV tokens does not fit, or None where it does."""

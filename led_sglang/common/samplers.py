@@ -13,9 +13,6 @@ from led_sglang.common.user_files import check_keys, parse_yaml
 
 # Names that stand for the files of `led_sglang.configs`, folder `eval`.
 SHIPPED = ("paper", "quick", "ablations")
-# Where an answer says who made it: a key of its `meta_info`, and a header.
-ANSWERED_BY = "sampler"
-SAMPLER_HEADER = "x-led-sampler"
 _KEYS = ("name", "label", "params", "sampling")
 _LABEL = re.compile(r"[\w.-]+")
 

@@ -1,4 +1,4 @@
-"""The endpoint: an OpenAI-compatible SGLang server, asked over HTTP with retries.
+"""The endpoint: an OpenAI-compatible server, asked over HTTP with retries.
 
 Only the transport is retried (no connection, a broken answer, HTTP 429 and 5xx); whatever a
 request says wrongly fails at once with the server's own message.
@@ -16,15 +16,32 @@ from typing import Any
 
 import aiohttp
 
-from led_sglang.common.address import server_info, unreachable
+from led_sglang.common.address import ServerError, server_info, unreachable
+from led_sglang.common.answers import SAMPLER_HEADER, Answerer
 from led_sglang.evaluation import EvaluationError
-from led_sglang.evaluation.server import described
+from led_sglang.evaluation.server import UNKNOWN, described
+from led_sglang.methods.registry import sampler_names
 
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 _LONGEST_WAIT_S = 60.0
 _NO_ANSWER = (aiohttp.ClientError, TimeoutError, ConnectionError)
 # A busy scheduler may take its time.
 _FIRST_CONTACT = aiohttp.ClientTimeout(total=60, sock_connect=10)
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model of an endpoint.
+
+    Attributes:
+        name: by which it is asked.
+        context: tokens that prompt and completion may have together; None where it is not told.
+        by_sampler: names that choose a sampler, by sampler, where the endpoint lists them.
+    """
+
+    name: str
+    context: int | None
+    by_sampler: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -37,6 +54,7 @@ class Completion:
         finish_reason: "stop", "length", ...
         tokens: number of generated ones.
         led: the statistics `meta_info.led`, where there are any.
+        answerer: who made it.
     """
 
     content: str
@@ -45,6 +63,7 @@ class Completion:
     tokens: int
     prompt_tokens: int
     led: Mapping[str, Any] | None
+    answerer: Answerer
 
 
 class RequestRefused(EvaluationError):
@@ -90,8 +109,12 @@ class Endpoint:
         assert self._session is not None
         await self._session.close()
 
-    async def model(self, wanted: str | None) -> tuple[str, int | None]:
-        """The model that is asked, and the tokens that prompt and completion may have together."""
+    async def model(self, wanted: str | None) -> ServedModel:
+        """The model that is asked.
+
+        Args:
+            wanted: its name; None: the first that the endpoint lists.
+        """
         answer = await self.request("GET", "/v1/models")
         entries = [entry for entry in answer.get("data", []) if "id" in entry]
         names = [str(entry["id"]) for entry in entries]
@@ -102,26 +125,39 @@ class Endpoint:
                 f"{self.url} does not serve the model {wanted!r}; it serves {', '.join(names)}"
             )
         contexts = [entry.get("max_model_len") for entry in entries]  # none for an adapter
-        return wanted or names[0], next((c for c in contexts if c is not None), None)
+        name = wanted or names[0]
+        by_sampler = {s: f"{name}:{s}" for s in sampler_names() if f"{name}:{s}" in names}
+        return ServedModel(name, next((c for c in contexts if c is not None), None), by_sampler)
 
     async def server_info(self) -> dict[str, Any]:
-        """The server as `server.described` shows it.
+        """The server as `server.described` shows it; as `server.UNKNOWN` where it is not SGLang's.
 
         The first request of a run: an address where nobody answers is not asked again.
 
         Raises:
-            ServerError: nobody answers, or it is no SGLang server.
-            EvaluationError: it is one, and out of order.
+            ServerError: nobody answers, or neither SGLang nor OpenAI's API.
+            EvaluationError: it is SGLang's, and out of order.
         """
         try:
             status, text, _ = await self._exchange("GET", "/server_info", timeout=_FIRST_CONTACT)
         except _NO_ANSWER as error:
             raise unreachable(self.url, error) from None
         if status in _RETRIED:
-            answer = await self.request("GET", "/server_info")
-        else:
-            answer = server_info(self.url, status, text)
-        return described(answer)
+            return described(await self.request("GET", "/server_info"))
+        try:
+            return described(server_info(self.url, status, text))
+        except ServerError:
+            if await self._lists_models():
+                return UNKNOWN
+            raise
+
+    async def _lists_models(self) -> bool:
+        """Whether OpenAI's API is served here."""
+        try:
+            status, text, _ = await self._exchange("GET", "/v1/models", timeout=_FIRST_CONTACT)
+            return status == 200 and isinstance(json.loads(text)["data"], list)
+        except (*_NO_ANSWER, ValueError, KeyError, TypeError):
+            return False
 
     async def complete(self, body: Mapping[str, Any]) -> Completion:
         """One chat completion; an EvaluationError as in `request`."""
@@ -139,8 +175,8 @@ class Endpoint:
         wait = self._first_wait
         for attempt in range(1, self._attempts + 1):
             try:
-                answer = await self._once(method, path, body)
-                return parse(answer) if parse else answer
+                answer, headers = await self._once(method, path, body)
+                return parse(answer, headers) if parse else answer
             except _TransportError as error:
                 if attempt == self._attempts:
                     raise EvaluationError(
@@ -152,7 +188,9 @@ class Endpoint:
                 wait = min(wait * 2, _LONGEST_WAIT_S)
         raise AssertionError("unreachable: the last attempt raises")
 
-    async def _once(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+    async def _once(
+        self, method: str, path: str, body: Mapping[str, Any] | None
+    ) -> tuple[Any, Mapping[str, str]]:
         try:
             status, text, headers = await self._exchange(method, path, body)
         except _NO_ANSWER as error:
@@ -163,7 +201,7 @@ class Endpoint:
         if status != 200:
             raise RequestRefused(f"{self.url}{path}: HTTP {status}: {text[:1000]}")
         try:
-            return json.loads(text)
+            return json.loads(text), headers
         except ValueError:
             raise _TransportError(f"an answer that is not JSON: {text[:200]!r}") from None
 
@@ -189,17 +227,21 @@ def _seconds(retry_after: str | None) -> float | None:
         return None
 
 
-def _parse_completion(answer: Any) -> Completion:
+def _parse_completion(answer: Any, headers: Mapping[str, str]) -> Completion:
     try:
         choice = answer["choices"][0]
         message, usage = choice["message"], answer["usage"]
         completion = Completion(
             content=message.get("content") or "",
-            reasoning=message.get("reasoning_content"),
+            # vLLM's name for it is the shorter one.
+            reasoning=message.get("reasoning_content") or message.get("reasoning"),
             finish_reason=str(choice["finish_reason"]),
             tokens=int(usage["completion_tokens"]),
             prompt_tokens=int(usage["prompt_tokens"]),
             led=(choice.get("meta_info") or {}).get("led"),
+            answerer=Answerer(
+                choice.get("meta_info"), headers.get(SAMPLER_HEADER), answer.get("model")
+            ),
         )
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise _TransportError(f"an answer that is no chat completion ({error!r})") from None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from led_sglang.evaluation import EvaluationError
-from led_sglang.evaluation.endpoint import Completion, Endpoint
+from led_sglang.evaluation.endpoint import Completion, Endpoint, ServedModel
 from led_sglang.evaluation.grading.pool import GradingPool
 from led_sglang.evaluation.grading.thinking import Delimiters, Parts
 from led_sglang.evaluation.grid import Grid
@@ -18,6 +18,7 @@ from led_sglang.evaluation.seeds import sample_seed
 from led_sglang.evaluation.store import Key, RunStore
 from led_sglang.evaluation.tasks import Task
 from led_sglang.evaluation.tokenizer import ServerTokenizer
+from led_sglang.methods.registry import sampler_names
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,16 @@ class SamplePlan:
 
     Attributes:
         plugin: the server knows `custom_params.sampler`.
+        sglang: the server takes SGLang's own keys.
         special_tokens: completions come with their special tokens, the delimiters among them.
     """
 
     grid: Grid
     tasks: Sequence[Task]
-    model: str
+    model: ServedModel
     delimiters: Delimiters
     plugin: bool
+    sglang: bool
     special_tokens: bool
 
     def jobs(self) -> Iterator[Job]:
@@ -61,16 +64,20 @@ class SamplePlan:
     def body(self, job: Job) -> dict[str, Any]:
         """The request of a sample: one seed each, never `n` > 1 in one request."""
         body: dict[str, Any] = {
-            "model": self.model,
+            # By name too, where names choose: a gateway may drop custom_params.
+            "model": self.model.by_sampler.get(job.sampler.name, self.model.name),
             "messages": [{"role": "user", "content": job.task.prompt(job.item)}],
             "max_tokens": self.grid.max_tokens,
             "temperature": job.key.temperature,
             "top_p": self.grid.top_p,
-            "top_k": self.grid.top_k,
             "seed": job.seed,
-            "return_meta_info": True,
             **job.sampler.sampling,
         }
+        if self.sglang:
+            body["return_meta_info"] = True
+        # OpenAI's own API knows no top_k.
+        if self.sglang or self.grid.top_k >= 0:
+            body.setdefault("top_k", self.grid.top_k)
         if self.special_tokens:
             body["skip_special_tokens"] = False
         if self.plugin:
@@ -120,6 +127,14 @@ async def generate(
                 group.create_task(work())
     except* EvaluationError as errors:
         raise errors.exceptions[0] from None
+
+
+def _check_answerer(completion: Completion, job: Job, url: str) -> None:
+    """Every answer is checked: replicas behind a gateway need not be alike."""
+    sampler = job.sampler
+    wrong = completion.answerer.complaint(sampler.name, sampler.params, sampler_names())
+    if wrong is not None:
+        raise EvaluationError(f"{url} {wrong}")
 
 
 async def _count_thinking(

@@ -1,4 +1,4 @@
-"""What of a server decides the numbers of a run, from its `/server_info`."""
+"""What of a server decides the numbers of a run, from SGLang's `/server_info`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ _KEYS = (
 )
 # Of LED's settings: what else a server offers changes no number.
 _NO_MATTER = ("enabled", "captured_layers")
+# A server of another kind, or one behind a gateway that does not pass `/server_info` on.
+UNKNOWN: dict[str, Any] = {**dict.fromkeys(_KEYS), "led": None, "machine": {}}
 
 
 def described(info: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,6 +26,11 @@ def described(info: Mapping[str, Any]) -> dict[str, Any]:
     led = first_state(info).get("led") or {}
     found = {key: info.get(key) for key in _KEYS}
     return {**found, "led": led.get("settings"), "machine": led.get("machine") or {}}
+
+
+def is_sglang(server: Mapping[str, Any]) -> bool:
+    """Whether the server is known to be SGLang; `server` as `described` makes it."""
+    return server.get("version") is not None
 
 
 def fingerprint(server: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from led_sglang.common.terminal import CommandError
 from led_sglang.common.versions import versions
 from led_sglang.evaluation import EvaluationError, code_verdicts
 from led_sglang.evaluation.context import fitting
-from led_sglang.evaluation.endpoint import Endpoint
+from led_sglang.evaluation.endpoint import Endpoint, ServedModel
 from led_sglang.evaluation.grading.code_execution import SECONDS_PER_TEST
 from led_sglang.evaluation.grading.pool import GradingPool
 from led_sglang.evaluation.grading.version import grader_version
@@ -30,7 +30,7 @@ from led_sglang.evaluation.progress import Progress
 from led_sglang.evaluation.report.tables import answers, markdown
 from led_sglang.evaluation.report.write import write_report
 from led_sglang.evaluation.runner import SamplePlan, generate
-from led_sglang.evaluation.server import fingerprint
+from led_sglang.evaluation.server import fingerprint, is_sglang
 from led_sglang.evaluation.store import RunStore
 from led_sglang.evaluation.tasks import Task, load_task
 from led_sglang.evaluation.tokenizer import ServerTokenizer
@@ -163,14 +163,17 @@ async def _generate_at(
     endpoint: Endpoint, grid: Grid, tasks: Sequence[Task], options: Options, store: RunStore
 ) -> None:
     server = await endpoint.server_info()
-    model, context = await endpoint.model(options.model)
-    _check_samplers(grid, server["led"], endpoint.url)
-    tokenizer = ServerTokenizer(endpoint, model)
+    model = await endpoint.model(options.model)
+    # Behind a gateway that shows no settings, the names of models tell of LED.
+    plugin = server["led"] is not None or bool(model.by_sampler)
+    _check_samplers(grid, server["led"], model, endpoint.url)
+    tokenizer = ServerTokenizer(endpoint, model.name)
     delimiters = await tokenizer.delimiters(server)
-    grid = await fitting(tokenizer, context, grid, tasks, adapt=options.adapt)
+    grid = await fitting(tokenizer, model.context, grid, tasks, adapt=options.adapt)
     plan = SamplePlan(
         *(grid, tasks, model, delimiters),
-        plugin=server["led"] is not None,
+        plugin=plugin,
+        sglang=plugin or is_sglang(server),
         special_tokens=await tokenizer.hides(delimiters),
     )
     store.open(_settings(plan, server), resume=options.resume)
@@ -206,22 +209,24 @@ async def _generate_at(
             clock.cancel()
 
 
-def _check_samplers(grid: Grid, led: Mapping[str, Any] | None, url: str) -> None:
+def _check_samplers(
+    grid: Grid, led: Mapping[str, Any] | None, model: ServedModel, url: str
+) -> None:
     """A server would ignore what it does not know, and the run would measure nothing."""
-    enabled = led["enabled"] if led else ["regular"]
+    enabled = led["enabled"] if led else [*model.by_sampler] or ["regular"]
     for sampler in grid.samplers:
         if sampler.name not in enabled:
             raise EvaluationError(
                 f"{url} does not offer the sampler {sampler.name!r}; it offers "
                 f"{', '.join(enabled)}"
-                + ("" if led else " (it was not started by `led-sglang serve`)")
+                + ("" if led or model.by_sampler else " (it was not started by `led-sglang serve`)")
             )
 
 
 def _settings(plan: SamplePlan, server: Mapping[str, Any]) -> dict[str, Any]:
     """The fingerprint: whatever changes the numbers."""
     return {
-        "model": plan.model,
+        "model": plan.model.name,
         "server": fingerprint(server),
         "delimiters": asdict(plan.delimiters),
         "grid": asdict(plan.grid),

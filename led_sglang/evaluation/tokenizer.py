@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from led_sglang.evaluation.endpoint import Endpoint, RequestRefused
 from led_sglang.evaluation.grading.thinking import Delimiters
+from led_sglang.evaluation.server import is_sglang
 from led_sglang.presets import pick_preset
 
 _TEXTS_AT_ONCE = 256
@@ -21,7 +23,9 @@ class ServerTokenizer:
 
     async def delimiters(self, server: Mapping[str, Any]) -> Delimiters:
         """The delimiters, from `Endpoint.server_info`; do completions begin within a thought?"""
-        start, end = await self._delimiter_texts(server["led"])
+        start, end = await self._delimiter_texts(server)
+        if not is_sglang(server):  # others have a /tokenize of another form, or none
+            return Delimiters(start, end)
         try:
             prompt = await self._text(await self._chat_tokens("?"), special=True)
         except RequestRefused:
@@ -64,14 +68,14 @@ class ServerTokenizer:
         """Number of tokens of one user turn in the chat template."""
         return len(await self._chat_tokens(prompt))
 
-    async def _delimiter_texts(self, led: Mapping[str, Any] | None) -> tuple[str, str]:
+    async def _delimiter_texts(self, server: Mapping[str, Any]) -> tuple[str, str]:
         """Those that LED is set to; without LED those of the model's family."""
+        led, model = server["led"], {"model_path": self._model}
         if led and led.get("think_start") and led.get("think_end"):
             return str(led["think_start"]), str(led["think_end"])
-        try:
-            model = await self._endpoint.request("GET", "/model_info")
-        except RequestRefused:
-            model = {}
+        if is_sglang(server):
+            with suppress(RequestRefused):
+                model = await self._endpoint.request("GET", "/model_info")
         preset = pick_preset(str(model.get("model_type")), str(model.get("model_path")))
         return preset.think_start, preset.think_end
 

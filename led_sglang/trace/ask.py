@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from led_sglang.common.answers import Answerer
 from led_sglang.common.client import ServerClient, ServerError
 from led_sglang.common.phases import PHASE_NAMES
+from led_sglang.methods.registry import sampler_names
 from led_sglang.trace.records import Token, Trace, TraceSettings, trace_entries
 
 # What a tokenizer puts where bytes do not make a character.
@@ -117,6 +119,25 @@ def trace_of(
             **asked,
         },
     )
+
+
+def check_answerer(
+    client: ServerClient, custom_params: Mapping[str, Any], answer: Mapping[str, Any]
+) -> None:
+    """Check who made an answer.
+
+    Args:
+        custom_params: of the request.
+        answer: of `/generate`, or a choice of a chat.
+
+    Raises:
+        ServerError: it was another sampler than the one that was asked, or had other settings.
+    """
+    sampler = custom_params["sampler"]
+    made_by = Answerer(answer.get("meta_info") or {})
+    wrong = made_by.complaint(sampler, custom_params.get(sampler) or {}, sampler_names())
+    if wrong is not None:
+        raise ServerError(f"{client.base_url} {wrong}")
 
 
 def trace_settings(server: Mapping[str, Any], led: Mapping[str, Any]) -> TraceSettings:

@@ -7,6 +7,7 @@ from typing import Any
 
 from led_sglang.evaluation.report.repeats import copies, nothing_differs
 from led_sglang.evaluation.report.results import Cell, Results
+from led_sglang.evaluation.server import is_sglang
 
 # Percent of the samples.
 COPIES_TO_WARN = 5
@@ -20,6 +21,13 @@ def cautions(results: Results, tasks: Mapping[str, Any]) -> list[str]:
         found.append(
             f"The run is not finished: {results.finished:,} of {results.expected:,} samples. "
             "Each number is over what there is."
+        )
+    if not is_sglang(results.settings["server"]):
+        found.append(
+            "The endpoint does not describe itself as SGLang does (/server_info). Missing are its "
+            "version, precision, flags and hardware, LED's settings if it has any, and a check on "
+            "--resume that it is the same server. Whether it obeys seeds is not known. The think "
+            "delimiters are taken from the model's name."
         )
     found += _about_comparisons(results)
     cells = [

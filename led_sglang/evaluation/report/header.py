@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from led_sglang.evaluation.report.results import Results
+from led_sglang.evaluation.server import is_sglang
 
 Facts = list[tuple[str, str]]
 
@@ -38,7 +39,7 @@ def facts(results: Results) -> Facts:
         ("model", str(server.get("model_path") or results.settings["model"])),
         ("server", _server(server)),
         ("LED", f"depth {led['depth']}, candidates {led['candidates']}, layers {led['layers']}"
-                if led else "not enabled"),
+                if led else "not enabled" if is_sglang(server) else ""),
         ("hardware", _of_sessions(results, "server", "hardware")),
         ("server's command", _of_sessions(results, "server", "command")),
         ("versions", _of_sessions(results, "versions")),
@@ -87,6 +88,8 @@ def _samplers(results: Results) -> list[str]:
 
 
 def _server(server: Mapping[str, Any]) -> str:
+    if not is_sglang(server):
+        return "of another kind, or behind a gateway that does not describe it"
     parts = [f"SGLang {server['version']}"] if server.get("version") else []
     parts += [str(server["dtype"])] if server.get("dtype") else []
     parts += [f"tensor parallel {server['tp_size']}"] if server.get("tp_size") else []

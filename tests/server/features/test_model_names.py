@@ -14,7 +14,7 @@ import requests
 from harness import Server
 from preloaded import Forked, run_module
 
-from led_sglang.common.samplers import SAMPLER_HEADER
+from led_sglang.common.answers import SAMPLER_HEADER
 
 from .test_endpoints import BODIES, LED, REGULAR, answer, assert_refused, texts
 from .test_grpc import BODY, call
