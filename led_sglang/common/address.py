@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from led_sglang.common.terminal import CommandError
 
-_WAY_OUT = "start one with `led-sglang serve`, or name another with --base-url"
+_WAY_OUT = "start one with `led-sglang serve`, or name another address"
 # What people copy along with the address: a path of the API.
 _API_PATH = re.compile(r"/+(v1(/.*)?|generate|server_info|health)?/*$")
 _HOST = re.compile(r"[\w.:%-]*[^\W\d][\w.:%-]*|\d+(\.\d+){3}|[0-9a-f:.]*::?[0-9a-f:.]*", re.I)

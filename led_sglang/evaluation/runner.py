@@ -113,6 +113,8 @@ async def generate(
         for job in jobs:  # shared by all workers
             body = plan.body(job)
             completion = await endpoint.complete(body)
+            if plan.plugin:
+                _check_answerer(completion, job, endpoint.url)
             verdict = await grade_completion(
                 job.task, job.item, completion, plan.delimiters, plan.grid.scope, pool.grade
             )

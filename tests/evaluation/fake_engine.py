@@ -33,6 +33,9 @@ LED_SETTINGS = {
 }
 
 
+OPENAI_KEYS = {"model", "messages", "max_tokens", "temperature", "top_p", "seed"}
+
+
 @dataclass
 class FakeEngine:
     """Behaviour of the server; the counters say what it was asked.
@@ -55,6 +58,10 @@ class FakeEngine:
         sure: the text does not depend on the seed, LED's draws do.
         reasoning_parser: shown in /server_info.
         model_type: shown in /model_info, which is not there without it.
+        gateway: what one in front of the server does: `drops` custom_params, or also `strips` from
+            answers what says who made them.
+        openai: another server: OpenAI's API and no more, strict about keys.
+        names: offer samplers by the model's name.
     """
 
     answers: Mapping[str, str] = field(default_factory=dict)
@@ -74,6 +81,9 @@ class FakeEngine:
     sure: bool = False
     reasoning_parser: str | None = None
     model_type: str | None = None
+    gateway: str = ""
+    openai: bool = False
+    names: bool = False
     vocabulary: list[str] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
     asked: Counter[str] = field(default_factory=Counter)
@@ -83,12 +93,13 @@ class FakeEngine:
     def application(self) -> web.Application:
         app = web.Application(client_max_size=1 << 26)
         app.router.add_get("/v1/models", self._models)
-        app.router.add_get("/server_info", self._info)
+        if not self.openai:
+            app.router.add_get("/server_info", self._info)
         app.router.add_get("/health", self._health)
         app.router.add_post("/v1/chat/completions", self._chat)
         if self.model_type:
             app.router.add_get("/model_info", self._model_info)
-        if self.tokenizes:
+        if self.tokenizes and not self.openai:
             app.router.add_post("/tokenize", self._tokenize)
             app.router.add_post("/detokenize", self._detokenize)
         return app
@@ -97,8 +108,9 @@ class FakeEngine:
         return web.Response()
 
     async def _models(self, request: web.Request) -> web.Response:
-        card = {"id": MODEL, "max_model_len": self.context}
-        return web.json_response({"object": "list", "data": [card]})
+        names = [MODEL, *(f"{MODEL}:{name}" for name in self.enabled if self.names)]
+        cards = [{"id": name, "max_model_len": self.context} for name in names]
+        return web.json_response({"object": "list", "data": cards})
 
     async def _model_info(self, request: web.Request) -> web.Response:
         return web.json_response({"model_type": self.model_type, "model_path": MODEL})
@@ -160,6 +172,8 @@ class FakeEngine:
             if self.down_after is not None and len(self.requests) > self.down_after:
                 assert request.transport is not None
                 request.transport.abort()
+            if self.openai and not self.names and not set(body) <= OPENAI_KEYS:
+                return web.json_response({"error": {"message": "unknown keys"}}, status=400)
             tokens = len(self._tokens(_templated(body["messages"]))) + body["max_tokens"]
             if self.context is not None and tokens > self.context:
                 return web.json_response({"message": f"{tokens} tokens"}, status=400)
@@ -170,6 +184,8 @@ class FakeEngine:
     def _answer(self, body: Mapping[str, Any]) -> dict[str, Any]:
         prompt = body["messages"][0]["content"]
         custom = body.get("custom_params") or {"sampler": "regular"}
+        if self.gateway:
+            custom = {"sampler": body["model"].partition(":")[2] or "led"}
         sampler = custom["sampler"]
         seed = 0 if self.copies else body["seed"]
         name = json.dumps([prompt, seed, custom, body["temperature"]])
@@ -206,6 +222,10 @@ class FakeEngine:
                 "depth_histogram": {str(depth): depths[depth] for depth in sorted(depths)},
                 "mean_p1": 0.99 if self.sure else 0.75,
             }
+        meta_info: dict[str, Any] = {"led": led} if led else {}
+        if self.plugin:
+            meta_info["sampler"] = {"name": sampler, "settings": {"depth": 8}}
+        shown = {} if self.openai or self.gateway == "strips" else {"meta_info": meta_info}
         return {
             "model": MODEL,
             "choices": [
@@ -213,7 +233,7 @@ class FakeEngine:
                     "index": 0,
                     "message": {"role": "assistant", "content": self._shown(content, body)},
                     "finish_reason": finish,
-                    "meta_info": {"led": led} if led else {},
+                    **shown,
                 }
             ],
             "usage": {"prompt_tokens": 10, "completion_tokens": length + 12},

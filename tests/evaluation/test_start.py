@@ -245,3 +245,66 @@ def test_a_finished_run_is_refused_before_a_server_is_started(
     assert evaluate(arguments) == 2
     assert "add --resume" in capsys.readouterr().err
     assert not (tmp_path / "server.log").exists()
+
+
+def test_a_gateway_that_drops_the_choice_ends_the_run_with_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was asked to be `regular` must not count as LED's, or the other way round."""
+    for name, gateway, words in (
+        ("drops", "drops", ('asked for the sampler "regular"', '"led" answered', "gateway")),
+        ("strips", "strips", ("does not say which sampler", "gateway")),
+    ):
+        with running(engine(gateway=gateway)) as url:
+            assert evaluate(grid(url, tmp_path / name)) == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        for word in (url, *words):
+            assert word in line
+    # Where the model's names choose, they are asked for, and the gateway passes them on.
+    fake = engine(gateway="drops", names=True)
+    with running(fake) as url:
+        assert evaluate(grid(url, tmp_path / "names")) == 0
+    assert {body["model"] for body in fake.requests} == {"fake/model:led", "fake/model:regular"}
+
+
+def test_other_settings_than_those_asked_for_end_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "grid.yaml"
+    file.write_text("samplers: [{name: led, label: deep, params: {depth: 4}}]\n")
+    with running(engine()) as url:
+        arguments = grid(url, tmp_path / "run")
+        place = arguments.index("--samplers")
+        arguments[place : place + 2] = ["--config", str(file)]
+        assert evaluate(arguments) == 2
+    assert "depth = 4, and answered with 8" in capsys.readouterr().err
+
+
+def test_any_openai_endpoint_is_measured_as_regular(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A baseline on another engine: what it cannot say is missing in the report, by name."""
+    fake = engine(openai=True, plugin=False)
+    with running(fake) as url:
+        arguments = grid(url, tmp_path)
+        place = arguments.index("--samplers")
+        assert evaluate(arguments) == 2
+        assert "does not offer the sampler 'led'" in capsys.readouterr().err
+        arguments[place + 1] = "regular"
+        # Its API has no top_k; the server's own words tell of it.
+        assert evaluate(arguments) == 2
+        assert "unknown keys" in capsys.readouterr().err
+        assert evaluate([*arguments, "--top-k", "-1"]) == 0
+    assert len(records(tmp_path)) == 4
+    report = (tmp_path / "report.md").read_text()
+    assert "does not describe itself as SGLang does" in report
+    assert "cannot count tokens" in report
+
+
+def test_led_behind_a_gateway_that_shows_no_settings(tmp_path: Path) -> None:
+    """The names of models tell that it is there."""
+    fake = engine(openai=True, names=True, gateway="drops")
+    with running(fake) as url:
+        assert evaluate(grid(url, tmp_path)) == 2  # nothing says who answered
+    assert fake.requests[0]["model"] == "fake/model:regular"
+    assert fake.requests[0]["custom_params"] == {"sampler": "regular"}

@@ -182,6 +182,8 @@ def test_a_server_without_the_plugin_is_named(
         assert main(["trace", "--base-url", plain.url, "--prompt", "x", "--out", str(out)]) == 2
         assert "without led-sglang" in capsys.readouterr().err
         assert not out.exists()
+        assert main(["doctor", "--url", plain.url]) == 1
+        assert "decodes without LED" in capsys.readouterr().out
 
 
 BAD_COMMANDS: list[tuple[Sequence[str], str]] = [

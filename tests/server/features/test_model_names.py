@@ -14,6 +14,7 @@ import requests
 from harness import Server
 from preloaded import Forked, run_module
 
+from led_sglang.cli import main
 from led_sglang.common.answers import SAMPLER_HEADER
 
 from .test_endpoints import BODIES, LED, REGULAR, answer, assert_refused, texts
@@ -191,6 +192,14 @@ def test_names_that_are_not_served(server: Server, served: str, path: str) -> No
     ):
         body = BODIES[path]({"custom_params": custom}) | {"model": f"{served}:{label}"}
         assert_refused(server.post(path, body), word)
+
+
+def test_the_probe_finds_this_server_ready(server: Server, capsys: Any) -> None:
+    flags = ["--kernels", "cpu", "--sampler", "led"]
+    assert main(["doctor", "--url", server.url, *flags]) == 0
+    assert "8 of 8 tokens explored" in capsys.readouterr().out
+    assert main(["doctor", "--url", server.url, "--graphs", "--sampler", "regular"]) == 1
+    assert capsys.readouterr().out.count("FAIL") == 2
 
 
 def test_ollama_lists_the_names(server: Server, served: str) -> None:
