@@ -46,6 +46,7 @@ def run_trace(
     response = client.generate(
         client.chat_tokens(prompt), {**(sampling or {}), "custom_params": custom}
     )
+    check_answerer(client, custom, response)
     if sampler == "led":
         ids = [entry["token_id"] for entry in trace_entries(response)]
     else:

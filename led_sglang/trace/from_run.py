@@ -12,7 +12,7 @@ from led_sglang.common.client import ServerClient
 from led_sglang.evaluation.grading.thinking import Delimiters, split_thinking
 from led_sglang.evaluation.server import described, fingerprint
 from led_sglang.evaluation.store import Key, RunStore, differences, sample_path
-from led_sglang.trace.ask import served_settings, trace_of
+from led_sglang.trace.ask import check_answerer, served_settings, trace_of
 from led_sglang.trace.records import Trace, TraceError, trace_entries
 
 
@@ -118,6 +118,8 @@ def ask_again(sample: Recorded, client: ServerClient) -> tuple[Trace, int | None
         request["return_token_ids"] = True
     response = client.chat({**request, "return_meta_info": True})
     choice = response["choices"][0]
+    if "custom_params" in request:
+        check_answerer(client, request["custom_params"], choice)
     if sample.sampler == "led":
         ids = [entry["token_id"] for entry in trace_entries(response)]
     else:
