@@ -13,6 +13,8 @@ from features.checks import ALWAYS, GREEDY, assert_led_tokens, on_replica
 from harness import Server, serve
 from oracle import Oracle
 
+from led_sglang.common.answers import SAMPLER_HEADER
+
 # One-shot connections spread over the front ends; so many reach both of them.
 ATTEMPTS = 12
 
@@ -79,7 +81,11 @@ def test_every_front_end_checks_seeds_and_reports(
         assert refused.status_code == 400
         assert "custom_params.led.k" in refused.text
         several = body | {"sampling_params": body["sampling_params"] | {"n": 2, "sampling_seed": 5}}
-        answers = server.post("/generate", several, headers={"connection": "close"}).json()
+        response = server.post("/generate", several, headers={"connection": "close"})
+        assert response.headers[SAMPLER_HEADER] == "led"
+        listed = server.get("/v1/models").json()["data"]
+        assert [model["id"].rpartition(":")[2] for model in listed[1:]] == ["led", "regular"]
+        answers = response.json()
         assert [a["meta_info"]["led"]["explored_tokens"] for a in answers] == [8, 8]
         samples.append([answer["output_ids"] for answer in answers])
     assert samples == [samples[0]] * ATTEMPTS
