@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from led_sglang.analysis import AnalysisError
 from led_sglang.analysis.prompts import read_prompts
@@ -18,6 +18,10 @@ from led_sglang.common.flags import Parser, above_zero, share, split_flags, whol
 from led_sglang.common.paths import writable_folder
 from led_sglang.common.server_process import running_server
 from led_sglang.common.threads import run_all
+from led_sglang.trace.ask import phases_of
+
+if TYPE_CHECKING:
+    from led_sglang.analysis.statistics import Recommendation
 
 TOKENS = "tokens.jsonl"
 _SERVER_LOG = "server.log"
@@ -34,17 +38,12 @@ def analyze(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(own)
     if serve_flags and arguments.base_url is not None:
         parser.error("flags after -- are for a server of this command's own, not for --base-url")
-    depth, least = _run(arguments, serve_flags)
-    print(
-        f"recommended depth {depth}: the layers, from the final one down, that hold at least "
-        f"{least:.3g} of the final 16 candidates (r_16, no final norm)"
-    )
+    print(_run(arguments, serve_flags).sentence)
     print(arguments.out)
     return 0
 
 
-def _run(arguments: argparse.Namespace, serve_flags: Sequence[str]) -> tuple[int, float]:
-    """The recommended depth, and the coverage its layers have at least."""
+def _run(arguments: argparse.Namespace, serve_flags: Sequence[str]) -> Recommendation:
     # What can go wrong is found before minutes of work, not after.
     writable_folder(arguments.out, "--out")
     need("matplotlib")
@@ -58,7 +57,7 @@ def _run(arguments: argparse.Namespace, serve_flags: Sequence[str]) -> tuple[int
         led = client.led_settings()
         model_path = arguments.model_path or client.model_path()
         check_model(model_path, arguments.trust_remote_code)
-        answers = _generate(client, prompts, arguments, has_led=led is not None)
+        answers = _generate(client, prompts, arguments, led)
     # The server is gone and its memory free before the model is loaded a second time.
     with (arguments.out / TOKENS).open("w", encoding="utf-8") as out:
         out.writelines(json.dumps(answer) + "\n" for answer in answers)
@@ -69,17 +68,17 @@ def _run(arguments: argparse.Namespace, serve_flags: Sequence[str]) -> tuple[int
         raise AnalysisError("the server generated no token")
     with need("tqdm").tqdm(total=count, desc="analysing", unit="token", smoothing=0.1) as bar:
         for answer in answers:
-            analysis.add(answer["prompt_ids"], answer["output_ids"])
+            analysis.add(answer["prompt_ids"], answer["output_ids"], answer["thinks"])
             bar.update(len(answer["output_ids"]))
     facts = {
         "model": str(model_path),
         "prompts": len(prompts),
+        "prompt_set": arguments.tasks or arguments.prompts.name,
         "temperature": arguments.temperature,
         "dtype": arguments.dtype,
     }
-    table, threshold = analysis.table(), arguments.coverage_threshold
-    depth = write_report(table, arguments.out, threshold, facts)
-    return depth, table.least_coverage(threshold)
+    tables, threshold = analysis.tables(), arguments.coverage_threshold
+    return write_report(tables, arguments.out, threshold, facts, log=arguments.log)
 
 
 def _prompts(arguments: argparse.Namespace) -> list[str]:
@@ -108,22 +107,30 @@ def _server(arguments: argparse.Namespace, serve_flags: Sequence[str]) -> Iterat
 
 
 def _generate(
-    client: ServerClient, prompts: Sequence[str], arguments: argparse.Namespace, *, has_led: bool
+    client: ServerClient,
+    prompts: Sequence[str],
+    arguments: argparse.Namespace,
+    led: Mapping[str, Any] | None,
 ) -> list[dict[str, Any]]:
-    """Answers of the engine's own sampler: `prompt_ids` and `output_ids`, in the prompts' order."""
+    """Answers of the engine's own sampler, in the prompts' order.
+
+    Each has `prompt_ids`, `output_ids`, and `thinks`, which of the latter are of the thought: None
+    where the server, of which `led` are LED's settings, does not know the delimiters.
+    """
     sampling: dict[str, Any] = {"temperature": arguments.temperature}
     context = client.context_length()
-    if has_led:
+    if led is not None:
         sampling["custom_params"] = {"sampler": "regular"}
 
     def answer(prompt: str) -> dict[str, Any]:
         ids = client.chat_tokens(prompt)
         room = arguments.max_new_tokens if context is None else max(context - len(ids), 1)
         limit = {"max_new_tokens": min(arguments.max_new_tokens, room)}
-        return {
-            "prompt_ids": ids,
-            "output_ids": client.generate(ids, sampling | limit)["output_ids"],
-        }
+        output = client.generate(ids, sampling | limit)["output_ids"]
+        thinks = None
+        if led is not None and led["think_start"] and led["think_end"]:
+            thinks = [phase == "think" for phase in phases_of(client, led, ids, output)]
+        return {"prompt_ids": ids, "output_ids": output, "thinks": thinks}
 
     with need("tqdm").tqdm(total=len(prompts), desc="generating") as bar:
 
@@ -190,6 +197,7 @@ def _parser() -> argparse.ArgumentParser:
         default=0.05,
         help="coverage that is not negligible, beyond that of two random sets",
     )
+    parser.add_argument("--log", action="store_true", help="logarithmic y axes in the figures")
     parser.add_argument("--concurrency", type=whole_number, default=16, help="requests at once")
     parser.add_argument("--device", help="such as cuda or cpu; default: what is found")
     parser.add_argument(

@@ -15,7 +15,14 @@ from torch import Tensor
 
 from led_sglang.analysis import AnalysisError
 from led_sglang.analysis.reduction import Head, entropy_and_top
-from led_sglang.analysis.statistics import COVERAGE_SIZES, VARIANTS, LayerSums, LayerTable
+from led_sglang.analysis.statistics import (
+    COVERAGE_SIZES,
+    GROUPS,
+    UNCERTAIN_P1,
+    VARIANTS,
+    LayerSums,
+    LayerTable,
+)
 
 # Tokens of one forward; what came before them is in the KV cache.
 _CHUNK_TOKENS = 1024
@@ -50,20 +57,28 @@ class LayerAnalysis:
         if weight.shape[0] <= max(COVERAGE_SIZES):
             raise AnalysisError(f"a vocabulary of {weight.shape[0]} tokens has no top 16")
         self._sums = LayerSums(len(self._layers), weight.shape[0], weight.device)
+        # Of one forward, per variant and layer; of its final posterior.
+        self._entropies: list[list[Tensor]] = []
         self._tops: list[list[Tensor]] = []
+        self._p1: Tensor | None = None
         self._wanted = slice(0, 0)
         self._check_head()
 
     @torch.no_grad()
-    def add(self, prompt: Sequence[int], tokens: Sequence[int]) -> None:
+    def add(
+        self, prompt: Sequence[int], tokens: Sequence[int], thinks: Sequence[bool] | None = None
+    ) -> None:
         """Add one completion.
 
         Args:
             prompt: its token ids, at least one.
             tokens: generated token ids; each is one sample, seen from the position before it.
+            thinks: of each token, whether it was generated within the thought; None where nobody
+                knows.
         """
         if not prompt or not tokens:
             return
+        done = 0
         # The last token predicts nothing that was generated.
         ids = torch.tensor([[*prompt, *tokens[:-1]]], device=self._head.weight.device)
         cache = None
@@ -75,19 +90,27 @@ class LayerAnalysis:
             for start in range(0, ids.shape[1], self._chunk):
                 part = ids[:, start : start + self._chunk]
                 self._wanted = slice(max(len(prompt) - 1 - start, 0), part.shape[1])
-                self._tops = [[] for _ in VARIANTS]
+                self._entropies, self._tops = [[] for _ in VARIANTS], [[] for _ in VARIANTS]
                 out = self._decoder(input_ids=part, past_key_values=cache, use_cache=True)
                 cache = out.past_key_values
-                if self._tops[0]:
-                    self._sums.add_coverage(self._tops)
+                if self._p1 is not None:
+                    end = done + len(self._p1)
+                    within = None if thinks is None else thinks[done:end]
+                    self._sums.add(self._entropies, self._tops, _groups(self._p1, within))
+                    done, self._p1 = end, None
         finally:
             for handle in handles:
                 handle.remove()
-            self._tops = []
+            self._entropies, self._tops, self._p1 = [], [], None
+        self._sums.end_prompt()
+
+    def tables(self) -> dict[str, LayerTable]:
+        """Averages over the tokens added so far: over all, and over each group that has any."""
+        return self._sums.tables()
 
     def table(self) -> LayerTable:
         """Averages over all tokens added so far."""
-        return self._sums.table()
+        return self.tables()["all"]
 
     def _hook(self, index: int) -> Callable[[Any, Any, Any], None]:
         def reduce(_module: Any, _inputs: Any, output: Any) -> None:
@@ -95,17 +118,17 @@ class LayerAnalysis:
             if hidden.shape[0] == 0:
                 return
             if index == len(self._layers) - 1:  # p^L, one posterior for both variants
-                entropies, top = self._reduce(self._norm(hidden))
-                results = [(entropies, top)] * len(VARIANTS)
+                results = [self._reduce(self._norm(hidden))] * len(VARIANTS)
+                self._p1 = results[0][1]
             else:
                 results = [self._reduce(hidden), self._reduce(self._norm(hidden))]
-            for variant, (entropies, top) in enumerate(results):
-                self._sums.add_entropy(index, variant, entropies)
+            for variant, (entropies, _, top) in enumerate(results):
+                self._entropies[variant].append(entropies)
                 self._tops[variant].append(top)
 
         return reduce
 
-    def _reduce(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def _reduce(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return entropy_and_top(hidden, self._head, self._temperature, max(COVERAGE_SIZES))
 
     @torch.no_grad()
@@ -128,6 +151,22 @@ class LayerAnalysis:
                 f"{type(self._model).__name__} shapes its logits in a way not known here: "
                 f"relative difference {float(error):.2g}"
             )
+
+
+def _groups(p1: Tensor, thinks: Sequence[bool] | None) -> Tensor:
+    """[4, N] bool: which of N tokens are in which of GROUPS."""
+    everything = torch.ones_like(p1, dtype=torch.bool)
+    thought = answer = ~everything
+    if thinks is not None:
+        thought = torch.tensor(thinks, device=p1.device)
+        answer = ~thought
+    members = {
+        "all": everything,
+        "uncertain": p1 < UNCERTAIN_P1,
+        "think": thought,
+        "answer": answer,
+    }
+    return torch.stack([members[name] for name in GROUPS])
 
 
 def load_model(path: Path | str, device: str, dtype: str, trust_remote_code: bool = False) -> Any:

@@ -43,8 +43,8 @@ class Head:
 
 def entropy_and_top(
     hidden: Tensor, head: Head, temperature: float, top: int
-) -> tuple[Tensor, Tensor]:
-    """Entropy of softmax(z / T) over the vocabulary, and the ids of its largest entries.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Entropy of softmax(z / T) over the vocabulary, its largest value, the ids of its largest.
 
     Args:
         hidden: [N, H], any float dtype.
@@ -53,9 +53,9 @@ def entropy_and_top(
         top: how many ids, at most V.
 
     Returns:
-        Entropies [N] float64 in nats, and ids [N, top] int64 by falling logit (between equal
-        logits the order is left to torch.topk). No temporary has more than 2^24 elements, whatever
-        N and V are, unless a single row has.
+        Entropies [N] float64 in nats, p1 [N] float64, and ids [N, top] int64 by falling logit
+        (between equal logits the order is left to torch.topk). No temporary has more than 2^24
+        elements, whatever N and V are, unless a single row has.
     """
     vocab = head.weight.shape[0]
     columns = min(_COLUMNS, vocab)
@@ -64,15 +64,16 @@ def entropy_and_top(
         _reduce_rows(hidden[start : start + rows], head, temperature, top, columns)
         for start in range(0, hidden.shape[0], rows)
     ]
-    entropies, ids = zip(*parts, strict=True)
-    return torch.cat(entropies), torch.cat(ids)
+    entropies, largest, ids = zip(*parts, strict=True)
+    return torch.cat(entropies), torch.cat(largest), torch.cat(ids)
 
 
 def _reduce_rows(
     hidden: Tensor, head: Head, temperature: float, top: int, columns: int
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """With m the largest z / T so far: s = sum exp(z / T - m), t = sum exp(..) (z / T - m), so
-    H = log s - t / s. The sums are float64: a confident layer's entropy is a small difference."""
+    H = log s - t / s and p1 = 1 / s. The sums are float64: a confident layer's entropy is a small
+    difference."""
     n = hidden.shape[0]
     peak = torch.full((n,), _LOWEST, dtype=torch.float64, device=hidden.device)
     total, weighted = torch.zeros_like(peak), torch.zeros_like(peak)
@@ -96,4 +97,4 @@ def _reduce_rows(
         weighted += weights.mul(z).sum(1, dtype=torch.float64)
         total = shrink * total + weights.sum(1, dtype=torch.float64)
         peak = higher
-    return total.log() - weighted / total, ids
+    return total.log() - weighted / total, 1.0 / total, ids

@@ -98,7 +98,7 @@ def trace_of(
     pieces = _joined_characters(client, ids, texts)
     model = client.model_path()
     if sampler != "led":
-        phases = _phases(client, server, client.chat_tokens(prompt), ids)
+        phases = phases_of(client, server, client.chat_tokens(prompt), ids)
         found = enumerate(zip(ids, pieces, phases, strict=True))
         tokens = tuple(Token(i, token, piece, phase, None) for i, (token, piece, phase) in found)
         return Trace(tokens, sampler, False, prompt, model, TraceSettings(), texts, dict(asked))
@@ -153,10 +153,15 @@ def trace_settings(server: Mapping[str, Any], led: Mapping[str, Any]) -> TraceSe
     )
 
 
-def _phases(
+def phases_of(
     client: ServerClient, server: Mapping[str, Any], prompt_ids: Sequence[int], ids: Sequence[int]
 ) -> list[str]:
-    """The phase each token was sampled in; without delimiters every token may be LED's."""
+    """The phase each token was sampled in; without delimiters every token may be LED's.
+
+    Args:
+        server: LED's settings on it.
+        prompt_ids, ids: of the prompt and of what was generated.
+    """
     from led_sglang.phase import Phase, ThinkAutomaton  # torch: `--help` does without
 
     start, end, tool = (

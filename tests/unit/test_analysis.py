@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import t as student
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForCausalLM,
@@ -27,7 +28,7 @@ from transformers import (
 
 from led_sglang.analysis import COVERAGE_SIZES, AnalysisError, LayerAnalysis, recommended_depth
 from led_sglang.analysis.reduction import Head, entropy_and_top
-from led_sglang.analysis.statistics import LayerTable
+from led_sglang.analysis.statistics import LayerTable, recommend
 from led_sglang.models.bundled import bundled_model
 from led_sglang.models.random_qwen3 import write_random_qwen3
 
@@ -175,7 +176,8 @@ def test_streaming_over_the_vocabulary_changes_nothing(monkeypatch: pytest.Monke
     logp = (z / 0.5).log_softmax(1)
     monkeypatch.setattr(reduction, "_COLUMNS", 9)  # fewer columns than tokens wanted
     monkeypatch.setattr(reduction, "_TEMPORARY_ELEMENTS", 100)
-    entropies, ids = entropy_and_top(hidden, head, 0.5, 16)
+    entropies, p1, ids = entropy_and_top(hidden, head, 0.5, 16)
+    torch.testing.assert_close(p1, logp.exp().amax(1), rtol=1e-5, atol=0.0)
     torch.testing.assert_close(entropies, -(logp.exp() * logp).sum(1), rtol=1e-5, atol=1e-9)
     assert torch.equal(ids, z.topk(16, dim=1).indices)
 
@@ -185,9 +187,10 @@ def test_entropy_of_a_confident_row_keeps_its_digits() -> None:
     hidden = torch.tensor([[1.0]])
     weight = torch.zeros(1000, 1)
     weight[3] = 20.0
-    entropy, ids = entropy_and_top(hidden, Head(weight), 1.0, 1)
+    entropy, p1, ids = entropy_and_top(hidden, Head(weight), 1.0, 1)
     logp = weight[:, 0].double().log_softmax(0)
     assert float(entropy) == pytest.approx(float(-(logp.exp() * logp).sum()), rel=1e-5)
+    assert float(p1) == pytest.approx(float(logp[3].exp()))
     assert ids.tolist() == [[3]]
 
 
@@ -256,6 +259,56 @@ def test_recommended_depth(
     coverage16: list[float], vocab: int, threshold: float, depth: int
 ) -> None:
     assert recommended_depth(table_of(coverage16, vocab), threshold) == depth
+
+
+def test_where_no_layer_is_less_sure_there_is_nothing_to_explore() -> None:
+    covering = table_of([0.0, 0.5, 0.5, 1.0], 152_000)
+    covering.entropy[0] = [0.9, 0.2, 0.3, 0.3]  # what covers nothing does not count
+    found = recommend({"all": covering}, 0.05)
+    assert (found.depth, found.covering) == (1, 3)
+    assert "no layer holds what the final one lost" in found.sentence
+    covering.entropy[0, 1] = 0.31
+    assert recommend({"all": covering}, 0.05).depth == 3
+
+
+def test_groups_and_bands_are_those_of_a_dense_computation(tmp_path: Path) -> None:
+    """Thoughts, answers and uncertain tokens apart; bands from the sums of each prompt."""
+    torch.manual_seed(0)
+    model = llama(tmp_path).eval()
+    data = sequences(501)
+    analysis = LayerAnalysis(model, temperature=0.1, chunk=32)
+    thinks = [[i % 3 == 0 for i in range(len(tokens))] for _, tokens in data]
+    for (prompt, tokens), thought in zip(data, thinks, strict=True):
+        analysis.add(prompt, tokens, thought)
+    tables = analysis.tables()
+    entropies, largest = [], []
+    for prompt, tokens in data:
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
+        logp = (logits.double() / 0.1).log_softmax(-1)
+        entropies.append((-(logp.exp() * logp).sum(-1) / np.log(501)).numpy())
+        largest.append(logp.exp().amax(-1).numpy())
+    masks = {
+        "all": [np.ones(len(x), bool) for x in largest],
+        "uncertain": [x < 0.9 for x in largest],
+        "think": [np.array(x) for x in thinks],
+        "answer": [~np.array(x) for x in thinks],
+    }
+    assert 0 < np.concatenate(masks["uncertain"]).mean() < 1
+    for group, mask in masks.items():
+        sums = np.array([x[m].sum() for x, m in zip(entropies, mask, strict=True)])
+        counts = np.array([m.sum() for m in mask], dtype=float)
+        table = tables[group]
+        assert table.tokens == counts.sum()
+        ratio = sums.sum() / counts.sum()
+        assert table.entropy[0, -1] == pytest.approx(ratio, rel=1e-4)
+        used = counts > 0
+        rest = (sums - ratio * counts)[used]
+        error = rest.std(ddof=1) / np.sqrt(used.sum()) / counts[used].mean()
+        half = student.ppf(0.975, used.sum() - 1) * error
+        assert table.entropy_band is not None
+        ends = [max(0.0, ratio - half), min(1.0, ratio + half)]
+        assert table.entropy_band[:, 0, -1] == pytest.approx(ends, rel=1e-3, abs=1e-6)
 
 
 def test_what_cannot_be_analysed_is_refused() -> None:

@@ -94,18 +94,24 @@ def bayes_at_n(correct: Sequence[int], samples: Sequence[int]) -> Interval:
     return Interval(mean, float(low), float(high))
 
 
-def ratio_interval(parts: Floats, wholes: Floats) -> Interval | None:
-    """A ratio of sums over problems, such as tokens by samples; None for a single problem.
+def ratio_bounds(parts: Floats, wholes: Floats) -> tuple[Floats, Floats, Floats]:
+    """Ratios of sums over problems, such as tokens by samples, and the ends of their intervals.
 
     Args:
-        parts, wholes: [problems]; the sum of `wholes` is above zero.
+        parts: [problems, ...], none below zero.
+        wholes: [problems], with a sum above zero.
+
+    Returns:
+        Ratio, low and high end, [...] each; the ends are the ratio for a single problem.
     """
-    count, ratio = len(parts), float(parts.sum() / wholes.sum())
+    count = len(parts)
+    ratio = np.asarray(parts.sum(axis=0) / wholes.sum())
     if count < 2:
-        return None
-    error = float((parts - ratio * wholes).std(ddof=1)) / math.sqrt(count) / float(wholes.mean())
+        return ratio, ratio, ratio
+    rest = parts - ratio * wholes.reshape(-1, *[1] * ratio.ndim)
+    error = rest.std(axis=0, ddof=1) / math.sqrt(count) / wholes.mean()
     half = t_quantile((1.0 + LEVEL) / 2, count - 1) * error
-    return Interval(ratio, max(0.0, ratio - half), ratio + half)
+    return ratio, np.maximum(0.0, ratio - half), ratio + half
 
 
 def mean_of(parts: Sequence[Interval]) -> Interval:

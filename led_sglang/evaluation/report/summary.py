@@ -17,7 +17,7 @@ from led_sglang.evaluation.report.intervals import (
     Interval,
     bayes_at_n,
     mean_of,
-    ratio_interval,
+    ratio_bounds,
     share_interval,
 )
 from led_sglang.evaluation.report.metrics import KS, majority_at_k, standard_error
@@ -185,8 +185,8 @@ def _distinct(
 
 def _ends(sums: Sequence[Sequence[float]]) -> list[float] | None:
     """Ends of the interval of a ratio; `sums`: [problems, 2], both of its parts."""
-    found = ratio_interval(*np.array(sums, dtype=float).T)
-    return None if found is None else [found.low, found.high]
+    _, low, high = ratio_bounds(*np.array(sums, dtype=float).T)
+    return [float(low), float(high)] if len(sums) > 1 else None
 
 
 def _exploration(items: Mapping[Any, Sequence[Sample]]) -> Metrics | None:
