@@ -93,7 +93,7 @@ def examine(client: ServerClient, expected: Expectations) -> list[Finding]:
     return [
         Finding("server", server),
         *(_kernels(part["kernels"], expected.kernels) for part in _each(parts, "kernels")),
-        _graphs(info, expected.graphs),
+        _graphs(states, expected.graphs),
         _sampler(settings, expected.sampler),
         *_answers(client, settings),
     ]
@@ -118,17 +118,15 @@ def _kernels(kernels: str, wanted: str | None) -> Finding:
     return Finding("kernels", kernels, wrong)
 
 
-def _graphs(info: Mapping[str, Any], wanted: bool) -> Finding:
-    phases = info.get("cuda_graph_config")
-    found = {
-        phase: phases[phase].get("backend")
-        for phase in ("decode", "prefill")
-        if isinstance(phases, Mapping) and isinstance(phases.get(phase), Mapping)
-    }
-    shown = ", ".join(f"{phase} {backend}" for phase, backend in found.items()) or "not told"
+def _graphs(states: list[dict[str, Any]], wanted: bool) -> Finding:
+    sizes = min((state.get("decode_cuda_graph_bs") or [] for state in states), key=len)
+    shown = f"decode batches of {sizes[0]} to {sizes[-1]}" if sizes else "none"
     wrong = None
-    if wanted and found.get("decode") in (None, "disabled"):
-        wrong = "decode steps are not replayed as graphs: start without --disable-cuda-graph"
+    if wanted and not sizes:
+        wrong = (
+            "decode steps are not replayed as graphs: start on a GPU, and without "
+            "--disable-cuda-graph"
+        )
     return Finding("graphs", shown, wrong)
 
 

@@ -23,8 +23,7 @@ LED = {
 INFO = {
     "version": "0.5.23",
     "served_model_name": "m",
-    "cuda_graph_config": {"decode": {"backend": "full"}, "prefill": {"backend": "disabled"}},
-    "internal_states": [{"led": LED}],
+    "internal_states": [{"led": LED, "decode_cuda_graph_bs": [1, 2, 4]}],
 }
 ANSWER = {
     "output_ids": list(range(8)),
@@ -103,7 +102,7 @@ def test_a_ready_server_passes(capsys: pytest.CaptureFixture[str]) -> None:
             "fell back to plain torch (x)",
         ),
         (
-            lambda info: info["cuda_graph_config"]["decode"].update(backend="disabled"),
+            lambda info: info["internal_states"][0].update(decode_cuda_graph_bs=[]),
             ("--graphs",),
             "not replayed as graphs",
         ),
