@@ -1,4 +1,4 @@
-"""Tasks from the hub by `datasets`: GPQA (gated) and LiveCodeBench (the parquet copy)."""
+"""Tasks from the hub by `datasets`: GPQA (gated), LiveCodeBench (the parquet copy), MathArena's."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import pickle
 import random
 import zlib
 from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from led_sglang.common.extras import require
 from led_sglang.common.user_files import check_keys
 from led_sglang.evaluation import EvaluationError
-from led_sglang.evaluation.items import LETTERS, Item, checked_items
+from led_sglang.evaluation.items import LETTERS, Item, checked_items, read_items
 
+_ROWS = ("gpqa", "livecodebench", "matharena")
 _LOAD_KEYS = ("path", "name", "split", "revision", "data_files")
 
 
@@ -24,17 +27,20 @@ def load_items(file_name: str, hub: Mapping[str, Any]) -> tuple[Item, ...]:
     """Items of a task whose YAML file has the key `hub`.
 
     Args:
-        hub: `rows` (gpqa | livecodebench) and arguments of `datasets.load_dataset`; for
-            livecodebench also `since`, the first contest date kept.
+        hub: `rows` (gpqa | livecodebench | matharena) and arguments of `datasets.load_dataset`; for
+            livecodebench also `since`, the first contest date kept; for matharena also `installed`,
+            DISTRIBUTION/FILE, a JSONL file that an installed package has of the same problems.
 
     Raises:
         EvaluationError: the data set cannot be loaded (a gated one says so).
     """
-    allowed = (*_LOAD_KEYS, "rows", "since")
+    allowed = (*_LOAD_KEYS, "rows", "since", "installed")
     check_keys(hub, file_name, optional=allowed, within="hub", error=EvaluationError)
     rows = hub.get("rows")
-    if rows not in ("gpqa", "livecodebench"):
-        raise EvaluationError(f"{file_name}: hub.rows must be gpqa or livecodebench")
+    if rows not in _ROWS:
+        raise EvaluationError(f"{file_name}: hub.rows must be one of {', '.join(_ROWS)}")
+    if "installed" in hub and (found := _installed_file(str(hub["installed"]))):
+        return read_items(found, "math")
     require("eval", "datasets")
     import datasets
 
@@ -49,9 +55,30 @@ def load_items(file_name: str, hub: Mapping[str, Any]) -> tuple[Item, ...]:
         ) from None
     if rows == "gpqa":
         return checked_items(file_name, [gpqa_item(row) for row in table])
+    if rows == "matharena":
+        return checked_items(file_name, [matharena_item(row) for row in table])
     since = str(hub.get("since", ""))
     kept = [livecodebench_item(row) for row in table if str(row["contest_date"]) >= since]
     return checked_items(file_name, sorted(kept, key=lambda item: item.id))
+
+
+def _installed_file(name: str) -> Path | None:
+    """The file DISTRIBUTION/FILE, where the distribution is installed and has it."""
+    distribution, _, file = name.partition("/")
+    try:
+        path = Path(str(metadata.distribution(distribution).locate_file(file)))
+    except metadata.PackageNotFoundError:
+        return None
+    return path if path.is_file() else None
+
+
+def matharena_item(row: Mapping[str, Any]) -> Item:
+    """One problem of a competition; its answer is a number or LaTeX."""
+    return Item(
+        id=str(row["problem_idx"]),
+        problem=str(row["problem"]).strip(),
+        expected_answer=str(row["answer"]).strip(),
+    )
 
 
 def gpqa_item(row: Mapping[str, Any]) -> Item:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from led_sglang.common.user_files import check_keys, parse_yaml
-from led_sglang.evaluation import EvaluationError
+from led_sglang.evaluation import EvaluationError, gym
 from led_sglang.evaluation.grading.graders import python_grader
 from led_sglang.evaluation.hub import load_items
 from led_sglang.evaluation.items import Item, read_items
@@ -70,23 +70,35 @@ class Task:
 
 
 def load_task(name: str, *, data: Path | None = None, limit: int | None = None) -> Task:
-    """A task by name (one that is shipped) or by the path of its YAML file.
+    """A task by name (one that is shipped), by the path of its YAML file, or a generator's.
 
     Args:
-        name: `gsm8k`, or `my/task.yaml`.
+        name: `gsm8k`, `my/task.yaml`, or `reasoning_gym:countdown`.
         data: JSONL file to use instead of the task's own items.
         limit: number of items to keep.
 
     Raises:
         EvaluationError: unknown task, a wrong key or a bad line; the message says where.
     """
+    if name.startswith(gym.PREFIX):
+        generator = name.removeprefix(gym.PREFIX)
+        if data is not None:
+            raise EvaluationError(f"--data {name}=...: its problems are made, not read")
+        return Task(
+            name=f"gym-{generator}",
+            kind="python",
+            items=gym.load_problems(generator, limit),
+            template=gym.PROMPT,
+            grader=gym.GRADER,
+        )
     shipped = Path(str(resources.files("led_sglang.configs"))) / "tasks"
     path = Path(name) if name.endswith((".yaml", ".yml")) else shipped / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in shipped.glob("*.yaml")))
         raise EvaluationError(
             f"task {name!r}: there is no file {path.name if path.parent == shipped else path}; "
-            f"shipped tasks: {known}; your own is named by the path of its YAML file"
+            f"shipped tasks: {known}; your own is named by the path of its YAML file, and "
+            f"reasoning-gym's as {gym.PREFIX}NAME"
         )
     keys = _read_keys(path)
     if data is not None:

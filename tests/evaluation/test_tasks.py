@@ -180,7 +180,7 @@ def test_wrong_task_file_is_named(tmp_path: Path, text: str, message: str) -> No
 
 
 def test_unknown_task_lists_the_shipped_ones() -> None:
-    with pytest.raises(EvaluationError, match="aime24, aime25, gpqa_diamond, gsm8k, livecodebench"):
+    with pytest.raises(EvaluationError, match="aime24, aime25, aime26, gpqa_diamond, gsm8k"):
         load_task("mmlu")
 
 
@@ -234,6 +234,53 @@ def _problem(question: str, date: str, private: str, **more: Any) -> dict[str, A
         "metadata": "{}",
         **more,
     }
+
+
+def test_matharena_rows(parquet: Callable[..., dict[str, Any]]) -> None:
+    rows = [
+        {"problem_idx": 1, "problem": "What is 1 + 1? ", "answer": 2},
+        {"problem_idx": 2, "problem": "What is half of pi?", "answer": "\\frac{\\pi}{2}"},
+    ]
+    for row in rows:  # a column has one type
+        row["answer"] = str(row["answer"])
+    items = load_items("hmmt.yaml", {"rows": "matharena", **parquet(rows)})
+    assert [(i.id, i.problem, i.expected_answer) for i in items] == [
+        ("1", "What is 1 + 1?", "2"),
+        ("2", "What is half of pi?", "\\frac{\\pi}{2}"),
+    ]
+
+
+def test_an_installed_package_saves_the_way_to_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AIME 2026 of sgl-eval: its layout, with two problems of ours."""
+    folder = tmp_path / "sgl_eval" / "_vendored" / "nemo_skills" / "dataset" / "aime26"
+    folder.mkdir(parents=True)
+    lines = [{"id": f"aime26-{i}", "problem": f"{i}?", "expected_answer": str(i)} for i in (0, 1)]
+    (folder / "test.txt").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    about = tmp_path / "sgl_eval-0.1.3.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: sgl-eval\nVersion: 0.1.3\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    task = load_task("aime26")
+    assert [item.expected_answer for item in task.items] == ["0", "1"]
+    assert task.gold == "expr"
+
+
+@pytest.mark.parametrize("name", ["aime26", "hmmt_feb26", "livecodebench_v6"])
+def test_sets_of_2026_ask_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def load_dataset(**arguments: Any) -> Any:
+        asked.update(arguments)
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    with pytest.raises(EvaluationError, match="from the hub: no network"):
+        load_task(name)
+    paths = {"aime26": "MathArena/aime_2026", "hmmt_feb26": "MathArena/hmmt_feb_2026"}
+    assert asked["path"] == paths.get(name, "livecodebench/code_generation_lite")
+    assert asked.get("name") == ("release_v6" if name == "livecodebench_v6" else None)
 
 
 def test_livecodebench_rows(parquet: Callable[..., dict[str, Any]]) -> None:

@@ -159,13 +159,20 @@ def grade_text(text: str, gold: str) -> Grade:
 
     Case, white space and a final full stop do not count.
     """
+    predicted = stated_answer(text)
+    if predicted is None:
+        return Grade(correct=False, predicted=None)
+    vote = _normal(predicted)
+    return Grade(correct=vote == _normal(gold), predicted=predicted, vote=vote)
+
+
+def stated_answer(text: str) -> str | None:
+    """The last \\boxed{} or <answer></answer>, else the last line; None where there is neither."""
     marked = _MARKED_ANSWER.findall(text)
     lines = [line for line in text.split("\n") if line.strip()]
     if not marked and not lines:
-        return Grade(correct=False, predicted=None)
-    predicted = "".join(marked[-1]) if marked else lines[-1]
-    vote = _normal(predicted)
-    return Grade(correct=vote == _normal(gold), predicted=predicted.strip(), vote=vote)
+        return None
+    return ("".join(marked[-1]) if marked else lines[-1]).strip()
 
 
 def _normal(text: str) -> str:
