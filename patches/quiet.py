@@ -26,7 +26,7 @@ _RECORDS_WITHOUT_GPU = {
     # Where there are several ranks.
     "sglang.srt.distributed.parallel_state": ("Setup Custom allreduce failed with",),
     "sglang.srt.distributed.device_communicators.triton_symm_mem_ag": (
-        "multimem all-gather disabled (Found no NVIDIA driver",
+        "multimem all-gather disabled",
     ),
     "torch.utils.cpp_extension": ("No CUDA runtime is found",),
     # Models that need a GPU's kernels to be imported.
