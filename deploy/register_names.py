@@ -5,8 +5,8 @@
 smg 1.13 sends a request only to servers that it knows under the very name in its `model`, and takes
 one name from each server. (With its own `--model-alias` it writes the other name into the request,
 and the choice is lost.) A server that is registered once more, under a URL of its own and with
-another name, gets that name as it stands. smg drops the slashes behind a URL: one more makes a new
-one.
+another name, gets that name as it stands; a zero more before the port makes another URL of the
+same server.
 Needs nothing but Python.
 """
 
@@ -31,9 +31,12 @@ def names(server: str) -> list[str]:
 
 def register(gateway: str, server: str) -> list[str]:
     """Register a server once for each of its names; returns them."""
+    host, _, port = server.rstrip("/").rpartition(":")
+    if not port.isdecimal():
+        raise SystemExit(f"{server} needs its port, as in http://HOST:30000")
     found = names(server)
     for count, name in enumerate(found, start=1):
-        worker = {"url": server.rstrip("/") + "/" * count, "models": [{"id": name}]}
+        worker = {"url": f"{host}:{'0' * count}{port}", "models": [{"id": name}]}
         _ask(f"{gateway}/workers", worker)
     return found
 

@@ -68,7 +68,8 @@ def body_for(endpoint: str, name: str, way: str, sampler: str, *, stream: bool) 
         return body | {"prompt": turns, "max_tokens": _TOKENS}
     if endpoint == "/v1/responses":
         return body | {"input": PROMPT, "max_output_tokens": _TOKENS, "store": False}
-    if endpoint == "/v1/chat/completions":
+    # SGLang has no place for it in a stream.
+    if endpoint == "/v1/chat/completions" and not stream:
         body["return_meta_info"] = True
     return body | {"messages": messages, "max_tokens": _TOKENS}
 

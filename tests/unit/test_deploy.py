@@ -7,10 +7,13 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from functools import cache
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import jsonschema
 import kubernetes_validate
@@ -184,3 +187,45 @@ def test_servers_are_started_with_flags_that_exist(name: str) -> None:
         filled = [re.sub(r"\$\(LWS_\w+(SIZE|INDEX)\)", "2", argument) for argument in arguments]
         _, unknown = _sglang_flags().parse_known_args([*own, *filled, "--model-path", "m"])
         assert unknown == []
+
+
+class _Gateway(BaseHTTPRequestHandler):
+    """A server with three names and the gateway in front of it, in one."""
+
+    registered: ClassVar[list[dict[str, Any]]] = []
+
+    def do_GET(self) -> None:
+        own = [{"id": name} for name in ("model", "model:led", "model:regular")]
+        known = [model for worker in self.registered for model in worker["models"]]
+        self._answer({"data": known if self.path.startswith("/gateway") else own})
+
+    def do_POST(self) -> None:
+        self.registered.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+        self._answer({})
+
+    def _answer(self, content: Any) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(content).encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_a_gateway_learns_every_name_but_the_first_under_a_url_of_its_own() -> None:
+    with HTTPServer(("127.0.0.1", 0), _Gateway) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        command = [sys.executable, DEPLOY / "register_names.py"]
+        done = subprocess.run([*command, f"{url}/gateway", url], capture_output=True, text=True)
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{url}/gateway knows model:led, model:regular\n"
+    names = [worker["models"] for worker in _Gateway.registered]
+    assert names == [[{"id": "model:led"}], [{"id": "model:regular"}]]
+    urls = [worker["url"] for worker in _Gateway.registered]
+    assert len({url, *urls}) == 3
+    assert {urlsplit(found).port for found in urls} == {server.server_port}
+    without_a_port = subprocess.run([*command, url, "http://led"], capture_output=True, text=True)
+    assert without_a_port.returncode == 1
+    assert "http://led needs its port" in without_a_port.stderr
