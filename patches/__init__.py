@@ -1,7 +1,7 @@
 """The only code that touches SGLang internals.
 
 `touched.py` lists every symbol; the other files hold the hooks by what they are for: launch
-(`launch`, `server_args`, `compatibility`, `http_worker`), captured layers (`capture`,
+(`launch`, `server_args`, `compatibility`, `refusal`, `http_worker`), captured layers (`capture`,
 `graph_buffer`), per-row state (`batch_state`), soft inputs (`embedding`), what a step needs of the
 loaded model and its ranks (`binding`, `lm_head`, `kernel_path`, `ranks`), the sampling step
 (`sampling`), requests (`http_bodies`, `model_names`, `requests`, `guards`,
