@@ -9,7 +9,7 @@ from typing import Any
 
 import requests
 
-from led_sglang.common.samplers import ANSWERED_BY, SAMPLER_HEADER
+from led_sglang.common.answers import ANSWERED_BY, SAMPLER_HEADER
 
 PROMPT = "Visit every room once. Doors: 1-3 3-6 3-5 2-6 1-7 2-4 4-6 1-6 4-5 Start: 6"
 _TOKENS = 12
