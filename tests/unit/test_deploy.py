@@ -20,6 +20,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from led_sglang.cli import main
+
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 TOOLS = Path(sys.executable).parent
@@ -187,6 +189,24 @@ def test_servers_are_started_with_flags_that_exist(name: str) -> None:
         filled = [re.sub(r"\$\(LWS_\w+(SIZE|INDEX)\)", "2", argument) for argument in arguments]
         _, unknown = _sglang_flags().parse_known_args([*own, *filled, "--model-path", "m"])
         assert unknown == []
+
+
+def probes() -> list[list[str]]:
+    """Commands that tell whether a container is ready."""
+    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
+    images = [json.loads(line.split("CMD ")[1]) for line in lines if line.startswith("    CMD ")]
+    (leader, _) = pods(manifests()[0])
+    return [*images, leader["spec"]["containers"][0]["readinessProbe"]["exec"]["command"]]
+
+
+def test_probes_are_commands_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(probes()) == 3
+    for program, *arguments in probes():
+        assert program == "led-sglang"
+        # Nobody listens there.
+        status = main([argument.replace(":30000", ":1") for argument in arguments])
+        assert status == 2
+        assert "no answer from http://127.0.0.1:1" in capsys.readouterr().err
 
 
 class _Gateway(BaseHTTPRequestHandler):
