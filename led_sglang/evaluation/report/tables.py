@@ -76,15 +76,15 @@ def in_short(metrics: Mapping[str, Any]) -> Table:
             for text in (
                 f"{number(entry['difference'], sign=True)} "
                 f"({interval_text(entry['low'], entry['high'])})",
-                number(entry["detectable"]),
                 entry["verdict"],
+                number(entry["detectable"]),
             )
         ]
         ours = _mean_tokens(metrics, sampler, f"{temperature:g}")
         theirs = _mean_tokens(metrics, baseline, f"{temperature:g}")
         longer = 100 * (ours / theirs - 1) if ours and theirs else None
         rows.append([sampler, f"{temperature:g}", *texts, number(longer, 1, sign=True)])
-    heads = [head for name in names for head in (name, "detectable", "verdict")]
+    heads = [head for name in names for head in (name, "verdict", "detectable")]
     return Table(
         "In short",
         f"Difference to {baseline} in percentage points, "
