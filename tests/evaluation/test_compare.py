@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,11 @@ def test_compare_two_runs(tmp_path: Path) -> None:
     done = led_eval("--compare", tmp_path / "regular", tmp_path / "led")
     assert done.returncode == 0, done.stderr
     assert "led - regular" in done.stdout
+    assert "different versions" not in done.stdout
+    sessions = tmp_path / "led" / "sessions.jsonl"
+    sessions.write_text(sessions.read_text().replace("led-sglang", "led-sglang-before"))
+    mixed = led_eval("--compare", tmp_path / "regular", tmp_path / "led")
+    assert len(re.findall("graded by different versions .*led-sglang-before", mixed.stdout)) == 1
     # The same samples in one run: its own paired differences must come out again.
     metrics = json.loads((tmp_path / "both" / "metrics.json").read_text())
     for entry in metrics["paired"]:

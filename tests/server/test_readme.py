@@ -59,6 +59,8 @@ EXCUSED = {
     "test_ending.py its end, unit/test_serving.py a port in use",
     "$ echo $?": "test_ending.py",
     "$ led-sglang serve Qwen/Qwen3-0.6B": "what a machine with a network answers is another matter",
+    "led-sglang trace --from-run runs/quick --sample gsm8k/gsm8k-0/0 --out trace.html": "whether "
+    "tokens repeat depends on the batches of the run: test_eval_on_server.py has one of a kind",
     "led-sglang eval --config ablations": "names a grid: test_ablations.py runs each of its rows",
     "python -m venv sgl && sgl/bin/pip install sgl-eval": _HARNESS,
     "python -m venv scope && scope/bin/pip install evalscope": _HARNESS,
@@ -389,8 +391,10 @@ def test_files_and_extras_that_the_pages_name_exist() -> None:
     assert len(scripts) > 5
     assert all((ROOT / script).exists() for script in scripts), scripts
     extras = re.findall(r"(?:\.|led-sglang)\[([\w,]+)\]", text)
-    assert {name for extra in extras for name in extra.split(",")} == {"analysis", "eval"}
-    assert {"analysis", "eval"} <= project["optional-dependencies"].keys()
+    assert {name for extra in extras for name in extra.split(",")} == {
+        *("analysis", "eval", "reasoning")
+    }
+    assert {"analysis", "eval", "reasoning"} <= project["optional-dependencies"].keys()
     # No index carries the package: never `pip install led-sglang`.
     assert not re.search(r"pip install ['\"]?led-sglang(?!\[[\w,]+\] @ git\+)", text)
 

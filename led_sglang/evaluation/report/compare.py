@@ -56,7 +56,14 @@ def compare(first: Path, second: Path) -> Table:
                     (interval,) = bootstrap(group, [k / ours.grid.n])
                     names = {"task": task, "temperature": temperature, "sampler": new}
                     rows.append({**names, "baseline": old, **comparison(k, group, interval)})
-    return difference_table(rows, f"{second} minus {first}")
+    graders = sorted({*ours.graders, *theirs.graders})
+    note = ""
+    if len(graders) > 1:
+        note = (
+            f"The runs were graded by different versions ({'; '.join(graders)}), whose verdicts "
+            "may differ: make both with one version for numbers that settle something."
+        )
+    return difference_table(rows, f"{second} minus {first}", note)
 
 
 def _pairs(ours: Results, theirs: Results) -> list[tuple[str, str]]:
