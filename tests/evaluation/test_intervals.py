@@ -178,15 +178,19 @@ def test_bootstrap_matches_the_normal_theory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "words"),
+    ("difference", "low", "high", "detectable", "words"),
     [
-        (0.1, 2, "higher"),
-        (-2, -0.1, "lower"),
-        (-1.2, 0.3, "cannot tell"),
-        (0, 2, "cannot tell"),
-        (-0.31, 0.72, "no difference larger than 0.8"),
-        (-1, 1, "no difference larger than 1.0"),
+        (1.2, 0.2, 2, 1.1, "higher"),
+        (-1.2, -2, -0.2, 1.1, "lower"),
+        (1.1, 0.1, 2, 1.4, "cannot tell"),  # less than the run could reliably have seen
+        (1.5, 0, 2, 1.1, "cannot tell"),
+        (-0.4, -1.2, 0.3, 1.1, "cannot tell"),
+        (0.2, -0.31, 0.72, 0.8, "no difference larger than 0.8"),
+        (0, -1, 1, 1.4, "no difference larger than 1.0"),
+        (0.5, 0.1, 0.9, 0.6, "no difference larger than 0.9"),
     ],
 )
-def test_an_interval_is_read_as_it_is(low: float, high: float, words: str) -> None:
-    assert verdict(low, high) == words
+def test_a_difference_is_read_as_it_is(
+    difference: float, low: float, high: float, detectable: float, words: str
+) -> None:
+    assert verdict(difference, low, high, detectable) == words

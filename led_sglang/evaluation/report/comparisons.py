@@ -18,12 +18,14 @@ CLAIM = 1.0
 CANNOT_TELL = "cannot tell"
 
 
-def verdict(low: float, high: float) -> str:
-    """What the 95% interval of a difference says, in percentage points."""
-    if low > 0:
-        return "higher"
-    if high < 0:
-        return "lower"
+def verdict(difference: float, low: float, high: float, detectable: float) -> str:
+    """What a difference and its 95% interval say, in percentage points.
+
+    A run that finds less than it could reliably have seen has found it by luck, if at all: of the
+    runs that find anything, those find too much.
+    """
+    if abs(difference) >= detectable and not low <= 0 <= high:
+        return "higher" if low > 0 else "lower"
     most = max(-low, high)
     if most <= CLAIM:
         return f"no difference larger than {math.ceil(10 * most) / 10:.1f}"
@@ -57,16 +59,14 @@ def paired(results: Results) -> list[dict[str, Any]]:
 
 def comparison(k: int, group: Sequence[Floats], found: Difference) -> dict[str, Any]:
     """The numbers of an entry: the differences, [items, columns] a task, and their mean."""
-    low, high = 100 * found.low, 100 * found.high
-    return {
-        "metric": f"pass@{k}",
-        "items": sum(map(len, group)),
+    numbers = {
         "difference": 100 * found.mean,
-        "low": low,
-        "high": high,
+        "low": 100 * found.low,
+        "high": 100 * found.high,
         "detectable": 100 * found.detectable,
-        "verdict": verdict(low, high),
     }
+    items = sum(map(len, group))
+    return {"metric": f"pass@{k}", "items": items, **numbers, "verdict": verdict(**numbers)}
 
 
 def compared_ks(n: int) -> list[int]:

@@ -12,7 +12,8 @@ from led_sglang.evaluation.report.intervals import POWER
 NONE = "-"
 VERDICTS = (
     f"detectable: a true difference of this size is seen in {POWER:.0%} of such runs. "
-    f"{CANNOT_TELL}: the interval holds zero, and more than the {CLAIM:g} point that LED claims."
+    "higher, lower: the interval leaves zero out, and the difference is no smaller than that. "
+    f"{CANNOT_TELL}: else, where the interval holds more than the {CLAIM:g} point that LED claims."
 )
 
 
