@@ -89,6 +89,7 @@ FLAGS = [
     ("--tokenizer-path /no/such/folder", "--tokenizer-path /no/such/folder does not exist"),
     ("--tokenizer-path /usr", "/usr holds no tokenizer"),
     ("--log-level loud", "one of debug, info, warning, error, critical"),
+    ("--led-aliases nowhere", "--led-aliases nowhere is no file and no shipped grid"),
     ("--model-path https://huggingface.co/Qwen/Qwen3-0.6B", "OWNER/NAME"),
     ("--tokenizer-path file:///x", "--tokenizer-path file:///x is an address"),
 ]

@@ -18,7 +18,7 @@ from preloaded import Forked, run_module
 from led_sglang.cli import main
 from led_sglang.common.answers import SAMPLER_HEADER
 
-from .test_endpoints import BODIES, LED, REGULAR, answer, assert_refused, texts
+from .test_endpoints import BODIES, KNOWN, LED, REGULAR, answer, assert_refused, texts
 from .test_grpc import BODY, call
 
 # What a name ends with, the same as `custom_params`, and the sampler that the answer names.
@@ -34,20 +34,33 @@ def served(server: Server) -> str:
     return name
 
 
+@pytest.fixture(scope="module")
+def by_params(server: Server, served: str) -> dict[tuple[str, str], str]:
+    """By endpoint and label, what `custom_params` gets on the two endpoints with known answers."""
+    return {
+        (path, label): answer(
+            server,
+            path,
+            BODIES[path]({"custom_params": custom}) | {"model": served},
+        )
+        for path in set(KNOWN.values())
+        for label, custom, _ in CHOICES
+    }
+
+
 @pytest.mark.parametrize("path", BODIES)
-def test_a_name_chooses_as_custom_params_do(server: Server, served: str, path: str) -> None:
+def test_a_name_chooses_as_custom_params_do(
+    server: Server, served: str, by_params: dict[tuple[str, str], str], path: str
+) -> None:
     """The same tokens, streamed or not; header and `model` name who made them."""
     found = {}
-    for label, custom, sampler in CHOICES:
+    for label, _, sampler in CHOICES:
         by_name = BODIES[path]({}) | {"model": f"{served}:{label}"}
-        # /generate reads a model's name, and needs none.
-        other = {} if path == "/generate" else {"model": served}
-        by_params = BODIES[path]({"custom_params": custom}) | other
         response = server.post(path, by_name)
         assert response.status_code == 200, response.text
         assert response.headers[SAMPLER_HEADER] == sampler
         found[label] = texts(response.json())
-        assert found[label] == answer(server, path, by_params)
+        assert found[label] == by_params[KNOWN[path], label]
         if path.startswith(("/v1", "/invocations")):
             assert response.json()["model"] == f"{served}:{label}"
         if path == "/vertex_generate":  # knows no streams
