@@ -5,6 +5,7 @@
     samples/TASK/SAMPLER/T0.6/output-rs3.jsonl          sample 3 of each problem
     code_verdicts.jsonl                                 verdicts of executed code
     metrics.json report.html report.md plots/ pages/    written at the end
+    traces/TASK/SAMPLER/T0.6/ITEM-3.html                by `led-sglang trace --from-run`
 
 Every `.jsonl` is a `LineJournal`: what is finished stays, and an interrupted sample is simply asked
 for again.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,6 +173,17 @@ def sample_path(key: Key) -> Path:
     """Where a sample's line is, below `samples/`."""
     folder = Path(key.task) / key.sampler / f"T{key.temperature:g}"
     return folder / f"output-rs{key.sample}.jsonl"
+
+
+def trace_path(key: Key) -> Path:
+    """Where `led-sglang trace --from-run` puts a sample's page, below the run directory."""
+    folder = Path("traces") / key.task / key.sampler / f"T{key.temperature:g}"
+    return folder / f"{file_name(key.item)}-{key.sample}.html"
+
+
+def file_name(item: str) -> str:
+    """A problem's id as a part of a file's name; distinct ids stay distinct."""
+    return re.sub(r"[^A-Za-z0-9.-]", lambda match: f"_{ord(match[0]):x}_", item)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -25,6 +25,7 @@ from led_sglang.trace.records import Trace, first_divergence
 # A server that is too busy to count is not asked for long.
 _COUNT_TIMEOUT_S = 3.0
 _LOOK_EVERY_S = 0.5
+_OUT = Path("trace.html")
 _TEMPERATURE, _MAX_NEW_TOKENS = 0.6, 1024
 
 
@@ -49,7 +50,7 @@ def trace(argv: Sequence[str]) -> int:
     }
     sampling = {key: value for key, value in sampling.items() if value is not None}
     client = ServerClient(arguments.base_url)
-    writable_file(arguments.out, "--out")  # before minutes of generation
+    out = writable_file(arguments.out or _OUT, "--out")  # before minutes of generation
     traces = []
     for sampler in arguments.compare or ("led",):
         ask = partial(
@@ -63,7 +64,7 @@ def trace(argv: Sequence[str]) -> int:
         run = generated(ask, client, sampler)
         print(f"{sampler}: {summary(run)}", file=sys.stderr, flush=True)
         traces.append(run)
-    path = write_page(traces, arguments.out)
+    path = write_page(traces, out)
     if len(traces) == 2:
         split = first_divergence(*traces)
         print("the two runs are the same" if split is None else f"first difference: token {split}")
@@ -74,6 +75,7 @@ def trace(argv: Sequence[str]) -> int:
 def _trace_from_run(parser: Parser, arguments: argparse.Namespace) -> int:
     """The trace of a recorded sample; 2 where the server does not repeat it."""
     require("eval", "math_verify", "yaml")
+    from led_sglang.evaluation.store import trace_path
     from led_sglang.trace.from_run import ask_again, check_server, find_sample
 
     if arguments.sample is None:
@@ -87,7 +89,7 @@ def _trace_from_run(parser: Parser, arguments: argparse.Namespace) -> int:
     )
     client = ServerClient(arguments.base_url)
     check_server(sample, client)
-    writable_file(arguments.out, "--out")
+    out = writable_file(arguments.out or arguments.from_run / trace_path(sample.key), "--out")
     differs: list[int | None] = []
 
     def ask() -> Trace:
@@ -97,7 +99,7 @@ def _trace_from_run(parser: Parser, arguments: argparse.Namespace) -> int:
 
     run = generated(ask, client, sample.key.sampler)
     print(f"{sample.key.sampler}: {summary(run)}", file=sys.stderr, flush=True)
-    print(write_page([run], arguments.out))
+    print(write_page([run], out))
     if differs == [None]:
         print("the tokens are those of the recorded sample", file=sys.stderr)
         return 0
@@ -165,7 +167,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--sample", metavar="TASK/ID/SAMPLE", help="of --from-run")
     parser.add_argument("--sampler", metavar="LABEL", help="of --from-run (default: led)")
-    parser.add_argument("--out", type=Path, default=Path("trace.html"), help="the page")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help=f"the page (default: {_OUT}; with --from-run where the report links it)",
+    )
     parser.add_argument(
         "--temperature", type=float, help=f"of the sampling (default: {_TEMPERATURE})"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,7 +90,7 @@ def test_a_launch_that_is_refused_shows_why(model_path: Path, tmp_path: Path) ->
 def test_a_recorded_sample_is_asked_again_with_its_trace(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, page = tmp_path / "run", tmp_path / "trace.html"
+    run = tmp_path / "run"
     done = led_eval(
         *("--base-url", server.url, "--run-dir", run, "--n", 2, "--limit", 1, "--tasks", "gsm8k"),
         *("--samplers", "regular,led", "--temperatures", "0.6", "--max-tokens", 24),
@@ -99,9 +100,15 @@ def test_a_recorded_sample_is_asked_again_with_its_trace(
     file = run / "samples" / "gsm8k" / "led" / "T0.6" / "output-rs1.jsonl"
     record = json.loads(file.read_text())
     flags = ["trace", "--from-run", str(run), "--sample", f"gsm8k/{record['id']}/1"]
-    flags += ["--base-url", server.url, "--out", str(page)]
+    flags += ["--base-url", server.url]
     assert main(flags) == 0
     assert "the tokens are those of the recorded sample" in capsys.readouterr().err
+    # Where the problem's page links it.
+    (problem,) = run.glob("pages/gsm8k/*.html")
+    (link,) = re.findall(
+        r'href="(\.\./\.\./traces/gsm8k/led/T0.6/[^"]*-1\.html)"', problem.read_text()
+    )
+    page = problem.parent / link
     found = page.read_text()
     assert '["repeats","yes"]' in found
     assert f'["seed","{record["seed"]}"]' in found

@@ -59,7 +59,7 @@ EXCUSED = {
     "test_ending.py its end, unit/test_serving.py a port in use",
     "$ echo $?": "test_ending.py",
     "$ led-sglang serve Qwen/Qwen3-0.6B": "what a machine with a network answers is another matter",
-    "led-sglang trace --from-run runs/quick --sample gsm8k/gsm8k-0/0 --out trace.html": "whether "
+    "led-sglang trace --from-run runs/quick --sample gsm8k/gsm8k-0/0": "whether "
     "tokens repeat depends on the batches of the run: test_eval_on_server.py has one of a kind",
     "led-sglang eval --config ablations": "names a grid: test_ablations.py runs each of its rows",
     "python -m venv sgl && sgl/bin/pip install sgl-eval": _HARNESS,

@@ -5,7 +5,6 @@ Templates escape whatever they are given; no page asks for anything over the net
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from led_sglang.evaluation.report.results import Results, Sample
 from led_sglang.evaluation.report.tables import answers, backgrounds
-from led_sglang.evaluation.store import Key, RunStore, write_atomically
+from led_sglang.evaluation.store import Key, RunStore, file_name, trace_path, write_atomically
 
 # The first facts of the head, which every reader wants.
 _SHOWN_FACTS = 9
@@ -89,6 +88,7 @@ def write_pages(store: RunStore, results: Results) -> None:
             marks=_MARKS,
             anchor=_anchor,
             trace_command=lambda key: trace_command(store.folder, key),
+            trace_link=lambda key: f"../../{quote(trace_path(key).as_posix())}",
         )
         write_atomically(store.folder / _page_path(task, item), page)
 
@@ -113,9 +113,8 @@ def _templates() -> Environment:
 
 
 def _page_path(task: str, item: str) -> Path:
-    """Where the page of a problem is, below the run directory; distinct ids stay distinct."""
-    name = re.sub(r"[^A-Za-z0-9.-]", lambda match: f"_{ord(match[0]):x}_", item)
-    return Path("pages") / task / f"{name}.html"
+    """Where the page of a problem is, below the run directory."""
+    return Path("pages") / task / f"{file_name(item)}.html"
 
 
 def _link(key: Key) -> str:
