@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -50,16 +51,14 @@ def _evaluate(argv: Sequence[str], arguments: argparse.Namespace) -> int:
         return 0
     if arguments.run_dir is None:
         raise EvaluationError("--run-dir is missing: name the folder of the run")
-    if arguments.report or arguments.export:
-        from led_sglang.evaluation.report.export import export
+    no_server = arguments.base_url is None and arguments.launch is None
+    if arguments.report or (arguments.export and no_server):
         from led_sglang.evaluation.report.write import write_report
         from led_sglang.evaluation.store import RunStore
 
-        metrics = write_report(RunStore(arguments.run_dir))
+        write_report(RunStore(arguments.run_dir))
         print(arguments.run_dir / "report.html")
-        for path in export(metrics, arguments.run_dir / "tables") if arguments.export else ():
-            print(path)
-        return 0
+        return _export(arguments)
     from led_sglang.evaluation.session import Options, run
 
     if (arguments.base_url is None) == (arguments.launch is None):
@@ -85,7 +84,19 @@ def _evaluate(argv: Sequence[str], arguments: argparse.Namespace) -> int:
         adapt="max_tokens" not in given and not (own_grid and "max_tokens" in keys),
         command=command_line(["led-sglang", "eval", *argv]),
     )
-    return run(grid, options, base_url=base_url, launch=arguments.launch)
+    status = run(grid, options, base_url=base_url, launch=arguments.launch)
+    return status or _export(arguments)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    """Write the tables where that was asked for; the status is 0."""
+    if arguments.export:
+        from led_sglang.evaluation.report.export import export
+
+        metrics = json.loads((arguments.run_dir / "metrics.json").read_text())
+        for path in export(metrics, arguments.run_dir / "tables"):
+            print(path)
+    return 0
 
 
 def _names(text: str) -> list[str]:

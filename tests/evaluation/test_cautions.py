@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from led_sglang.evaluation.grid import make_grid
@@ -13,18 +14,23 @@ from led_sglang.evaluation.store import Key, Stored
 
 
 def results_of(
-    verdicts: Sequence[bool],
+    verdicts: Sequence[bool | Sequence[bool]],
     samplers: Sequence[str] = ("regular", "led"),
     graders: Sequence[str] = ("led-sglang 1",),
     finished: Sequence[str] = ("regular", "led"),
 ) -> Results:
-    """A run with a problem for each verdict, which all its samples of the samplers share."""
+    """A run with a problem for each verdict, one for each of its samples or one that all share.
+
+    Each of `graders` graded one sample of each problem, the last one the rest.
+    """
+    samples = max(2, *(len(v) for v in verdicts if isinstance(v, Sequence)), 0)
     cells = {}
     for sampler in (name for name in samplers if name in finished):
         items = {}
-        for item, correct in enumerate(verdicts):
+        for item, verdict in enumerate(verdicts):
             rows = []
-            for sample in range(2):
+            for sample in range(samples):
+                correct = verdict[sample] if isinstance(verdict, Sequence) else verdict
                 key = Key("gsm8k", sampler, 0.6, str(item), sample)
                 row = Sample(
                     stored=Stored(key, {}, "", 0, 0),
@@ -39,13 +45,18 @@ def results_of(
                          "mean_p1": 0.5, "first_explored": sample or None}
                     if sampler == "led" else None,
                     digest=bytes([item, sample]),
+                    finished=3600.0 * min(sample, len(graders) - 1) + 1,
                 )  # fmt: skip
                 rows.append(row)
             items[str(item)] = rows
         cells["gsm8k", sampler, 0.6] = items
-    grid = make_grid({"tasks": ["gsm8k"], "samplers": list(samplers), "n": 2}, "x")
-    settings = {"tasks": {"gsm8k": {"items": len(verdicts), "kind": "math"}}}
-    sessions = [{"started": "", "concurrency": 1, "grader": grader} for grader in graders]
+    grid = make_grid({"tasks": ["gsm8k"], "samplers": list(samplers), "n": samples}, "x")
+    tasks = {"gsm8k": {"items": len(verdicts), "kind": "math"}}
+    settings = {"server": {"version": "0.5.23"}, "tasks": tasks}
+    sessions = [
+        {"started": f"1970-01-01T{hour:02}:00:00+00:00", "concurrency": 1, "grader": grader}
+        for hour, grader in enumerate(graders)
+    ]
     return Results(grid=grid, settings=settings, cells=cells, sessions=sessions)
 
 
@@ -83,6 +94,23 @@ def test_distinct_answers_and_first_explorations_are_counted_by_problem() -> Non
     assert cell["distinct_answers"] == 1.0
     # Of two samples one explored, first at token 1.
     assert cell["distinct_first_explorations"] == 1.0
+
+
+def test_a_grader_that_judged_nothing_mixes_nothing() -> None:
+    """A start that found the run finished, after an upgrade."""
+    results = results_of(MIXED, graders=["a 1", "b 2", "c 3"])
+    assert results.graders == ["a 1", "b 2"]
+
+
+@pytest.mark.parametrize("samples", [3, 8])
+def test_cover_at_tau_is_what_counting_gives(samples: int) -> None:
+    drawn = np.random.default_rng(0).random((20, samples)) < np.linspace(0, 1, 20)[:, None]
+    results = results_of([[bool(v) for v in row] for row in drawn])
+    cover = summarize(results)["tasks"]["gsm8k"]["led"]["0.6"]["cover@tau"]
+    assert len(cover) == samples
+    for index, entry in enumerate(cover.values(), start=1):
+        counted = [sum(row) >= index for row in drawn.tolist()]
+        assert entry["symbolic_correct"] == pytest.approx(100 * sum(counted) / 20)
 
 
 def test_cover_at_tau_counts_problems_by_their_share_of_right_samples() -> None:

@@ -73,7 +73,8 @@ def results_of(
             items[str(item)] = rows
         cells["gsm8k", sampler, 0.6] = items
     grid = make_grid({"tasks": ["gsm8k"], "samplers": samplers or list(reports), "n": SAMPLES}, "x")
-    settings = {"tasks": {"gsm8k": {"items": ITEMS, "kind": "math"}}}
+    tasks = {"gsm8k": {"items": ITEMS, "kind": "math"}}
+    settings = {"server": {"version": "0.5.23"}, "tasks": tasks}
     return Results(grid=grid, settings=settings, cells=cells)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import PurePath
@@ -55,16 +54,15 @@ def duration(results: Results) -> str:
 
     A start lasts until its last sample was finished: what came after it is not generation.
     """
-    starts = [datetime.fromisoformat(s["started"]).timestamp() for s in results.sessions]
-    samples = [row for items in results.cells.values() for rows in items.values() for row in rows]
-    ends, tokens = dict.fromkeys(range(len(starts)), 0.0), 0
-    for row in samples:
-        index = bisect_right(starts, row.finished or 0.0) - 1
-        if row.finished is None or index < 0:
-            return ""  # of an earlier version
-        ends[index] = max(ends[index], row.finished)
-        tokens += row.tokens
-    seconds = sum(max(0.0, end - starts[index]) for index, end in ends.items() if end)
+    sessions = results.by_session()
+    if sessions is None:
+        return ""
+    seconds = sum(
+        max(row.finished or 0.0 for row in rows)
+        - datetime.fromisoformat(results.sessions[index]["started"]).timestamp()
+        for index, rows in sessions.items()
+    )
+    tokens = sum(row.tokens for rows in sessions.values() for row in rows)
     if not seconds:
         return ""
     hours, rest = divmod(round(seconds), 3600)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import product
 from typing import Any
 
@@ -57,8 +59,22 @@ class Results:
 
     @property
     def graders(self) -> list[str]:
-        """Versions of the rules that graded it."""
-        return sorted({s["grader"] for s in self.sessions if "grader" in s})
+        """Versions of the rules that graded its samples."""
+        used = self.by_session()
+        sessions = self.sessions if used is None else [self.sessions[index] for index in used]
+        return sorted({session["grader"] for session in sessions if "grader" in session})
+
+    def by_session(self) -> dict[int, list[Sample]] | None:
+        """The samples that each start finished; None for a run of an earlier version."""
+        starts = [datetime.fromisoformat(s["started"]).timestamp() for s in self.sessions]
+        found: dict[int, list[Sample]] = defaultdict(list)
+        for items in self.cells.values():
+            for row in (row for rows in items.values() for row in rows):
+                index = bisect_right(starts, row.finished or 0.0) - 1
+                if index < 0:
+                    return None
+                found[index].append(row)
+        return found
 
     @property
     def tasks(self) -> list[str]:
