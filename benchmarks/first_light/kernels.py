@@ -23,7 +23,7 @@ from led_sglang.doctor.device import accuracy, examine, repeats, speed
 from led_sglang.doctor.device.batch import alike, random_head, run
 from led_sglang.doctor.device.finding import Finding
 from led_sglang.doctor.device.shape import INTERPRETED, ON_A_GPU, Shape
-from led_sglang.kernels import Step
+from led_sglang.kernels import NoiseStream, Step
 
 _ROWS = (7, 56, 112, 182, 448)
 _HIDDEN = (2560, 5120)
@@ -100,7 +100,8 @@ def profiled(bench: Bench) -> Iterator[Finding]:
 
     step, shape, weight = bench.prepared()
     for count in (1, 8, 64):
-        whole = partial(run, step, alike(count, shape, weight))
+        stream = NoiseStream.start(0, bench.device)
+        whole = partial(run, step, alike(count, shape, weight), stream)
         kernels = speed.kernel_microseconds(whole, 50)
         seen = ", ".join(f"{name} {us:.1f}" for name, us in kernels.items())
         total = sum(kernels.values())

@@ -102,9 +102,15 @@ def rms_norm(hidden: Tensor) -> Tensor:
     return (wide * (wide.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * gain).to(hidden.dtype)
 
 
-def run(step: Step, batch: SyntheticBatch) -> tuple[FinalPosterior, StepNoise, LedResult]:
-    """The whole step, the three calls of it in order."""
-    stream = NoiseStream.start(0, batch.logits.device)
+def run(
+    step: Step, batch: SyntheticBatch, stream: NoiseStream | None = None
+) -> tuple[FinalPosterior, StepNoise, LedResult]:
+    """The whole step, the three calls of it in order.
+
+    Args:
+        stream: of the rows without a seed; None: a new one, whose upload waits for the device.
+    """
+    stream = stream or NoiseStream.start(0, batch.logits.device)
     final = step.final_posterior(batch.logits, batch.rows, batch.limits)
     noise = step.draw_noise(stream, batch.seeds, batch.has_seed, batch.positions, final.ids)
     return final, noise, step.led_step(final, batch.latents, batch.rows, batch.limits, noise)

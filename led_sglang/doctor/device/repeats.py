@@ -12,15 +12,15 @@ from torch import Tensor
 from led_sglang.doctor.device.batch import mixed, run, take
 from led_sglang.doctor.device.finding import Finding
 from led_sglang.doctor.device.shape import Shape
-from led_sglang.kernels import LedResult, Step
+from led_sglang.kernels import LedResult, NoiseStream, Step
 from led_sglang.kernels.synthetic import SyntheticBatch
 
 _TENSORS = [f.name for f in fields(LedResult) if f.name not in ("projected_rows", "gate_draw")]
 
 
-def _outputs(step: Step, batch: SyntheticBatch) -> list[Tensor]:
+def _outputs(step: Step, batch: SyntheticBatch, stream: NoiseStream | None = None) -> list[Tensor]:
     """Every tensor that a step decides, where it lies."""
-    result = run(step, batch)[2]
+    result = run(step, batch, stream)[2]
     return [getattr(result, name) for name in _TENSORS]
 
 
@@ -36,9 +36,10 @@ def repeatability(step: Step, shape: Shape, weight: Tensor, steps: int) -> Findi
     parts = [(whole, list(range(len(whole.logits)))), *parts]
     expected = [[t.clone() for t in _outputs(step, batch)] for batch, _ in parts]
     different = torch.zeros((), dtype=torch.int64, device=weight.device)
+    stream = NoiseStream.start(0, weight.device)
     for _ in range(steps):
         turn = rng.randrange(len(parts))
-        different += _differs(_outputs(step, parts[turn][0]), expected[turn])
+        different += _differs(_outputs(step, parts[turn][0], stream), expected[turn])
     wrong, sizes = int(different), sorted({len(places) for _, places in parts})
     figures = f"{steps:,} steps of {sizes[0]} to {sizes[-1]} requests in random order"
     if wrong:
@@ -81,11 +82,12 @@ def replay(step: Step, shape: Shape, weight: Tensor) -> Finding:
     count = len(first.logits)
     other = take(first, [(i + 5) % count for i in range(count)])
     expected = [t.clone() for t in _outputs(step, other)]
-    _outputs(step, first)
+    stream = NoiseStream.start(0, weight.device)
+    _outputs(step, first, stream)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        outputs = _outputs(step, first)
+        outputs = _outputs(step, first, stream)
     for own, others in ((first, other), (first.rows, other.rows)):
         for name, column in vars(own).items():
             if isinstance(column, Tensor):

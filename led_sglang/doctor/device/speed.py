@@ -74,7 +74,7 @@ def _of_batch(
     gate: Gate,
 ) -> Iterator[Finding]:
     batch = alike(count, shape, weight, gate)
-    whole = partial(run, step, batch)
+    whole = partial(run, step, batch, NoiseStream.start(0, weight.device))
     rows = count * shape.layers if gate is Gate.ALWAYS else 0
     took = times(whole, weight.device, repeats)
     floor = floor_microseconds(shape, rows, peak)
