@@ -56,7 +56,7 @@ def _compare_nodes(original: Any, self: Any) -> None:
     original(self)
     if compares:
         with ending_with_a_sentence():
-            refuse_other_settings()
+            refuse_other_settings(get_parallel().nnodes)
 
 
 def announce(settings: ServerSettings) -> None:
@@ -68,20 +68,27 @@ def announce(settings: ServerSettings) -> None:
     _store().set(_key(dist.get_rank()), json.dumps({"version": __version__, **asdict(settings)}))
 
 
-def refuse_other_settings() -> None:
+def refuse_other_settings(nodes: int) -> None:
     """Check that all ranks have been started alike: each node resolves flags of its own.
 
     Ranks that differ would wait for each other for ever. Every rank with LED calls it, behind a
     collective of all ranks that follows `announce`, and all of them raise.
 
+    Args:
+        nodes: that the ranks are on, the same number on each, in order.
+
     Raises:
         LaunchRefused: a rank has other settings, or decodes without LED; the message names the
-            flags, or the ranks.
+            flags, or the nodes.
     """
     store, world = _store(), dist.get_world_size()
     with_led = [rank for rank in range(world) if store.check([_key(rank)])]
     settings = {rank: json.loads(store.get(_key(rank))) for rank in with_led}
-    problem = _plain_ranks(with_led, world) or _other_settings(settings)
+    if nodes > 1:
+        places = {rank: f"node {rank * nodes // world}" for rank in range(world)}
+    else:
+        places = {rank: f"rank {rank}" for rank in range(world)}
+    problem = _plain_places(with_led, places) or _other_settings(settings, places)
     if not problem:
         return
     # One of them keeps the store and would end it.
@@ -99,26 +106,27 @@ def _key(rank: int) -> str:
     return f"settings of rank {rank}"
 
 
-def _plain_ranks(with_led: Sequence[int], world: int) -> str:
-    plain = [str(rank) for rank in range(world) if rank not in with_led]
+def _plain_places(with_led: Sequence[int], places: Mapping[int, str]) -> str:
+    plain = dict.fromkeys(place for rank, place in places.items() if rank not in with_led)
     if not plain:
         return ""
-    led = ", ".join(map(str, with_led))
+    led = dict.fromkeys(places[rank] for rank in with_led)
     return (
-        f"rank {', '.join(plain)} of this server decodes without LED, and rank {led} with it; "
+        f"{', '.join(plain)} of this server decodes without LED, and {', '.join(led)} with it; "
         "start every node with `led-sglang serve` and the same flags, and see that none of them "
         "sets SGLANG_PLUGINS"
     )
 
 
-def _other_settings(settings: Mapping[int, Mapping[str, Any]]) -> str:
+def _other_settings(settings: Mapping[int, Mapping[str, Any]], places: Mapping[int, str]) -> str:
     first = settings[0]
     for rank, other in settings.items():
         names = [name for name in {**first, **other} if other.get(name) != first.get(name)]
         if not names:
             continue
         differing = [
-            f"{_FLAGS[name]} ({first.get(name)} on rank 0, {other.get(name)} on {rank})"
+            f"{_FLAGS[name]} ({first.get(name)} on {places[0]}, {other.get(name)} on "
+            f"{places[rank]})"
             for name in names
             if name in _FLAGS
         ]

@@ -12,6 +12,8 @@ from sglang.srt.distributed.parallel_state import (
     init_model_parallel_group,
 )
 
+from led_sglang._version import __version__
+from led_sglang.patches import ranks
 from led_sglang.patches.ranks import RankGather, announce, refuse_other_settings
 from led_sglang.settings import LaunchRefused, ServerSettings
 
@@ -43,6 +45,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "methods": {"enabled": ("led", "dola", "regular"), "dola_layers": (2, 4)},
     "delimiter": {"think_end": "[/THINK]", "think_end_ids": (9,)},
     "model": {"num_layers": 16},
+    "version": {},
 }
 # Where rank 1 decodes without LED.
 PLAIN = "plain"
@@ -63,12 +66,13 @@ def tell(rank: int, folder: str) -> None:
     refused = {}
     for name in (PLAIN, *CHANGES):
         if rank == 0 or name != PLAIN:
+            ranks.__version__ = "0.0" if (rank, name) == (1, "version") else __version__
             announce(replace(SETTINGS, **(CHANGES[name] if rank == 1 else {})))
         group.barrier()
         refused[name] = ""
         if rank == 0 or name != PLAIN:
             try:
-                refuse_other_settings()
+                refuse_other_settings(nodes=2 if name == "delimiter" else 1)
             except LaunchRefused as refusal:
                 refused[name] = str(refusal)
         group.barrier()

@@ -11,9 +11,10 @@ import torch.multiprocessing as mp
 
 # What is named of the settings that differ; the others follow from it.
 NAMED = {
-    "depth": "--led-depth (8 on rank 0, 4 on 1)",
+    "depth": "--led-depth (8 on rank 0, 4 on rank 1)",
     "methods": "--enable-samplers",
-    "delimiter": "--led-think-end (</think> on rank 0, [/THINK] on 1)",
+    "delimiter": "--led-think-end (</think> on node 0, [/THINK] on node 1)",
+    "version": "the version of led-sglang",
     "model": "the files of the model (num_layers)",
 }
 

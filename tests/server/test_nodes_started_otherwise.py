@@ -19,7 +19,7 @@ def test_other_flags(model_path: Path) -> None:
         assert status == 2, output
         assert "Traceback" not in output
         (sentence,) = [line for line in output.splitlines() if "different LED settings" in line]
-        assert "--led-depth (8 on rank 0, 4 on 1)" in sentence
+        assert "--led-depth (8 on node 0, 4 on node 1)" in sentence
 
 
 @pytest.mark.parametrize("node_with_led", [0, 1])
@@ -30,5 +30,5 @@ def test_a_node_without_led(model_path: Path, node_with_led: int) -> None:
     assert status == 2, output
     assert "Traceback" not in output
     plain = 1 - node_with_led
-    assert f"rank {plain} of this server decodes without LED, and rank {node_with_led}" in output
+    assert f"node {plain} of this server decodes without LED, and node {node_with_led}" in output
     assert ended[plain][0] != 0
