@@ -50,13 +50,13 @@ def _compare_nodes(original: Any, self: Any) -> None:
     """SGLang reduces a number over all ranks in here, before it loads the model: behind it every
     rank has announced its settings, or decodes plainly and never will."""
     settings = settings_or_none()
-    compares = settings is not None and not self.is_draft_worker and dist.get_world_size() > 1
-    if compares:
-        announce(settings)
+    if settings is None or self.is_draft_worker or dist.get_world_size() == 1:
+        original(self)
+        return
+    announce(settings)
     original(self)
-    if compares:
-        with ending_with_a_sentence():
-            refuse_other_settings(get_parallel().nnodes)
+    with ending_with_a_sentence():
+        refuse_other_settings(get_parallel().nnodes)
 
 
 def announce(settings: ServerSettings) -> None:
