@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from led_sglang.evaluation.report.intervals import ratio_bounds
+from led_sglang.common.intervals import ratio_bounds
 
 COVERAGE_SIZES = (1, 2, 4, 8, 16)
 # Index of the first dimension: W h^l, and W norm(h^l).

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from led_sglang.evaluation.grid import make_grid
-from led_sglang.evaluation.report.results import Results, Sample
+from led_sglang.evaluation.report.results import Results, Sample, natural
 from led_sglang.evaluation.report.summary import summarize
 from led_sglang.evaluation.store import Key, Stored
 
@@ -94,6 +94,12 @@ def test_distinct_answers_and_first_explorations_are_counted_by_problem() -> Non
     assert cell["distinct_answers"] == 1.0
     # Of two samples one explored, first at token 1.
     assert cell["distinct_first_explorations"] == 1.0
+
+
+def test_problems_stand_in_natural_order() -> None:
+    assert results_of([True] * 12).items("gsm8k") == [str(number) for number in range(12)]
+    names = ["b-1", "a-10", "a-2", "a-2b", "a", "10", "9"]
+    assert sorted(names, key=natural) == ["a", "a-2", "a-2b", "a-10", "b-1", "9", "10"]
 
 
 def test_a_grader_that_judged_nothing_mixes_nothing() -> None:

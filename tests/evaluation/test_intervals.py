@@ -9,8 +9,7 @@ import pytest
 from scipy.stats import beta, binomtest
 from scorio.eval import bayes
 
-from led_sglang.evaluation.report.comparisons import verdict
-from led_sglang.evaluation.report.intervals import (
+from led_sglang.common.intervals import (
     Floats,
     Interval,
     bayes_at_n,
@@ -18,6 +17,7 @@ from led_sglang.evaluation.report.intervals import (
     mean_of,
     share_interval,
 )
+from led_sglang.evaluation.report.comparisons import verdict
 from led_sglang.evaluation.report.metrics import pass_at_k
 
 # Synthetic runs of each case. Nominal 95%: 93 to 97 of 100 must cover the truth.

@@ -174,6 +174,13 @@ def test_page_begins_with_the_answer_and_keeps_the_order_of_the_grid(
         ".map(h => h.textContent)"
     )
     assert heads == ["task", "sampler", "T", "pass@1", "Bayes@4", "pass@4"]
+    columns = browser.execute_script(
+        "return [...document.querySelectorAll('td.samples')[0].closest('table').rows[0].cells]"
+        ".map(cell => cell.textContent)"
+    )
+    assert columns == [
+        *("problem", "regular, T = 0.1", "regular, T = 0.6", "led, T = 0.1", "led, T = 0.6")
+    ]
     labels = browser.execute_script(
         "return [...document.querySelectorAll('table')[1].querySelectorAll('tbody tr')]"
         ".map(row => [...row.cells].slice(0, 3).map(cell => cell.textContent))"

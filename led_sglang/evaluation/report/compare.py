@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from led_sglang.common.intervals import Floats, bootstrap
 from led_sglang.evaluation import EvaluationError
 from led_sglang.evaluation.report.comparisons import compared_ks, comparison
-from led_sglang.evaluation.report.intervals import Floats, bootstrap
 from led_sglang.evaluation.report.results import Cell, Results, read_results
 from led_sglang.evaluation.report.tables import Table, difference_table
 from led_sglang.evaluation.store import RunStore

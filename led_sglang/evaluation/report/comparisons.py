@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from led_sglang.evaluation.report.intervals import Difference, Floats, bootstrap
+from led_sglang.common.intervals import Difference, Floats, bootstrap
 from led_sglang.evaluation.report.metrics import KS, fit_plane, slope_step, slopes
 from led_sglang.evaluation.report.results import Results
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from led_sglang.evaluation.report.intervals import Floats
+from led_sglang.common.intervals import Floats
 
 # k of the paper's curves.
 KS = (1, 2, 4, 8, 16)

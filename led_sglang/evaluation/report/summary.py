@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from led_sglang.evaluation.report.cautions import cautions
-from led_sglang.evaluation.report.comparisons import alphas, paired
-from led_sglang.evaluation.report.intervals import (
+from led_sglang.common.intervals import (
     Interval,
     bayes_at_n,
     mean_of,
     ratio_bounds,
     share_interval,
 )
+from led_sglang.evaluation.report.cautions import cautions
+from led_sglang.evaluation.report.comparisons import alphas, paired
 from led_sglang.evaluation.report.metrics import KS, majority_at_k, standard_error
 from led_sglang.evaluation.report.results import Cell, Results, Sample
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from led_sglang.common.intervals import POWER
 from led_sglang.evaluation.report.comparisons import CANNOT_TELL, CLAIM
-from led_sglang.evaluation.report.intervals import POWER
 
 NONE = "-"
 VERDICTS = (

@@ -1,4 +1,4 @@
-"""95% intervals of a run's numbers, and the smallest difference that it could have shown.
+"""95% intervals of measured numbers, and the smallest difference that they could have shown.
 
 The problem is the unit: samples of one problem are not independent. Every function takes one value
 a problem, and `step`, the smallest change that one sample's verdict makes to it: k / n for pass@k
