@@ -15,9 +15,10 @@ import pytest
 import requests
 import torch
 import unpinned_plugin
-from extra_plugin import plugin_environment
 from features.checks import ALWAYS, GREEDY, compare_led_tokens, think_flags
-from harness import Server, free_port, serve
+from graphs.control import EAGER, GRAPHS
+from graphs.served import GraphServer, graph_flags, serve_graphs
+from harness import Server, free_port
 from oracle import Oracle
 from safetensors.torch import load_file, save_file
 
@@ -79,16 +80,22 @@ def merged(model_path: Path, adapter: Path) -> Oracle:
 
 
 @pytest.fixture(scope="module")
-def server(
+def graph_server(
     model_path: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("plugin")
-    environment = plugin_environment(folder, Path(unpinned_plugin.__file__))
+) -> Iterator[GraphServer]:
     flags = ["--dtype", "float32", "--enable-lora", "--lora-paths", f"tuned={adapter}"]
     flags += ["--lora-backend", "torch_native", "--max-lora-rank", str(RANK)]
-    flags += ["--served-model-name", SERVED]
-    with serve(model_path, *flags, env=environment) as running:
+    flags += ["--served-model-name", SERVED, *graph_flags(decode=(2, 12), prefill=(512,))]
+    plugins = (Path(unpinned_plugin.__file__),)
+    folder = tmp_path_factory.mktemp("graphs")
+    with serve_graphs(model_path, folder, *flags, plugins=plugins) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def server(graph_server: GraphServer) -> Server:
+    """The same, eager but where a test asks for graphs."""
+    return graph_server.served
 
 
 def greedy(server: Server, prompts: Sequence[Sequence[int]], lora: Any) -> list[list[int]]:
@@ -114,6 +121,17 @@ def test_adapter_and_base_in_one_batch(
         told_apart[name] += compare_led_tokens(oracles[name], prompt, tokens)
     assert min(told_apart.values()) > 0
     assert answers[0] != answers[1]
+
+
+def test_adapter_and_base_in_one_decode_graph(
+    graph_server: GraphServer, prompts: list[Sequence[int]]
+) -> None:
+    """Eight rows in a bucket of twelve; with this LoRA backend SGLang runs prompts eagerly."""
+    names = ["tuned", None] * 4
+    eager, graphs = graph_server.both(lambda server: greedy(server, prompts[:8], names))
+    graph_server.use(EAGER)
+    assert graphs == eager
+    graph_server.check_replayed("DECODE")
 
 
 def test_names_of_adapters_and_samplers(server: Server, adapter: Path) -> None:
@@ -244,12 +262,18 @@ def assert_led_of(server: Server, model: Path, prompts: Sequence[Sequence[int]])
 
 @pytest.mark.parametrize("way", list(WAYS))
 def test_weights_replaced(
-    server: Server, model_path: Path, other_model: Path, prompts: list[Sequence[int]], way: str
+    graph_server: GraphServer,
+    model_path: Path,
+    other_model: Path,
+    prompts: list[Sequence[int]],
+    way: str,
 ) -> None:
-    """Nothing of the old weights is left in LED, the LM head included."""
+    """Nothing of the old weights is left in LED, the LM head included, nor in a graph."""
+    graph_server.use(GRAPHS)
     for model in (other_model, model_path):
-        WAYS[way](server, model)
-        assert_led_of(server, model, prompts[:4])
+        WAYS[way](graph_server.served, model)
+        assert_led_of(graph_server.served, model, prompts[:4])
+    graph_server.use(EAGER)
 
 
 def test_an_adapter_loaded_while_serving(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
+from graphs.control import EAGER, GRAPHS
+from graphs.faults import FAULTS
+from graphs.served import GraphServer, assert_same, graph_flags, serve_graphs
 from harness import Body, Server, serve
 
 METHODS = "led,dola,soft-thinking,soft-thinking-gumbel,soft-thinking-dirichlet"
@@ -73,15 +76,7 @@ def test_mixed_equals_alone_and_every_method_differs(expected: list[dict[str, An
         assert ("led" in meta) == (custom["sampler"] == "led")
 
 
-@pytest.mark.parametrize("flags", [("--disable-overlap-schedule",), ("--tp", "2")])
-def test_same_on_any_server(
-    model_path: Path,
-    prompts: list[Sequence[int]],
-    expected: list[dict[str, Any]],
-    flags: tuple[str, ...],
-) -> None:
-    with serve(model_path, *FLAGS, *flags) as server:
-        answers = server.generate_batch(bodies(prompts))
+def check_same(answers: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
     assert tokens(answers) == tokens(expected)
     for ours, theirs in zip(answers, expected, strict=True):
         pairs = zip(
@@ -93,6 +88,66 @@ def test_same_on_any_server(
         for one, other in islice(pairs, 2):
             assert one.get("ids") == other.get("ids")
             assert one.get("weights") == pytest.approx(other.get("weights"), rel=0.02, abs=1e-3)
+
+
+def test_same_without_overlap(
+    model_path: Path, prompts: list[Sequence[int]], expected: list[dict[str, Any]]
+) -> None:
+    with serve(model_path, *FLAGS, "--disable-overlap-schedule") as server:
+        check_same(server.generate_batch(bodies(prompts)), expected)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GraphServer]:
+    graphs = graph_flags(decode=(1, 4, 12, 32), prefill=[2**i for i in range(10)])
+    chunks = ("--chunked-prefill-size", "512")
+    folder = tmp_path_factory.mktemp("graphs")
+    with serve_graphs(model_path, folder, *FLAGS, "--tp", "2", *chunks, *graphs) as running:
+        yield running
+
+
+@pytest.mark.parametrize("mode", [EAGER, GRAPHS])
+def test_same_on_two_ranks(
+    two_ranks: GraphServer,
+    prompts: list[Sequence[int]],
+    expected: list[dict[str, Any]],
+    mode: str,
+) -> None:
+    two_ranks.use(mode)
+    check_same(two_ranks.served.generate_batch(bodies(prompts)), expected)
+
+
+def test_graphs_of_two_ranks_give_what_is_eager(
+    two_ranks: GraphServer, prompts: list[Sequence[int]]
+) -> None:
+    """Batches of 1, 3, 5 and 17, of all methods, and of DoLa's and the soft ones' alone."""
+    every = bodies(prompts) * 3
+    soft = [body for body in every if body[1]["sampler"].startswith("soft")]
+    dola = [body for body in every if body[1]["sampler"] == "dola"]
+
+    def ask(server: Server) -> list[dict[str, Any]]:
+        batches = (every[:1], dola[:3], soft[:5], every[3:20])
+        return [answer for batch in batches for answer in server.generate_batch(batch)]
+
+    eager, graphs = two_ranks.both(ask)
+    assert_same(graphs, eager)
+    two_ranks.check_replayed("DECODE", "EXTEND")
+    assert {1, 3, 5, 17} <= {line["requests"] for line in two_ranks.forwards("DECODE")}
+
+
+def test_soft_tables_made_anew_are_found(
+    two_ranks: GraphServer, prompts: list[Sequence[int]], expected: list[dict[str, Any]]
+) -> None:
+    """Runs last of this server."""
+    fault = "soft tables replaced"
+    assert fault in FAULTS
+    two_ranks.use(fault)
+    wrong = tokens(two_ranks.served.generate_batch(bodies(prompts)))
+    right = tokens(expected)
+    for (custom, _), ours, theirs in zip(CASES, wrong, right, strict=True):
+        if not custom["sampler"].startswith("soft"):
+            assert ours == theirs
+    assert wrong != right
 
 
 def test_server_without_soft_methods_has_no_soft_inputs(

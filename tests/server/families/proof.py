@@ -1,4 +1,7 @@
-"""A family's proof: latents and tokens of a real server against transformers in float32."""
+"""A family's proof: latents and tokens of a real server against transformers in float32.
+
+The server answers twice, eagerly and out of recorded graphs (graphs/).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import serve
+from graphs.control import EAGER, GRAPHS
+from graphs.served import GraphServer, graph_flags, serve_graphs
 from oracle import Oracle, Verdict
 from transformers.models.qwen3_next import modeling_qwen3_next
 
@@ -16,6 +20,8 @@ from families.tiny_models import Family, write
 
 NEW_TOKENS = 32
 PROMPTS = 8
+# Eight rows stand in a bucket of sixteen, their prompts in one of 256 tokens.
+GRAPH_FLAGS = graph_flags(decode=(4, 16), prefill=(32, 256))
 # Mixed over the prompts: latents count in every one, and the gate and the norm in some.
 REQUESTS = (
     {"gate": "always"},
@@ -35,19 +41,21 @@ class Proof:
     tokens: Verdict
 
 
-def check(name: str, proof: Proof) -> None:
-    """Print a proof's figures and assert that it holds."""
-    tokens = proof.tokens
-    print(
-        f"{name}: {proof.prefill_rows} prefill and {proof.decode_rows} decode rows, worst relative "
-        f"error {proof.worst_error:.1e}; {tokens.steps} tokens, {tokens.near_ties} near ties"
-    )
-    assert proof.worst_error <= 1e-4
-    assert proof.prefill_rows == PROMPTS
-    assert proof.decode_rows == PROMPTS * (NEW_TOKENS - 1)
-    assert tokens.differences == []
-    assert tokens.steps == PROMPTS * NEW_TOKENS
-    assert tokens.near_ties < 0.005 * tokens.steps
+def check(name: str, proofs: dict[str, Proof]) -> None:
+    """Print the figures of proofs, eager and from graphs, and assert that they hold."""
+    for mode, proof in proofs.items():
+        tokens = proof.tokens
+        print(
+            f"{name}, {mode}: {proof.prefill_rows} prefill and {proof.decode_rows} decode rows, "
+            f"worst relative error {proof.worst_error:.1e}; {tokens.steps} tokens, "
+            f"{tokens.near_ties} near ties"
+        )
+        assert proof.worst_error <= 1e-4
+        assert proof.prefill_rows == PROMPTS
+        assert proof.decode_rows == PROMPTS * (NEW_TOKENS - 1)
+        assert tokens.differences == []
+        assert tokens.steps == PROMPTS * NEW_TOKENS
+        assert tokens.near_ties < 0.005 * tokens.steps
 
 
 def prompts() -> list[list[int]]:
@@ -56,8 +64,8 @@ def prompts() -> list[list[int]]:
     return [[draw.randrange(3, 256) for _ in range(9 + 5 * i)] for i in range(PROMPTS)]
 
 
-def prove(family: Family, folder: Path, *flags: str) -> Proof:
-    """Serve a tiny model of the family and compare everything.
+def prove(family: Family, folder: Path, *flags: str) -> dict[str, Proof]:
+    """Serve a tiny model of the family and compare everything, eager and from graphs.
 
     Args:
         family: what to write.
@@ -65,18 +73,20 @@ def prove(family: Family, folder: Path, *flags: str) -> Proof:
         flags: further flags of the server.
     """
     model, served = write(family, folder)
-    record = folder / "record"
+    record, passed = folder / "record", folder / "graphs"
     record.mkdir()
+    passed.mkdir()
     oracle = Oracle(model)
     # Transformers sums a gated delta rule chunk by chunk, which loses two digits; token by token it
     # does not.
     modeling_qwen3_next.torch_chunk_gated_delta_rule = _token_by_token
-    depth = oracle.layers
-    with serve(
+    with serve_graphs(
         served,
+        passed,
         *("--dtype", "float32", "--max-running-requests", "16", "--max-total-tokens", "4096"),
         *("--led-think-only", "false", "--trust-remote-code"),
         *("--enable-samplers", "led,dola", "--dola-layers", "all"),
+        *GRAPH_FLAGS,
         *family.flags,
         *flags,
         command=("-m", "families.recording_server", "serve"),
@@ -86,14 +96,21 @@ def prove(family: Family, folder: Path, *flags: str) -> Proof:
             "SGLANG_MAMBA_CONV_DTYPE": "float32",
         },
     ) as server:
-        for step in record.iterdir():  # of the warm-up
-            step.unlink()
-        asked = prompts()
-        leds = [{"depth": depth, **REQUESTS[i % len(REQUESTS)]} for i in range(PROMPTS)]
-        sampling = {"temperature": 0, "max_new_tokens": NEW_TOKENS, "ignore_eos": True}
-        answers = server.generate_batch(
-            [(ids, {"led": led}, sampling) for ids, led in zip(asked, leds, strict=True)]
-        )
+        proofs = {mode: _prove(server, mode, oracle, family, record) for mode in (EAGER, GRAPHS)}
+        server.check_replayed("DECODE", *(["EXTEND"] if family.prefill_graphs else []))
+    return proofs
+
+
+def _prove(server: GraphServer, mode: str, oracle: Oracle, family: Family, record: Path) -> Proof:
+    server.use(mode)
+    for step in record.iterdir():  # of what was asked before
+        step.unlink()
+    asked = prompts()
+    leds = [{"depth": oracle.layers, **REQUESTS[i % len(REQUESTS)]} for i in range(PROMPTS)]
+    sampling = {"temperature": 0, "max_new_tokens": NEW_TOKENS, "ignore_eos": True}
+    answers = server.served.generate_batch(
+        [(ids, {"led": led}, sampling) for ids, led in zip(asked, leds, strict=True)]
+    )
     outputs = [answer["output_ids"] for answer in answers]
     proof = _compare_streams(oracle, asked, outputs, record)
     for ids, tokens, led in zip(asked, outputs, leds, strict=True):

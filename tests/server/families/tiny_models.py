@@ -49,6 +49,7 @@ class Family:
         zero: parts of the names of parameters that are zero.
         flags: of the server.
         native: recurrences that plain torch replaces, see native_recurrences.py.
+        prefill_graphs: whether SGLang captures prefill graphs of it.
         led: further arguments of the reference, such as `softcap`.
     """
 
@@ -59,6 +60,7 @@ class Family:
     zero: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     native: tuple[str, ...] = ()
+    prefill_graphs: bool = True
     led: dict[str, Any] = field(default_factory=dict)
 
 

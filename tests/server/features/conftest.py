@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import Server, free_port, serve
+from graphs.control import EAGER, GRAPHS
+from graphs.served import GraphServer, graph_flags, serve_graphs
+from harness import Server, free_port
 from oracle import Oracle
 
 # The pool holds a handful of requests: batches of ten are retracted over and over.
@@ -19,6 +21,7 @@ FLAGS = (
     # The random model would write spaces for ever.
     "--constrained-json-disable-any-whitespace",
     *("--led-aliases", "ablations"),
+    *graph_flags(decode=(1, 4, 8, 16), prefill=(8, 32, 80)),
 )
 
 
@@ -28,9 +31,28 @@ def grpc_port() -> int:
 
 
 @pytest.fixture(scope="package")
-def server(model_path: Path, grpc_port: int) -> Iterator[Server]:
-    with serve(model_path, *FLAGS, "--grpc-port", str(grpc_port)) as running:
+def graph_server(
+    model_path: Path, grpc_port: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GraphServer]:
+    flags = (*FLAGS, "--grpc-port", str(grpc_port))
+    with serve_graphs(model_path, tmp_path_factory.mktemp("graphs"), *flags) as running:
         yield running
+
+
+@pytest.fixture(scope="package")
+def server(graph_server: GraphServer) -> Server:
+    """The same, eager but for tests that ask for `graph_mode`."""
+    return graph_server.served
+
+
+@pytest.fixture(params=[EAGER, GRAPHS])
+def graph_mode(request: pytest.FixtureRequest, graph_server: GraphServer) -> Iterator[str]:
+    """Runs a test twice, the second time out of graphs."""
+    graph_server.use(request.param)
+    yield request.param
+    graph_server.use(EAGER)
+    if request.param == GRAPHS:
+        graph_server.check_replayed("DECODE")
 
 
 @pytest.fixture(scope="package")

@@ -9,10 +9,11 @@ from typing import Any
 
 import parallel_plugin
 import pytest
-from extra_plugin import plugin_environment
 from families.proof import prompts as eight_prompts
 from families.sparse import SPARSE
 from families.tiny_models import write
+from graphs.control import EAGER, GRAPHS
+from graphs.served import GraphServer, graph_flags, serve_graphs
 from harness import Server, serve
 from oracle import Oracle
 
@@ -21,6 +22,7 @@ GREEDY = {"temperature": 0, "max_new_tokens": 32, "ignore_eos": True}
 FLAGS = (
     *("--dtype", "float32", "--led-think-only", "false", "--tp", "2"),
     *("--max-running-requests", "16", "--max-total-tokens", "4096"),
+    *graph_flags(decode=(1, 6, 8), prefill=(16, 64, 256)),
 )
 ATTENTION_DP = ("--dp", "2", "--enable-dp-attention", "--enable-dp-lm-head")
 DOLA_PROMPTS = eight_prompts()[:4]
@@ -50,16 +52,27 @@ def dola_on_one_rank(model: Path) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module", params=SERVERS)
-def server(
+def graph_server(
     request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("plugin")
-    environment = plugin_environment(folder, Path(parallel_plugin.__file__))
-    environment["SGLANG_CPU_OMP_THREADS_BIND"] = "0|1"
+) -> Iterator[GraphServer]:
     flags = (*FLAGS, "--enable-samplers", "led,dola", *SERVERS[request.param])
-    with serve(model, *flags, env=environment) as running:
+    with serve_graphs(
+        model,
+        tmp_path_factory.mktemp("graphs"),
+        *flags,
+        plugins=(Path(parallel_plugin.__file__),),
+        env={"SGLANG_CPU_OMP_THREADS_BIND": "0|1"},
+    ) as running:
         running.parallel = request.param  # type: ignore[attr-defined]
         yield running
+
+
+@pytest.fixture(params=[EAGER, GRAPHS])
+def server(request: pytest.FixtureRequest, graph_server: GraphServer) -> Server:
+    """One that answers eagerly, then out of its graphs."""
+    graph_server.use(request.param)
+    graph_server.served.parallel = graph_server.parallel  # type: ignore[attr-defined]
+    return graph_server.served
 
 
 def check(oracle: Oracle, prompt: list[int], answer: dict[str, Any]) -> None:
@@ -116,3 +129,8 @@ def test_dola(server: Server, dola_on_one_rank: list[list[int]]) -> None:
     assert [answer["output_ids"] for answer in answers] == dola_on_one_rank
     plain = [ask(server, ids, None, {"sampler": "regular"})["output_ids"] for ids in DOLA_PROMPTS]
     assert plain != dola_on_one_rank
+
+
+def test_graphs_ran(graph_server: GraphServer) -> None:
+    """Runs last."""
+    graph_server.check_replayed("DECODE", "EXTEND")

@@ -72,6 +72,7 @@ def test_radix_cache(server: Server, oracle: Oracle, prompts: list[Sequence[int]
     assert_led_tokens(oracle, prompt, first["output_ids"])
 
 
+@pytest.mark.usefixtures("graph_mode")
 def test_retraction_and_mixed_chunks(
     server: Server, oracle: Oracle, prompts: list[Sequence[int]]
 ) -> None:
@@ -127,6 +128,7 @@ def test_stop_strings(server: Server, oracle: Oracle, prompts: list[Sequence[int
     assert_led_tokens(oracle, prompts[6], stopped["output_ids"])
 
 
+@pytest.mark.usefixtures("graph_mode")
 def test_abort_spares_the_others(
     server: Server, oracle: Oracle, prompts: list[Sequence[int]]
 ) -> None:

@@ -1,0 +1,117 @@
+"""Servers with recorded graphs, for tests: one server answers eagerly and from its graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import graph_plugin
+import pytest
+from extra_plugin import plugin_environment
+from harness import Server, serve
+
+from graphs import control
+from graphs.control import EAGER, GRAPHS
+
+
+class GraphServer:
+    """A server whose graphs are switched.
+
+    Attributes:
+        served: the server itself.
+        folder: what passes between the server and the test.
+    """
+
+    def __init__(self, served: Server, folder: Path) -> None:
+        self.served, self.folder = served, folder
+
+    def use(self, mode: str) -> None:
+        """Answer eagerly, from graphs, or from graphs with a fault, and out of an empty cache."""
+        control.set_mode(self.folder, mode)
+        assert self.served.post("/flush_cache?timeout=30", {}).status_code == 200
+
+    def forwards(self, kind: str, mode: str = GRAPHS) -> list[dict[str, Any]]:
+        """The forwards of a kind (DECODE, EXTEND, ...) that this mode was asked of."""
+        lines = control.read_log(self.folder)
+        return [line for line in lines if line["asked"] == mode and line["mode"] == kind]
+
+    def both(self, ask: Callable[[Server], Any]) -> tuple[Any, Any]:
+        """Answers of the same requests, eagerly and from graphs."""
+        answers = []
+        for mode in (EAGER, GRAPHS):
+            self.use(mode)
+            answers.append(ask(self.served))
+        return answers[0], answers[1]
+
+    def check_replayed(self, *kinds: str) -> None:
+        """Every forward of these kinds was a replay, and no layer's Python ran in it.
+
+        Eager ones ran it, so that the count counts.
+        """
+        for kind in kinds:
+            lines = self.forwards(kind)
+            assert lines, f"no {kind} forward ran"
+            for line in lines:
+                assert line["graph"], line
+                assert line["replays"] > 0, line
+                assert line["layer_runs"] == 0, line
+            eager = self.forwards(kind, EAGER)
+            assert eager, f"no {kind} forward ran eagerly"
+            assert all(line["layer_runs"] > 0 for line in eager)
+            assert not any(line["graph"] or line["replays"] for line in eager)
+
+
+def graph_flags(decode: Sequence[int], prefill: Sequence[int]) -> tuple[str, ...]:
+    """Flags of a server with graphs of these batch sizes and of these numbers of prompt tokens.
+
+    SGLang runs a batch eagerly whose bucket is more than twice its tokens.
+    """
+    flags = ("--cuda-graph-backend-prefill", "breakable", "--cuda-graph-bs-prefill")
+    return (*flags, *map(str, prefill), "--cuda-graph-bs-decode", *map(str, decode))
+
+
+def graph_environment(folder: Path, *plugins: Path) -> dict[str, str]:
+    """Environment of a server with recorded graphs, which are off until a test asks for them.
+
+    Args:
+        folder: empty; of `GraphServer`.
+        plugins: further modules with `register()`.
+    """
+    control.set_mode(folder, EAGER)
+    environment = plugin_environment(folder, Path(graph_plugin.__file__), *plugins)
+    return environment | {control.FOLDER: str(folder)}
+
+
+@contextmanager
+def serve_graphs(
+    model: Path, folder: Path, *flags: str, plugins: tuple[Path, ...] = (), **how: Any
+) -> Iterator[GraphServer]:
+    """A server of `model` with recorded graphs; `how` as for `harness.serve`."""
+    how["env"] = graph_environment(folder, *plugins) | how.get("env", {})
+    with serve(model, *flags, **how) as running:
+        yield GraphServer(running, folder)
+
+
+def assert_same(ours: Any, theirs: Any, path: str = "") -> None:
+    """The same answers: everything but floats and times is equal.
+
+    A bucket's matrix products have another shape than a batch's: floats differ in their last bits.
+    """
+    if isinstance(theirs, dict):
+        assert ours.keys() == theirs.keys(), path
+        for key in theirs.keys() - UNLIKE:
+            assert_same(ours[key], theirs[key], f"{path}.{key}")
+    elif isinstance(theirs, list):
+        assert len(ours) == len(theirs), path
+        for i, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            assert_same(one, other, f"{path}[{i}]")
+    elif isinstance(theirs, float):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4), path
+    else:
+        assert ours == theirs, path
+
+
+# Of no concern: names and times.
+UNLIKE = {"id", "e2e_latency"}
