@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from graphs import control, faults
-from graphs.recorded_graph import RecordedGraph, as_kernel, capture, tensors_in
+from graphs.recorded_graph import RecordedGraph, as_kernel, capture
+from torch.utils._pytree import tree_leaves
 
 _layer_runs = 0
 
@@ -124,9 +125,10 @@ def _may_run(original: Any, self: Any, forward_batch: Any) -> bool:
 
 def _replay(original: Any, self: Any, shape_key: Any, *args: Any, **kwargs: Any) -> Any:
     """What the last replay of a shape left in its outputs, in shared buffers or not, is gone."""
-    for tensor in tensors_in(self._outputs[shape_key]):
-        if tensor.is_floating_point():
-            tensor.fill_(torch.nan)
+    output = self._outputs[shape_key]
+    for left in tree_leaves(vars(output) if hasattr(output, "next_token_logits") else output):
+        if isinstance(left, torch.Tensor) and left.is_floating_point():
+            left.fill_(torch.nan)
     return original(self, shape_key, *args, **kwargs)
 
 

@@ -147,7 +147,7 @@ def test_a_kernel_is_one_node() -> None:
     with capture(graph):
         out = torch.empty(2)
         doubled = attend(lengths, out)
-    assert sum(graph.operations.values()) == 1
+    assert len(graph._nodes) == 1
     lengths.copy_(torch.tensor([7.0, 9.0]))
     graph.replay()
     assert out.tolist() == [7.0, 9.0]

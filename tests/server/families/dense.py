@@ -29,6 +29,7 @@ DENSE = {
             "layers.3.self_attn.o_proj",
             "layers.3.mlp.down_proj",
         ),
+        prefill_graphs=False,  # some of its layers do not attend
     ),
     "gemma2": Family(
         "gemma2",

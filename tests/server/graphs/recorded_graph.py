@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -122,8 +122,7 @@ class RecordedGraph:
 
     Attributes:
         capturing: the graph that is recording, of this process.
-        statistics: of all graphs of this process: graphs, nodes, replays.
-        operations: how often each operation was recorded.
+        statistics: of all graphs of this process: `graphs`, `nodes`, `replays`.
     """
 
     capturing: ClassVar[RecordedGraph | None] = None
@@ -132,7 +131,6 @@ class RecordedGraph:
     def __init__(self, keep_graph: bool = False) -> None:
         if keep_graph:
             raise TypeError("there is no raw graph to keep")  # SGLang then does without
-        self.operations: Counter[str] = Counter()
         self._nodes: list[_Node] = []
         self._memory: dict[int, _Memory] = {}
         # Memory from outside that was read, and what of it was written after that: as it was.
@@ -251,7 +249,6 @@ class RecordedGraph:
             )
         if allocation or (may_be_view and not new):
             return results
-        self.operations[name] += 1
         args, kwargs = tree_map_only(Tensor, self._own, (args, kwargs))
         copies = [(index, self._own(tensor)) for index, tensor in new]
         self._nodes.append(_Node(function, args, kwargs, copies))
@@ -313,17 +310,6 @@ def _key(tensor: Tensor) -> int:
 def _bytes(storage: torch.UntypedStorage) -> Tensor:
     with torch.inference_mode():
         return torch.empty(0, dtype=torch.uint8).set_(storage)
-
-
-def tensors_in(output: Any) -> Iterable[Tensor]:
-    """All tensors of a forward's output, lists and objects included."""
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, list | tuple):
-        for item in output:
-            yield from tensors_in(item)
-    elif hasattr(output, "__dict__"):
-        yield from tensors_in(list(vars(output).values()))
 
 
 @contextmanager

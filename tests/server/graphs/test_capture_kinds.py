@@ -28,14 +28,14 @@ KINDS = {
     "layer_input": "gemma2",
     "snapshot": "nemotron_nas",
 }
-DECODE = (1, 4, 8, 32)
+METHODS = "led,dola,soft-thinking,soft-thinking-gumbel,soft-thinking-dirichlet"
 CHUNK = 384
 FLAGS = (
     *("--dtype", "float32", "--led-think-only", "false", "--trust-remote-code"),
     *("--max-running-requests", "32", "--max-total-tokens", "16384"),
     *("--chunked-prefill-size", str(CHUNK)),
-    *("--enable-samplers", "led,dola,soft-thinking,soft-thinking-gumbel,soft-thinking-dirichlet"),
-    *graph_flags(DECODE, prefill=(2, 8, 32, 128, CHUNK)),
+    *("--dola-layers", "all", "--enable-samplers", METHODS),
+    *graph_flags(decode=(1, 4, 8, 32), prefill=(2, 6, 14, 30, 62, 126, 254, CHUNK)),
 )
 LENGTHS = (1, 5, 300, 1000, 40, 13)
 SEEN = {"trace": True, "behaviour_logprobs": True}
@@ -89,8 +89,11 @@ def server(
 ) -> Iterator[GraphServer]:
     folder = tmp_path_factory.mktemp(request.param)
     family = DENSE[KINDS[request.param]]
-    longer = {**family.config, "max_position_embeddings": 2048}
-    _, served = write(replace(family, config=longer), folder)
+    config = {**family.config, "max_position_embeddings": 2048}
+    # A layer that does nothing ties with the one below it, and SGLang captures no prefill graphs
+    # where some do not attend: of Nemotron's layers, one has no MLP.
+    absent = tuple(part for part in family.zero if part == "layers.2.mlp.down_proj")
+    _, served = write(replace(family, config=config, zero=absent), folder)
     passed = folder / "graphs"
     passed.mkdir()
     with serve_graphs(served, passed, *FLAGS) as running:
@@ -127,9 +130,9 @@ def test_all_methods_in_a_batch(server: GraphServer) -> None:
 
 def test_faults_are_found(server: GraphServer) -> None:
     """What the comparison would say of them; after that the graphs are right again."""
-    wraps = server.kind in ("boundary", "layer_input", "snapshot")  # type: ignore[attr-defined]
     faults = ["rows of the padding"]
-    faults += ["streams taken at capture", "shared buffer not copied"] if wraps else []
+    if server.kind == "boundary":  # type: ignore[attr-defined]
+        faults += ["streams taken at capture", "shared buffer not copied"]
     asked = LED_BATCHES[4:6]
     server.use(EAGER)
     eager = answers(server.served, asked)
@@ -138,6 +141,7 @@ def test_faults_are_found(server: GraphServer) -> None:
         server.use(fault)
         wrong = answers(server.served, asked)
         unlike = sum(w["output_ids"] != e["output_ids"] for w, e in zip(wrong, eager, strict=True))
+        print(f"{fault}: {unlike} of {len(eager)} answers are wrong")
         assert unlike > 0, fault
         assert all(line["graph"] for line in server.forwards("DECODE", fault))
     server.use(GRAPHS)
