@@ -121,7 +121,10 @@ def test_graphs_of_two_ranks_give_what_is_eager(
     two_ranks: GraphServer, prompts: list[Sequence[int]]
 ) -> None:
     """Batches of 1, 3, 5 and 17, of all methods, and of DoLa's and the soft ones' alone."""
-    every = bodies(prompts) * 3
+    every = [
+        (ids, custom, sampling | {"max_new_tokens": 12})
+        for ids, custom, sampling in bodies(prompts) * 3
+    ]
     soft = [body for body in every if body[1]["sampler"].startswith("soft")]
     dola = [body for body in every if body[1]["sampler"] == "dola"]
 
