@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from graphs.control import EAGER, GRAPHS
 from graphs.faults import FAULTS
-from graphs.served import GraphServer, assert_same, graph_flags, serve_graphs
+from graphs.served import GraphServer, assert_same, graph_flags, prompt_sizes, serve_graphs
 from harness import Body, Server, serve
 
 METHODS = "led,dola,soft-thinking,soft-thinking-gumbel,soft-thinking-dirichlet"
@@ -99,7 +99,7 @@ def test_same_without_overlap(
 
 @pytest.fixture(scope="module")
 def two_ranks(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GraphServer]:
-    graphs = graph_flags(decode=(1, 4, 12, 32), prefill=[2**i for i in range(10)])
+    graphs = graph_flags(decode=(1, 4, 12, 32), prefill=prompt_sizes(512))
     chunks = ("--chunked-prefill-size", "512")
     folder = tmp_path_factory.mktemp("graphs")
     with serve_graphs(model_path, folder, *FLAGS, "--tp", "2", *chunks, *graphs) as running:

@@ -13,7 +13,7 @@ from families.proof import prompts as eight_prompts
 from families.sparse import SPARSE
 from families.tiny_models import write
 from graphs.control import EAGER, GRAPHS
-from graphs.served import GraphServer, graph_flags, serve_graphs
+from graphs.served import GraphServer, graph_flags, prompt_sizes, serve_graphs
 from harness import Server, serve
 from oracle import Oracle
 
@@ -22,7 +22,7 @@ GREEDY = {"temperature": 0, "max_new_tokens": 32, "ignore_eos": True}
 FLAGS = (
     *("--dtype", "float32", "--led-think-only", "false", "--tp", "2"),
     *("--max-running-requests", "16", "--max-total-tokens", "4096"),
-    *graph_flags(decode=(1, 6, 8), prefill=(16, 64, 256)),
+    *graph_flags(decode=(1, 6, 8), prefill=prompt_sizes(254)[2:]),
 )
 ATTENTION_DP = ("--dp", "2", "--enable-dp-attention", "--enable-dp-lm-head")
 DOLA_PROMPTS = eight_prompts()[:4]
@@ -132,5 +132,7 @@ def test_dola(server: Server, dola_on_one_rank: list[list[int]]) -> None:
 
 
 def test_graphs_ran(graph_server: GraphServer) -> None:
-    """Runs last."""
-    graph_server.check_replayed("DECODE", "EXTEND")
+    """Runs last. With attention data parallelism both ranks must do the same, or all is eager."""
+    apart = graph_server.parallel != "experts"  # type: ignore[attr-defined]
+    graph_server.check_replayed("DECODE", share=0.5 if apart else 1.0)
+    graph_server.check_replayed("EXTEND", share=0.1 if apart else 1.0)

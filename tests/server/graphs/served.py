@@ -16,6 +16,14 @@ from graphs import control
 from graphs.control import EAGER, GRAPHS
 
 
+def prompt_sizes(largest: int) -> tuple[int, ...]:
+    """Buckets for every number of prompt tokens: more than twice as large, SGLang takes none."""
+    sizes = [2]
+    while sizes[-1] < largest:
+        sizes.append(min(2 * sizes[-1] + 2, largest))
+    return tuple(sizes)
+
+
 class GraphServer:
     """A server whose graphs are switched.
 
@@ -45,29 +53,29 @@ class GraphServer:
             answers.append(ask(self.served))
         return answers[0], answers[1]
 
-    def check_replayed(self, *kinds: str) -> None:
-        """Every forward of these kinds was a replay, and no layer's Python ran in it.
+    def check_replayed(self, *kinds: str, share: float = 1.0) -> None:
+        """Forwards of these kinds were replays in which no layer's Python ran.
 
         Eager ones ran it, so that the count counts.
+
+        Args:
+            kinds: of forwards.
+            share: of the forwards that must have been replays, where SGLang runs some eagerly.
         """
         for kind in kinds:
-            lines = self.forwards(kind)
-            assert lines, f"no {kind} forward ran"
-            for line in lines:
-                assert line["graph"], line
-                assert line["replays"] > 0, line
-                assert line["layer_runs"] == 0, line
-            eager = self.forwards(kind, EAGER)
-            assert eager, f"no {kind} forward ran eagerly"
-            assert all(line["layer_runs"] > 0 for line in eager)
-            assert not any(line["graph"] or line["replays"] for line in eager)
+            lines, eager = self.forwards(kind), self.forwards(kind, EAGER)
+            replayed = [line for line in lines if line["graph"]]
+            unlike = [line for line in lines if not line["graph"]]
+            print(f"{kind}: {len(replayed)} of {len(lines)} forwards were replays")
+            assert lines, kind
+            assert len(replayed) >= share * len(lines), unlike[:3]
+            assert all(line["replays"] and not line["layer_runs"] for line in replayed)
+            assert all(line["layer_runs"] and not line["replays"] for line in [*eager, *unlike])
+            assert eager, kind
 
 
 def graph_flags(decode: Sequence[int], prefill: Sequence[int]) -> tuple[str, ...]:
-    """Flags of a server with graphs of these batch sizes and of these numbers of prompt tokens.
-
-    SGLang runs a batch eagerly whose bucket is more than twice its tokens.
-    """
+    """Flags of a server with graphs of these batch sizes and of these numbers of prompt tokens."""
     flags = ("--cuda-graph-backend-prefill", "breakable", "--cuda-graph-bs-prefill")
     return (*flags, *map(str, prefill), "--cuda-graph-bs-decode", *map(str, decode))
 

@@ -18,7 +18,7 @@ from harness import Body, Server
 
 from graphs.control import EAGER, GRAPHS
 from graphs.faults import FAULTS
-from graphs.served import GraphServer, assert_same, graph_flags, serve_graphs
+from graphs.served import GraphServer, assert_same, graph_flags, prompt_sizes, serve_graphs
 from led_sglang.patches.families import CAPTURES
 
 KINDS = {
@@ -35,7 +35,7 @@ FLAGS = (
     *("--max-running-requests", "32", "--max-total-tokens", "16384"),
     *("--chunked-prefill-size", str(CHUNK)),
     *("--dola-layers", "all", "--enable-samplers", METHODS),
-    *graph_flags(decode=(1, 4, 8, 32), prefill=(2, 6, 14, 30, 62, 126, 254, CHUNK)),
+    *graph_flags(decode=(1, 4, 8, 32), prefill=prompt_sizes(CHUNK)),
 )
 LENGTHS = (1, 5, 300, 1000, 40, 13)
 SEEN = {"trace": True, "behaviour_logprobs": True}
