@@ -80,24 +80,22 @@ def graph_flags(decode: Sequence[int], prefill: Sequence[int]) -> tuple[str, ...
     return (*flags, *map(str, prefill), "--cuda-graph-bs-decode", *map(str, decode))
 
 
-def graph_environment(folder: Path, *plugins: Path) -> dict[str, str]:
-    """Environment of a server with recorded graphs, which are off until a test asks for them.
-
-    Args:
-        folder: empty; of `GraphServer`.
-        plugins: further modules with `register()`.
-    """
-    control.set_mode(folder, EAGER)
-    environment = plugin_environment(folder, Path(graph_plugin.__file__), *plugins)
-    return environment | {control.FOLDER: str(folder)}
-
-
 @contextmanager
 def serve_graphs(
     model: Path, folder: Path, *flags: str, plugins: tuple[Path, ...] = (), **how: Any
 ) -> Iterator[GraphServer]:
-    """A server of `model` with recorded graphs; `how` as for `harness.serve`."""
-    how["env"] = graph_environment(folder, *plugins) | how.get("env", {})
+    """A server with recorded graphs, which are off until a test asks for them.
+
+    Args:
+        model: its folder.
+        folder: an empty one, for what passes between the server and the test.
+        flags: of the server, `graph_flags` among them.
+        plugins: further modules with `register()`.
+        how: as for `harness.serve`.
+    """
+    control.set_mode(folder, EAGER)
+    environment = plugin_environment(folder, Path(graph_plugin.__file__), *plugins)
+    how["env"] = environment | {control.FOLDER: str(folder)} | how.get("env", {})
     with serve(model, *flags, **how) as running:
         yield GraphServer(running, folder)
 
