@@ -65,6 +65,7 @@ def _set_up(self: Any, *args: Any, **kwargs: Any) -> None:
 def _make_kernels() -> None:
     """What a GPU does in one kernel or collective, where the CPU's way reads values on the host."""
     from sglang.srt.distributed import parallel_state
+    from sglang.srt.layers import dp_attention
     from sglang.srt.layers.moe import fused_moe_native
     from sglang.srt.lora import torch_ops
 
@@ -73,6 +74,7 @@ def _make_kernels() -> None:
     for module, names in (
         (torch.distributed, collectives),
         (parallel_state, ("all_gather_single",)),
+        (dp_attention, ("memcpy_func",)),
         (fused_moe_native, experts),
         (torch_ops, ("sgemm_lora_b_graph_fwd",)),
     ):
