@@ -122,6 +122,24 @@ def test_refused_requests(custom: Any, message: str) -> None:
         parse(custom)
 
 
+@pytest.mark.parametrize(
+    ("layers", "captured", "allowed"),
+    [(4, (0, 1, 2, 3), '"high" or a list'), (4, (0, 1), "a list"), (12, (2, 4), '"low" or a list')],
+)
+def test_a_refusal_of_dola_layers_names_what_there_is(
+    layers: int, captured: tuple[int, ...], allowed: str
+) -> None:
+    """A model of four layers with tied embeddings has no low ones, which are the default."""
+    with pytest.raises(ParameterError) as refusal:
+        parse(
+            {"sampler": "dola", "dola": {"layers": "high" if layers == 12 else "low"}},
+            num_layers=layers,
+            dola_layers=captured,
+        )
+    listed = ", ".join(map(str, captured))
+    assert f"dola.layers must be {allowed} of layers among {listed} (" in str(refusal.value)
+
+
 def test_a_method_that_is_not_enabled_says_how_to_enable_it() -> None:
     with pytest.raises(ParameterError, match="--enable-samplers dola"):
         parse({"sampler": "dola"}, enabled=("led", "regular"))

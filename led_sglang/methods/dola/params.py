@@ -40,20 +40,21 @@ def parse_layer_list(text: str) -> tuple[int, ...] | None:
 
 def _layers(key: str, value: Any, settings: ServerSettings) -> tuple[int, ...]:
     captured, layers = settings.dola_layers, value
+    buckets = {
+        name: bucket(name, settings.num_layers, settings.tied_embeddings) for name in BUCKETS
+    }
     if isinstance(value, str):
-        layers = (
-            bucket(value, settings.num_layers, settings.tied_embeddings)
-            if value in BUCKETS
-            else parse_layer_list(value)
-        )
+        layers = buckets[value] if value in buckets else parse_layer_list(value)
     good = (
         isinstance(layers, (list, tuple))
         and len(layers) > 0
         and all(type(layer) is int and layer in captured for layer in layers)
     )
     if not good:
+        # A small model with tied embeddings has no low ones.
+        whole = [f'"{name}"' for name, own in buckets.items() if own and {*own} <= {*captured}]
         raise ParameterError(
-            f'{key} must be "low", "high" or a list of layers among '
+            f"{key} must be {', '.join(whole)}{' or ' if whole else ''}a list of layers among "
             f"{', '.join(map(str, captured))} (what this server captures; --dola-layers changes "
             f"it), got {show(value)}"
         )

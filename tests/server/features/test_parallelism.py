@@ -22,7 +22,7 @@ GREEDY = {"temperature": 0, "max_new_tokens": 32, "ignore_eos": True}
 FLAGS = (
     *("--dtype", "float32", "--led-think-only", "false", "--tp", "2"),
     *("--max-running-requests", "16", "--max-total-tokens", "4096"),
-    *graph_flags(decode=(1, 6, 8), prefill=prompt_sizes(254)[2:]),
+    *graph_flags(decode=(1, 6, 8), prefill=prompt_sizes(254)),
 )
 ATTENTION_DP = ("--dp", "2", "--enable-dp-attention", "--enable-dp-lm-head")
 DOLA_PROMPTS = eight_prompts()[:4]

@@ -48,7 +48,7 @@ LED: list[dict[str, Any]] = [
 # A mixture carries rounding on from step to step, and it grows: cooler and shorter.
 STEADY = {"temperature": 0.15, "top_k": 20, "max_new_tokens": 8}
 MIXED: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({"sampler": "dola"}, {}),
+    ({"sampler": "dola", "dola": {"layers": [1, 2]}}, {}),
     ({"sampler": "soft-thinking"}, STEADY),
     ({"sampler": "led", "led": LED[0]}, {}),
     ({"sampler": "soft-thinking-gumbel"}, STEADY),
