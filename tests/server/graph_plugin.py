@@ -7,6 +7,7 @@ often the Python of a layer ran.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -137,12 +138,18 @@ def _replay(original: Any, self: Any, shape_key: Any, *args: Any, **kwargs: Any)
 def _count_layer_runs(self: Any, *args: Any, **kwargs: Any) -> None:
     from sglang.srt.model_loader.utils import resolve_language_model
 
-    def count(*_: Any) -> None:
+    for layer in resolve_language_model(self.model).layers:
+        layer.forward = _counted(layer.forward)  # some models call it past their layers' hooks
+
+
+def _counted(forward: Any) -> Any:
+    @functools.wraps(forward)
+    def counted(*args: Any, **kwargs: Any) -> Any:
         global _layer_runs
         _layer_runs += 1
+        return forward(*args, **kwargs)
 
-    for layer in resolve_language_model(self.model).layers:
-        layer.register_forward_pre_hook(count)
+    return counted
 
 
 def _forward(original: Any, self: Any, forward_batch: Any, *args: Any, **kwargs: Any) -> Any:
