@@ -17,8 +17,9 @@ DENSE = {
         "gemma3_text", {"tie_word_embeddings": True, "query_pre_attn_scalar": 16, **WINDOWS}
     ),
     "ernie4_5": Family("ernie4_5", {"tie_word_embeddings": True}, served=checkpoints.ernie),
-    "ernie4_5_hf": Family("ernie4_5", {"tie_word_embeddings": True}),
-    "seed_oss": Family("seed_oss"),
+    # SGLang runs these two with transformers' layers.
+    "ernie4_5_hf": Family("ernie4_5", {"tie_word_embeddings": True}, prefill_graphs=False),
+    "seed_oss": Family("seed_oss", prefill_graphs=False),
     "nemotron_nas": Family(
         "llama",
         {"intermediate_size": 256},
