@@ -154,11 +154,13 @@ def overlap(bench: Bench) -> Iterator[Finding]:
     for name, more in (("overlap", ()), ("no_overlap", ("--disable-overlap-schedule",))):
         with bench.server(name, *flags, *more) as url:
             runs.append(_staggered(bench, url, count))
-        retracted.append((bench.out / f"{name}.log").read_text(errors="replace").count("etract"))
+        retracted.append(
+            (bench.out / f"{name}.log").read_text(errors="replace").count("Retract requests")
+        )
     both = [(a, b) for a, b in zip(*runs, strict=True) if a is not None and b is not None]
     equal = sum(a == b for a, b in both)
     figures = f"{equal} of {len(both)} answers equal, {count - len(both)} aborted, "
-    figures += f"{retracted} lines on retractions"
+    figures += f"{retracted} retractions logged"
     yield Finding("overlap against none", equal == len(both) > 0, figures)
 
 

@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.utils._pytree import tree_leaves
 
+from led_sglang.kernels.eager import soft_thinking
 from led_sglang.kernels.triton import support
 from led_sglang.launch_options import latent_layers, resolve_dola_layers
 from led_sglang.methods.led.record import LedRecord
@@ -317,6 +318,8 @@ def loop(monkeypatch: pytest.MonkeyPatch, context: Any, ranks: int) -> Iterator[
     monkeypatch.setattr(published, "settings_or_none", lambda: SETTINGS)
     monkeypatch.setattr(sampling_module, "settings_or_none", lambda: SETTINGS)
     monkeypatch.setattr(type(current_platform), "is_pin_memory_available", lambda *given: True)
+    # Attempts of the Dirichlet draw are alike: more of them ask nothing else of the device.
+    monkeypatch.setattr(soft_thinking, "_ATTEMPTS", 1)
     for name, kernel in FLASHINFER.items():
         monkeypatch.setattr(sampler_module, name, kernel, raising=False)
     monkeypatch.setattr(sampling_module, "top_p_renorm_prob", renorm)
