@@ -92,7 +92,7 @@ def read_layers(folder: Path) -> list[dict[str, float]]:
         Per layer `entropy`, `r_1` and `r_8` without the final norm, `normed_entropy` with it.
     """
     with (folder / "layers.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+        rows = [row for row in csv.DictReader(file) if row["tokens"] == "all"]
     bare = [row for row in rows if row["final_norm"] == "False"]
     # The last layer always has the norm, so it stands once.
     normed = {row["layer"]: float(row["entropy"]) for row in rows if row["final_norm"] == "True"}
@@ -108,8 +108,10 @@ def _titled(table: Table, title: str) -> list[Table]:
 
 
 def _one_task(table: Table) -> Table:
-    """An accuracy table without its last column: the average of one task is that task."""
-    return replace(table, heads=table.heads[:-1], rows=[row[:-1] for row in table.rows])
+    """An accuracy table without the name of its one task: sampler, T, pass@1, Bayes@N, pass@n."""
+    return replace(
+        table, heads=table.heads[1:], rows=[row[1:] for row in table.rows], labels=table.labels - 1
+    )
 
 
 def _head(results: Reproduction, runs: Mapping[str, Run]) -> list[str]:
@@ -137,8 +139,7 @@ def _verdicts(runs: Mapping[str, Run]) -> list[str]:
             found: dict[str, list[str]] = {}
             for entry in entries:
                 if entry["metric"] == metric:
-                    reading = tables.reading(entry["low"], entry["high"])
-                    found.setdefault(reading, []).append(f"{entry['temperature']:g}")
+                    found.setdefault(entry["verdict"], []).append(f"{entry['temperature']:g}")
             text = "; ".join(f"{key} at T = {', '.join(ts)}" for key, ts in found.items())
             lines.append(f"* {metric} of LED against regular decoding, {LABELS[label]}: {text}.")
     return ["## Does LED help?", "\n".join(lines)]
@@ -174,8 +175,15 @@ def _accuracy(runs: Mapping[str, Run]) -> Table:
     columns = zip(*(part.rows for part in parts.values()), strict=True)
     return replace(
         first,
-        heads=[*first.heads[:2], *(LABELS[label] for label in parts)],
-        rows=[[*rows[0][:2], *(row[2] for row in rows)] for rows in columns],
+        heads=[
+            *first.heads[:2],
+            *(
+                f"{head}, {LABELS[label]}"
+                for label, part in parts.items()
+                for head in part.heads[2:]
+            ),
+        ],
+        rows=[[*rows[0][:2], *(text for row in rows for text in row[2:])] for rows in columns],
     )
 
 

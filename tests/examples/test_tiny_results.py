@@ -121,11 +121,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     for name in ("before", "ablations"):
         shutil.copytree(folder / "after", folder / name)
-    heads = "layer,depth,final_norm,entropy,r_1,r_2,r_4,r_8,r_16\n"
-    layers = "1,2,False,0.25,0.5,0.5,0.5,0.5,0.5\n1,2,True,0.75,0.5,0.5,0.5,0.5,0.5\n"
+    heads = "tokens,layer,depth,final_norm,entropy,r_1,r_2,r_4,r_8,r_16\n"
+    layers = "all,1,2,False,0.25,0.5,0.5,0.5,0.5,0.5\nall,1,2,True,0.75,0.5,0.5,0.5,0.5,0.5\n"
+    layers += "think,1,2,False,0.5,0.5,0.5,0.5,0.5,0.5\n"
     for label in ("before", "after"):
         (folder / f"layers-{label}").mkdir()
-        last = "2,1,True,0.125,1.0,1.0,1.0,1.0,1.0\n"
+        last = "all,2,1,True,0.125,1.0,1.0,1.0,1.0,1.0\n"
         last = last.replace("True", "False") + last
         (folder / f"layers-{label}" / "layers.csv").write_text(heads + layers + last)
     return folder
@@ -161,11 +162,12 @@ def test_the_page_holds_the_numbers_of_the_runs(runs: Path, tmp_path: Path) -> N
     reading.write_text("# What we make of it\n\nNothing.\n")
     page = write_results(results, tmp_path, reading).read_text()
     # One of the two problems is answered rightly by every sample.
-    assert len(re.findall(r"\| 50\.0 ± 50\.0 / 50\.0 ", page)) == 2 * 4 + 4
+    shares = r"\| 50\.0 \(9\.5 \.\. 90\.5\) "
+    assert len(re.findall(shares, page)) == 2 * (2 * 4 + 4)  # pass@1 and pass@n
     for text in (
         "96 of 96 samples",
         "50.0 ± 50.0 |   12.5 | 25.0 ± 25.0 | 0.875 ± 0.875 | 0.375 ± 0.375",
-        "pass@1 of LED against regular decoding, after RL: not clear at T = 0.1, 1.",
+        "pass@1 of LED against regular decoding, after RL: cannot tell at T = 0.1, 1.",
         "| 1     |             0.2500 |",
         "0.062",
     ):
