@@ -2,6 +2,7 @@
 
 SGLang wants one of its GPU attention backends for it, replaces matrix products by Triton kernels
 and hashes seeds in one. None of them exists on CPU; the launch, the scheduler and the sampler do.
+Numba compiles nothing in it, so that LED's steps fall back to plain torch.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ def register() -> None:
     from sglang.srt.arg_groups.choices import add_deterministic_attention_backend_choices
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
+    from led_sglang.kernels.cpu import step
+
     add_deterministic_attention_backend_choices(["torch_native"])
+
+    def compile_nothing() -> None:
+        raise OSError("no place for the cache")
+
+    step.compile_all = compile_nothing
 
     def leave_products_alone(original: Any, *args: Any, **kwargs: Any) -> None:
         return None

@@ -13,6 +13,8 @@ from features.checks import ALWAYS, GREEDY, assert_led_tokens
 from harness import Server, serve
 from oracle import Oracle
 
+from led_sglang.cli import main
+
 SAMPLING = {"temperature": 0.8, "max_new_tokens": 24, "ignore_eos": True}
 
 
@@ -25,6 +27,14 @@ def server(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with serve(model_path, *flags, env=environment) as running:
         assert running.get("/server_info").json()["enable_deterministic_inference"]
         yield running
+
+
+def test_the_probe_names_kernels_that_fell_back(server: Server, capsys: Any) -> None:
+    assert main(["doctor", "--url", server.url]) == 1
+    assert "fell back to plain torch (the CPU step did not compile: OSError: no place" in (
+        capsys.readouterr().out
+    )
+    assert main(["doctor", "--url", server.url, "--kernels", "torch"]) == 0
 
 
 def test_tokens_equal_the_oracle(

@@ -5,7 +5,6 @@ LED calls the LM head where there is no plain weight to read.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ from features.checks import ALWAYS, GREEDY, assert_led_tokens, think_flags
 from harness import Body, serve
 from oracle import Oracle
 from transformers import DynamicCache
-
-from led_sglang.cli import main
 
 
 class Fp8Cache(DynamicCache):
@@ -50,9 +47,7 @@ class QuantisedOracle(Oracle):
         return out.logits[0], streams.transpose(0, 1).flip(1)
 
 
-def test_tokens(
-    untied_model_path: Path, prompts: list[Sequence[int]], tmp_path: Path, capsys: Any
-) -> None:
+def test_tokens(untied_model_path: Path, prompts: list[Sequence[int]], tmp_path: Path) -> None:
     variants: list[dict[str, Any]] = [
         {},
         {"final_norm": True},
@@ -67,10 +62,6 @@ def test_tokens(
     environment = plugin_environment(tmp_path, Path(int8_plugin.__file__))
     with serve(untied_model_path, *flags, env=environment) as server:
         answers = server.generate_batch(bodies)
-        assert main(["doctor", "--url", server.url]) == 1
-        assert main(["doctor", "--url", server.url, "--kernels", "torch"]) == 0
-    first, second = re.findall(r"(\w+) +kernels +torch: (.+)", capsys.readouterr().out)
-    assert (first[0], second[0]) == ("FAIL", "ok")
     both = QuantisedOracle(untied_model_path, int8=True, fp8=True)
     # Without either rounding the oracle does not find these tokens: both are in the server.
     halves = [QuantisedOracle(untied_model_path, int8, not int8) for int8 in (True, False)]
