@@ -21,7 +21,7 @@ from led_sglang.evaluation.report.comparisons import verdict
 from led_sglang.evaluation.report.metrics import pass_at_k
 
 # Synthetic runs of each case. Nominal 95%: 93 to 97 of 100 must cover the truth.
-RUNS = 2000
+RUNS = 1000
 NOMINAL = pytest.approx(0.95, abs=0.02)
 
 
