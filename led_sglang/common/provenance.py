@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 # Of SGLang: --api-key, --admin-api-key, --ssl-keyfile-password, and their like.
@@ -43,6 +44,7 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+@cache  # a large machine's /proc/cpuinfo takes a while, and servers are asked often
 def processor() -> str:
     """The machine's processor, such as `16-core x86_64 CPU (AMD EPYC 9654)`."""
     return f"{os.cpu_count()}-core {platform.machine()} CPU ({_processor_name()})"
