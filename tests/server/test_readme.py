@@ -64,7 +64,14 @@ EXCUSED = {
     "led-sglang eval --config ablations": "names a grid: test_ablations.py runs each of its rows",
     "python -m venv sgl && sgl/bin/pip install sgl-eval": _HARNESS,
     "python -m venv scope && scope/bin/pip install evalscope": _HARNESS,
-    **{s.key: _HARNESS for s in FOUND if s.key.startswith(("sgl/bin/", "scope/bin/"))},
+    "python -m venv lm && lm/bin/pip install 'lm-eval[api]'": _HARNESS,
+    "led-sglang eval --base-url http://localhost:8000 --samplers regular --tasks gsm8k "
+    "--run-dir runs/vllm": "another engine: evaluation/test_start.py has one of the kind",
+    "led-sglang eval --compare runs/vllm runs/led": "runs of the reader's own: another line of the "
+    "page compares two",
+    "led-sglang serve Qwen/Qwen3-4B-Thinking-2507 --served-model-name qwen "
+    "--enable-samplers dola": _HUB,
+    **{s.key: _HARNESS for s in FOUND if s.key.startswith(("sgl/bin/", "scope/bin/", "lm/bin/"))},
     "make wheelhouse": _WHEELS,
     "make wheelhouse PYTHON=3.12 PART_MB=500": _WHEELS,
     "bash wheelhouse/offline_setup.sh wheelhouse led-venv": _WHEELS,
