@@ -24,6 +24,9 @@ from .types import (
     StepNoise,
 )
 
+# Why torch serves where the cause is not this rank's.
+ANOTHER_RANK = "another rank cannot run the kernels, and all ranks must take the same path"
+
 
 class Step(Protocol):
     """One implementation of the LED step, bound to an LM head and all it needs.
@@ -120,7 +123,7 @@ def prepare(
             ranks. All ranks take the same step: they round differently.
     """
     step: Step | None = None
-    reason = "another rank cannot run the kernels, and all ranks must take the same path"
+    reason = ANOTHER_RANK
     try:
         if device.type != "cpu" or device_reason(device) is None:
             kernels = TritonStep(head, limits, final_norm=final_norm, all_gather=all_gather)

@@ -22,6 +22,7 @@ from led_sglang.settings import LaunchRefused
 
 # Launches without a command line (`sgl.Engine`) read the same options from here, as JSON.
 ENVIRONMENT_VARIABLE = "LED_SGLANG"
+SELF_CHECKS = ("on", "strict", "off")
 
 
 def _flag(metavar: str, text: str, kind: type = str) -> Any:
@@ -81,6 +82,11 @@ class LaunchOptions:
         "{candidates: 20}} is served as MODEL:led-wide; also a shipped grid, such as ablations "
         "(default: none)",
     )
+    led_self_check: str | None = _flag(
+        "MODE",
+        "compare LED's steps with plain torch before the first request: on (torch serves where "
+        "they differ), strict (the launch ends) or off (default: on)",
+    )
 
     @classmethod
     def from_flags(cls, arguments: argparse.Namespace) -> LaunchOptions:
@@ -135,6 +141,7 @@ class LaunchOptions:
         self.resolve_samplers()
         self.parse_think_only()
         self.resolve_aliases()
+        resolve_self_check(self.led_self_check)
         resolve_candidates(self.led_candidates, 1)
         resolve_layers(self.led_layers)
         resolve_logprobs(self.led_logprobs)
@@ -296,6 +303,18 @@ def _one_of(choices: tuple[str, ...], flag: str, given: str | None) -> str:
     if given is not None and given not in choices:
         raise LaunchRefused(f"{flag} {given!r} is not one of {', '.join(choices)}")
     return given or choices[0]
+
+
+def resolve_self_check(given: str | None) -> str:
+    """What a launch does about the self-check.
+
+    Raises:
+        LaunchRefused: not one of the three.
+    """
+    mode = SELF_CHECKS[0] if given is None else given
+    if mode not in SELF_CHECKS:
+        raise LaunchRefused(f"--led-self-check {mode!r} is not one of {', '.join(SELF_CHECKS)}")
+    return mode
 
 
 def resolve_dola_layers(given: str | None, num_layers: int | None, tied: bool) -> tuple[int, ...]:

@@ -44,6 +44,7 @@ class ServerSettings:
     logprobs: str = "engine"
     # Samplers with settings that a model's name may end with, beside the samplers' own names.
     aliases: tuple[SamplerSpec, ...] = ()
+    self_check: str = "on"
 
     @property
     def has_delimiters(self) -> bool:

@@ -10,9 +10,10 @@ from sglang.srt.runtime_context import get_device, get_parallel
 
 from led_sglang.kernels import FinalNorm, LmHeadShard, NoiseStream
 from led_sglang.methods.base import LoadedModel
-from led_sglang.patches.kernel_path import choose
+from led_sglang.patches.kernel_path import choose, launch_limits
 from led_sglang.patches.lm_head import final_norm, lm_head_shard
 from led_sglang.patches.ranks import RankGather, sampling_group
+from led_sglang.patches.self_check import CHECKS, Loaded, Report, self_check
 from led_sglang.phase import PhaseTracker, ThinkAutomaton
 from led_sglang.settings import LaunchRefused, ServerSettings
 
@@ -28,11 +29,13 @@ class Binding:
         model: what a method may use of it.
         hidden_size: H.
         tracker: the think phase by request slot; None without a think phase.
+        checked: what the self-check found.
     """
 
     model: LoadedModel
     hidden_size: int
     tracker: PhaseTracker | None
+    checked: Report
 
 
 def bind(model_runner: Any, settings: ServerSettings, automaton: ThinkAutomaton | None) -> Binding:
@@ -42,7 +45,7 @@ def bind(model_runner: Any, settings: ServerSettings, automaton: ThinkAutomaton 
         model_runner: SGLang's, its model loaded and its pools sized.
 
     Raises:
-        LaunchRefused: the model lacks a part LED needs.
+        LaunchRefused: the model lacks a part LED needs, or a strict self-check found something.
     """
     group = sampling_group()
     device = torch.device(model_runner.device)
@@ -51,12 +54,27 @@ def bind(model_runner: Any, settings: ServerSettings, automaton: ThinkAutomaton 
     place_of = torch.zeros(settings.num_layers + 1, dtype=torch.int64)
     for place, layer in enumerate(settings.captured):
         place_of[layer] = place
-    step = choose(head, model_runner, settings, group, final_norm=norm, all_gather=gather)
-    model = LoadedModel(
+    loaded = Loaded(
+        model=model_runner.model,
         head=head,
-        step=step,
-        all_gather=gather,
-        shard_widths=tuple(group.all_gather_object(head.valid)),
+        final_norm=norm,
+        step=choose(head, model_runner, settings, group, final_norm=norm, all_gather=gather),
+        limits=launch_limits(model_runner, settings),
+        hidden_size=int(model_runner.model_config.hidden_size),
+        gather=gather,
+        group=group,
+        device=device,
+    )
+    reads_head = settings.uses_led or settings.dola_layers
+    loaded, checked = self_check(loaded, settings.self_check, CHECKS if reads_head else ())
+    widths = (loaded.head.valid,)
+    if loaded.gather is not None:
+        widths = tuple(group.all_gather_object(loaded.head.valid))
+    model = LoadedModel(
+        head=loaded.head,
+        step=loaded.step,
+        all_gather=loaded.gather,
+        shard_widths=widths,
         noise=_noise_stream(device, group),
         place_of=place_of.to(device),
         think_end=torch.tensor(settings.think_end_ids, dtype=torch.int64).to(device),
@@ -69,7 +87,7 @@ def bind(model_runner: Any, settings: ServerSettings, automaton: ThinkAutomaton 
             model_runner.model_config.vocab_size,
             device,
         )
-    return Binding(model, int(model_runner.model_config.hidden_size), tracker)
+    return Binding(model, loaded.hidden_size, tracker, checked)
 
 
 def _head_and_norm(model: Any) -> tuple[LmHeadShard, FinalNorm]:

@@ -61,6 +61,20 @@ def lm_head_shard(model: Any) -> LmHeadShard:
     )
 
 
+def called_head(model: Any) -> LmHeadShard:
+    """The whole vocabulary on every rank, by SGLang's own logits: it gathers them itself.
+
+    All ranks call it alike. It is slower than `lm_head_shard`, and rounds as the engine rounds.
+    """
+    model = causal_lm(model)
+    processor, head = model.logits_processor, _head(model)
+
+    def project(hidden_states: torch.Tensor) -> torch.Tensor:
+        return processor._get_logits(hidden_states, head, None, use_logits_buffer=False)
+
+    return LmHeadShard(weight=None, project=project, vocab_start=0, valid=int(processor.vocab_size))
+
+
 def _head(model: Any) -> Any:
     # Gemma 2 has no head of its own, not even one that is the embedding.
     tied = getattr(model.config, "tie_word_embeddings", False) and not hasattr(model, "lm_head")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import timedelta
@@ -36,6 +36,7 @@ _FLAGS = {
     "aliases": "--led-aliases",
     "logprobs": "--led-logprobs",
     "version": "the version of led-sglang",
+    "self_check": "--led-self-check",
 }
 
 
@@ -43,6 +44,11 @@ def sampling_group() -> Any:
     """SGLang's `GroupCoordinator` of the ranks that sample the same rows."""
     parallel = get_parallel()
     return parallel.attn_tp_group if is_dp_attention_enabled() else parallel.tp_group
+
+
+def on_every_rank(group: Any) -> Callable[[bool], bool]:
+    """Whether a flag is true on every rank of a `GroupCoordinator`, each of which calls it."""
+    return lambda flag: all(group.all_gather_object(flag))
 
 
 @hook("model_executor.model_runner.ModelRunner.init_torch_distributed", "AROUND")
@@ -143,13 +149,19 @@ class RankGather:
 
     Args:
         group: SGLang's `GroupCoordinator`, whose all-gather is the one its own layers use.
+
+    Attributes:
+        before: called first, while a check runs in which a rank may fail.
     """
 
     def __init__(self, group: Any) -> None:
+        self.before: Callable[[], None] | None = None
         self._group = group
         self._memory: Tensor | None = None
 
     def __call__(self, local: Tensor) -> Tensor:
+        if self.before is not None:
+            self.before()
         ranks = self._group.world_size
         size = ranks * local.numel()
         if self._memory is None or self._memory.numel() < size:

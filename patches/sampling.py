@@ -21,10 +21,12 @@ from led_sglang.methods.soft_thinking.state import SoftState
 from led_sglang.patches.batch_state import STEP_ATTRIBUTE, automaton_of, table_of
 from led_sglang.patches.binding import Binding, bind
 from led_sglang.patches.embedding import SoftInputs
+from led_sglang.patches.first_streams import FirstStreams
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.published import settings_or_none
 from led_sglang.patches.refusal import ending_with_a_sentence
 from led_sglang.patches.sampling_mask import fill_sampling_mask
+from led_sglang.patches.self_check import Report
 from led_sglang.patches.statistics import StepStatistics, show_from_the_start
 from led_sglang.phase import StepInputs
 
@@ -86,6 +88,8 @@ class LedSampler(Sampler):
         self._states: dict[str, Any] = {}
         self._samplers, self._changers = [], []
         self._step: _Step | None = None
+        # Whether the captured layers are still to be looked at once.
+        self._unseen = bool(settings.captured) and settings.self_check != "off"
         self.output_logprob_processor = _OutputLogprobs(self)
         # The backend SGLang would have chosen; `led` itself means nothing to the built-in code.
         self._backend = _built_in_backend(self.enable_deterministic)
@@ -115,6 +119,11 @@ class LedSampler(Sampler):
     def head(self) -> LmHeadShard:
         """The LM head that LED reads."""
         return self._bound.model.head
+
+    @property
+    def checked(self) -> Report:
+        """What the self-check found at launch."""
+        return self._bound.checked
 
     def allocate(self, model_runner: Any) -> None:
         """Let the methods make what they keep by request slot; before graphs are captured.
@@ -220,6 +229,10 @@ class LedSampler(Sampler):
         # Only the first rank talks to the detokenizer.
         answers = get_parallel().attn_tp_rank == 0
         records = [p.record for p in step.picks if p.record and (answers or p.record.every_rank)]
+        if self._unseen:
+            self._unseen = False
+            captured = self._captured(step.logits_output, logits)
+            records.append(FirstStreams.of(captured, logits, self._settings.captured))
         if records:
             step.logits_output.auxiliary_device_output = StepStatistics(records, self.step)
 

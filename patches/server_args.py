@@ -15,6 +15,7 @@ from led_sglang.launch_options import (
     resolve_dola_layers,
     resolve_layers,
     resolve_logprobs,
+    resolve_self_check,
 )
 from led_sglang.methods.model_names import check_aliases
 from led_sglang.methods.soft_thinking.params import uses_soft
@@ -213,6 +214,7 @@ def resolve_settings(
         tool_start=tool_text if tool else "",
         tool_start_ids=tool,
         aliases=options.resolve_aliases(),
+        self_check=resolve_self_check(options.led_self_check),
     )
     refuse_clashing_names(cfg, settings)
     check_aliases(settings)

@@ -108,6 +108,8 @@ sglang.srt.layers.logits_processor
 sglang.srt.layers.logits_processor.LogitsProcessor
   _compute_lm_head(self, hidden_states, lm_head, embedding_bias, out): LM heads without a plain
       weight
+  _get_logits(self, hidden_states, lm_head, logits_metadata, embedding_bias, use_logits_buffer):
+      the logits that the self-check holds LED's against
   forward(self, input_ids, hidden_states, lm_head, logits_metadata, aux_hidden_states,
       hidden_states_before_norm): takes the captured layers of models without a setter
 sglang.srt.layers.layer_boundary.stage.StageBoundary

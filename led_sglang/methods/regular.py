@@ -45,16 +45,16 @@ class SeededRows:
         """Those of a batch, read once; None where no row has a seed."""
 
         def places(part: Callable[[Row], bool]) -> Tensor:
-            found = [i for i, row in enumerate(table.rows) if row.seed is not None and part(row)]
+            found = [i for i, row in enumerate(table.rows) if _concerned(row) and part(row)]
             return table.upload(torch.tensor(found, dtype=torch.int64))
 
-        if not table.any_seeded(*table.samplers):
+        if not any(map(_concerned, table.rows)):
             return None
         return cls(
             ranked=places(lambda row: row.top_k > 0),
             nucleus=places(lambda row: row.top_k <= 0 and row.top_p < 1.0),
             whole=places(lambda row: row.top_k <= 0 and row.top_p >= 1.0),
-            top_k=max(row.top_k for row in table.rows if row.seed is not None),
+            top_k=max(row.top_k for row in table.rows if _concerned(row)),
             top_ks=table.filters["top_k"],
             top_ps=table.filters["top_p"],
             min_ps=table.filters["min_p"],
@@ -103,6 +103,15 @@ class SeededRows:
         noise = seeded_noise(self.seeds[rows], positions[rows], ids)
         score = kept.double().log().masked_fill(kept < least, -torch.inf) + noise.pick
         return ids.gather(1, score.argmax(1, keepdim=True))[:, 0]
+
+
+def _concerned(row: Row) -> bool:
+    """Whether a row may need the engine's pick with its seed.
+
+    Not where its method picks each of its tokens. A row that thinks now is concerned: the host
+    learns a token one step late, and the one in flight may have ended the thought.
+    """
+    return row.seed is not None and not getattr(row.params, "picks_every_token", False)
 
 
 def _top_p(probs: Tensor, top_p: Tensor) -> Tensor:

@@ -177,10 +177,6 @@ class RowTable:
         places = [i for i, row in enumerate(self.rows) if row.sampler in samplers]
         return self.upload(torch.tensor(places, dtype=torch.int64))
 
-    def any_seeded(self, *samplers: str) -> bool:
-        """Whether a row of these samplers has a seed."""
-        return any(row.seed is not None for row in self.rows_of(*samplers))
-
     @cached_property
     def _common(self) -> dict[str, Tensor]:
         return unpack(_COMMON, self.packed[:, 1 : 1 + len(_COMMON)])

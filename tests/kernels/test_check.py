@@ -20,6 +20,7 @@ from led_sglang.kernels.check import (
     compare,
 )
 from led_sglang.kernels.cpu import CpuStep
+from led_sglang.kernels.cpu.step import compile_all
 from led_sglang.kernels.synthetic import SyntheticBatch, own_logits, synthetic_batch
 
 V, H = 501, 72
@@ -193,6 +194,7 @@ def test_small_servers_are_checked_too(depth: int, norm: bool) -> None:
 
 def two_ranks(make: Callable[[int, LmHeadShard, Any], Step]) -> list[Comparison]:
     """What each of two ranks finds of the step that `make` builds of its rank, shard and gather."""
+    compile_all()  # Numba: by one thread
     whole, group, votes = head_of(), Ranks(2), Ranks(2)
     assert whole.weight is not None
     batch, cut = batch_of(whole, limits()), 251

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from led_sglang.patches.first_streams import FirstStreams
 from led_sglang.patches.sampling import LedSampler
 
 CAPTURED, HIDDEN, ROWS = 4, 16, 3
@@ -52,3 +53,27 @@ def test_anything_else_ends_with_the_cause(shape: tuple[int, int] | None) -> Non
     assert str(shape) in message
     assert "4 captured layers of width 16 for each of 3 rows" in message
     assert "MiMoForCausalLM" in message
+
+
+def streams(change: dict[tuple[int, int, int], float], nan_row: int | None = None) -> FirstStreams:
+    """Of layers 8 to 11, some numbers of which are others, as they arrive on the host."""
+    captured, logits = torch.randn(ROWS, CAPTURED, HIDDEN), torch.randn(ROWS, 7)
+    logits[0, 3] = -torch.inf  # masked by a grammar
+    for place, value in change.items():
+        captured[place] = value
+    if nan_row is not None:
+        logits[nan_row] = torch.nan
+    return FirstStreams.of(captured, logits, (8, 9, 10, 11)).copied(torch.clone)
+
+
+def test_streams_that_are_numbers_pass_and_so_do_requests_that_are_not() -> None:
+    streams({}).commit(None, None)  # type: ignore[arg-type]
+    broken = {(1, 2, 5): torch.nan, (1, 0, 0): torch.inf}
+    streams(broken, nan_row=1).commit(None, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_streams_that_are_no_numbers_end_the_server_and_are_named(value: float) -> None:
+    places = {(0, 1, 15): value, (2, 3, 0): value}
+    with pytest.raises(RuntimeError, match=r"in h\^9, h\^11 where the final logits are numbers"):
+        streams(places, nan_row=1).commit(None, None)  # type: ignore[arg-type]

@@ -9,27 +9,34 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from led_sglang.kernels import LmHeadShard, Step
 from led_sglang.kernels import step as choice
 from led_sglang.kernels.cpu import step as cpu_step
+from led_sglang.kernels.step import ANOTHER_RANK
 from led_sglang.kernels.triton import support
 from led_sglang.patches import kernel_path, statistics
+from led_sglang.patches.self_check import Report
 
 SETTINGS: Any = SimpleNamespace(depth=8, captured=tuple(range(8)))
 
 
-def choose(device: str, hidden: int = 64, dtype: torch.dtype = torch.bfloat16) -> Step:
+def choose(
+    device: str, hidden: int = 64, dtype: torch.dtype = torch.bfloat16, group: Any = None
+) -> Step:
     runner = SimpleNamespace(
         device=device,
         dtype=torch.bfloat16,
         req_to_token_pool=SimpleNamespace(req_to_token=torch.empty(4, 0)),
         model_config=SimpleNamespace(vocab_size=100),
     )
-    head = LmHeadShard(torch.zeros(100, hidden, dtype=dtype), 0, 100)
-    alone = SimpleNamespace(all_gather_object=lambda ready: [ready])
+    # FakeTensorMode: a GPU that is not there
+    where = device if torch._guards.detect_fake_mode() else "cpu"
+    head = LmHeadShard(torch.zeros(100, hidden, dtype=dtype, device=where), 0, 100)
+    group = group or SimpleNamespace(rank_in_group=0, all_gather_object=lambda sent: [sent])
     return kernel_path.choose(
-        head, runner, SETTINGS, alone, final_norm=lambda x: x, all_gather=None
+        head, runner, SETTINGS, group, final_norm=lambda x: x, all_gather=None
     )
 
 
@@ -47,18 +54,21 @@ def test_on_a_cpu_the_compiled_step_serves(caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_where_it_does_not_compile_torch_serves_a_cpu(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    recwarn: pytest.WarningsRecorder,
 ) -> None:
     def fail() -> None:
         raise OSError("no space left")
 
     monkeypatch.setattr(cpu_step, "compile_all", fail)
-    with pytest.warns(RuntimeWarning, match="no space left"):
-        step = choose("cpu")
+    step = choose("cpu")
     assert step.name == "torch"
     assert "no space left" in str(step.reason)
-    assert caplog.records[-1].levelname == "WARNING"
-    assert str(step.reason) in caplog.records[-1].getMessage()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert str(step.reason) in record.getMessage()
+    assert not recwarn.list, "said twice"
 
 
 @pytest.mark.parametrize(
@@ -82,21 +92,56 @@ def test_what_the_kernels_cannot_hold_is_named_with_the_fallback(
 
 
 @pytest.mark.usefixtures("_any_device")
-def test_a_failing_compiler_is_named_with_the_fallback(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_compiler_is_named_with_the_fallback(
+    caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
     """Triton without a GPU cannot launch, just as where ptxas fails."""
-    with pytest.warns(RuntimeWarning, match="kernel posterior failed on cpu"):
+    step = choose("cuda:0")
+    assert step.name == "torch"
+    assert "kernel posterior failed on cpu" in str(step.reason)
+    (record,) = caplog.records
+    assert "kernel posterior failed" in record.getMessage()
+    assert not recwarn.list, "said twice"
+
+
+def test_a_gpu_that_is_too_old_is_named_with_the_fallback(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    with FakeTensorMode():
         step = choose("cuda:0")
     assert step.name == "torch"
-    assert "kernel posterior failed" in str(step.reason)
-    assert "kernel posterior failed" in caplog.records[-1].getMessage()
+    (record,) = caplog.records
+    assert "the device is sm_75; the kernels need sm_80" in record.getMessage()
+
+
+@pytest.mark.usefixtures("_any_device")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_cause_of_another_rank_is_named_once(
+    rank: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rank 1 alone cannot run the kernels."""
+
+    def gather(sent: Any) -> list[Any]:
+        if isinstance(sent, bool):
+            return [True, False]
+        return [ANOTHER_RANK, "ptxas says no"]
+
+    group = SimpleNamespace(rank_in_group=rank, all_gather_object=gather)
+    step = choose("cpu", group=group)
+    assert (step.name, step.reason) == ("torch", "ptxas says no")
+    said = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert said == (["LED steps run in torch: ptxas says no."] if rank == 0 else [])
 
 
 def test_server_info_says_what_fell_back_since_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     """The step of a GPU names its reason with the first step that the kernels cannot take."""
     settings = MagicMock(latent_layers=(3, 2), enabled=("led",), boundary_ids=())
     monkeypatch.setattr(statistics, "settings_or_none", lambda: settings)
-    step = SimpleNamespace(name="triton", reason=None, projected_rows=lambda: 0)
-    runner = SimpleNamespace(sampler=SimpleNamespace(step=step, soft_inputs=None))
+    step = SimpleNamespace(name="triton", reason=None)
+    checked = Report("on", "nothing", 0.5)
+    sampler = SimpleNamespace(step=step, soft_inputs=None, checked=checked)
+    runner = SimpleNamespace(sampler=sampler)
     controller = SimpleNamespace(
         scheduler=SimpleNamespace(tp_worker=MagicMock(model_runner=runner))
     )
@@ -104,7 +149,9 @@ def test_server_info_says_what_fell_back_since_the_launch(monkeypatch: pytest.Mo
     def shown() -> str:
         result = SimpleNamespace(internal_state={})
         statistics._show_in_server_info(result, controller, None)
-        kernels: str = result.internal_state["led"]["kernels"]
+        led = result.internal_state["led"]
+        assert led["self_check"] == {"mode": "on", "finding": "nothing", "seconds": 0.5}
+        kernels: str = led["kernels"]
         return kernels
 
     assert shown() == "triton"

@@ -176,8 +176,6 @@ def test_rows_keep_their_values_through_filters_and_merges() -> None:
     assert table.seeds.tolist() == [2, 0, 1, 0]
     assert table.mask("led", "dola").tolist() == [True, False, False, True]
     assert table.places_of("soft-thinking").tolist() == [2]
-    assert table.any_seeded("dola")
-    assert not table.any_seeded("led")
 
 
 def test_regular_rows_hold_what_a_built_regular_row_holds() -> None:

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from led_sglang.kernels import seeded_noise
 from led_sglang.methods import regular
+from led_sglang.methods.led.params import LedParams
 from led_sglang.methods.registry import METHODS
 from led_sglang.methods.regular import SeededRows
 from led_sglang.methods.rows import Layout, Row, RowTable
@@ -87,6 +88,27 @@ def test_tokens_are_those_of_sorted_and_filtered_posteriors(
 def test_a_batch_without_seeds_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [Row(sampler="dola"), Row()]
     assert SeededRows.of(table_of(rows, monkeypatch)) is None
+
+
+@pytest.mark.parametrize(
+    ("params", "concerned"),
+    [
+        (LedParams(), True),
+        (LedParams(think_only=False), False),
+        (LedParams(preset="release"), False),
+    ],
+    ids=["thinks for a while", "thinks always", "samples the response too"],
+)
+def test_rows_whose_method_picks_every_token_are_left_out(
+    params: LedParams, concerned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [Row(sampler="led", params=params, seed=3), Row()]
+    assert (SeededRows.of(table_of(rows, monkeypatch)) is not None) == concerned
+    rows.append(Row(sampler="dola", seed=4, top_p=0.9))
+    seeded = SeededRows.of(table_of(rows, monkeypatch))
+    assert seeded is not None
+    assert seeded.whole.tolist() == ([0] if concerned else [])
+    assert seeded.nucleus.tolist() == [2]
 
 
 class NoSort(TorchDispatchMode):

@@ -140,6 +140,11 @@ class LedParams:
         return self.think_only and not self.thinks_at_once
 
     @property
+    def picks_every_token(self) -> bool:
+        """Whether the engine's own pick is never used, whatever phase the request is in."""
+        return not self.think_only or self.thinks_at_once
+
+    @property
     def projects(self) -> bool:
         """Project every think step: an exploiting step needs a^{l*} too to state log q(token)."""
         return self.behaviour_logprobs or self.trace or self.answers_q
