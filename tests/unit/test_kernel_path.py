@@ -138,7 +138,8 @@ def test_server_info_says_what_fell_back_since_the_launch(monkeypatch: pytest.Mo
     """The step of a GPU names its reason with the first step that the kernels cannot take."""
     settings = MagicMock(latent_layers=(3, 2), enabled=("led",), boundary_ids=())
     monkeypatch.setattr(statistics, "settings_or_none", lambda: settings)
-    step = SimpleNamespace(name="triton", reason=None)
+    monkeypatch.setattr(statistics, "_machine", lambda scheduler: {})
+    step = SimpleNamespace(name="triton", reason=None, projected=None)
     checked = Report("on", "nothing", 0.5)
     sampler = SimpleNamespace(step=step, soft_inputs=None, checked=checked)
     runner = SimpleNamespace(sampler=sampler)
