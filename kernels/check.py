@@ -106,9 +106,9 @@ def compare(step: Step, trusted: Step, batch: SyntheticBatch) -> Comparison:
     if step.reason is not None:
         return Comparison(f"it leaves the batch to torch: {step.reason}", count, 0)
     right, judged = outcomes
-    gate_firm, firm = _firm_rows(right, batch)
-    finding = _first_difference(judged, right, batch, gate_firm, firm)
-    return Comparison(finding, count, int(firm.sum()))
+    firm = _firm_rows(right, batch)
+    finding = _first_difference(judged, right, batch, firm)
+    return Comparison(finding, count, int(firm.token.sum()))
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,16 @@ def _run(step: Step, batch: SyntheticBatch) -> _Outcome:
     return _Outcome(final, noise, result, stream)
 
 
-def _firm_rows(right: _Outcome, batch: SyntheticBatch) -> tuple[Tensor, Tensor]:
-    """[B] bool each: rows whose gate, and rows all of whose decisions, hang by more than `TIE`."""
+@dataclass(frozen=True)
+class _Firm:
+    """[B] bool each: rows in which something hangs by more than `TIE`, by the trusted numbers."""
+
+    gate: Tensor  # candidates and gate
+    token: Tensor  # and the layer and the token of the side that is taken
+    q: Tensor  # and l*, whichever side is taken
+
+
+def _firm_rows(right: _Outcome, batch: SyntheticBatch) -> _Firm:
     rows, result, final = batch.rows, right.result, right.final
     mass = final.logprobs.double().exp().cumsum(1)
     at_the_edge = ((mass - rows.candidate_top_p[:, None]).abs() < TIE).any(1)
@@ -142,7 +150,7 @@ def _firm_rows(right: _Outcome, batch: SyntheticBatch) -> tuple[Tensor, Tensor]:
     threshold = (rows.gate == Gate.ENTROPY) & ((final.entropy - rows.gate_value).abs() < TIE)
     # Certain gates are no draw: 0 and 1 hang by nothing.
     certain = (result.explore_probability == 0.0) | (result.explore_probability == 1.0)
-    gate_firm = ~(at_the_edge | threshold | torch.where(likelier, half, draw & ~certain))
+    gate = ~(at_the_edge | threshold | torch.where(likelier, half, draw & ~certain))
 
     p = result.layer_probs.double()
     c = p.cumsum(1)
@@ -152,11 +160,14 @@ def _firm_rows(right: _Outcome, batch: SyntheticBatch) -> tuple[Tensor, Tensor]:
     entropy = entropy.masked_fill(p.sum(2) == 0.0, -torch.inf)
     entropy[:, 0] = torch.nan_to_num(entropy[:, 0], neginf=0.0)
     star = entropy.argmax(1)
-    firm = gate_firm & (_gap(entropy) >= TIE)
-    for side in (a[:, 0], a[torch.arange(len(a), device=a.device), star]):
-        score = side.log() + torch.where(rows.greedy[:, None], 0.0, right.noise.pick)
-        firm &= _gap(score) >= TIE
-    return gate_firm, firm
+    layer = _gap(entropy) >= TIE
+    noise = torch.where(rows.greedy[:, None], 0.0, right.noise.pick)
+    exploit = _gap(a[:, 0].log() + noise) >= TIE
+    mixed = a[torch.arange(len(a), device=a.device), star]
+    explore = layer & (_gap(mixed.log() + noise) >= TIE)
+    token = gate & torch.where(result.explored, explore, exploit)
+    # A greedy row's q holds the likeliest token of either side.
+    return _Firm(gate, token, token & layer & (~rows.greedy | (exploit & explore)))
 
 
 def _gap(values: Tensor) -> Tensor:
@@ -168,42 +179,42 @@ def _gap(values: Tensor) -> Tensor:
 
 
 def _first_difference(
-    own: _Outcome, right: _Outcome, batch: SyntheticBatch, gate_firm: Tensor, firm: Tensor
+    own: _Outcome, right: _Outcome, batch: SyntheticBatch, firm: _Firm
 ) -> str | None:
     """One clause on the first number of a step that is not the trusted one's, or None."""
     ids, logprobs = right.final.ids, right.final.logprobs
     result, trusted = own.result, right.result
-    everywhere = torch.ones_like(firm)
-    owned = firm & batch.rows.owns
+    everywhere = torch.ones_like(firm.gate)
+    owned, known = firm.token & batch.rows.owns, firm.q & batch.rows.owns
     # Beyond a row's own candidates ids mean nothing.
     slots = logprobs > -torch.inf
     compared: list[tuple[str, Tensor, Tensor, Tensor, float, float]] = [
-        ("candidates", own.final.ids * slots, ids * slots, gate_firm, 0.0, 0.0),
-        ("log p of the final layer", own.final.logprobs, logprobs, gate_firm, 0.0, TOLERANCE),
+        ("candidates", own.final.ids * slots, ids * slots, firm.gate, 0.0, 0.0),
+        ("log p of the final layer", own.final.logprobs, logprobs, firm.gate, 0.0, TOLERANCE),
         ("p1", own.final.p1, right.final.p1, everywhere, TOLERANCE, 0.0),
         ("entropy", own.final.entropy, right.final.entropy, everywhere, TOLERANCE, TOLERANCE),
         ("gate's noise", own.noise.gate, right.noise.gate, everywhere, 1e-9, 1e-9),
-        ("tokens' noise", own.noise.pick * slots, right.noise.pick * slots, gate_firm, 1e-9, 1e-9),
+        ("tokens' noise", own.noise.pick * slots, right.noise.pick * slots, firm.gate, 1e-9, 1e-9),
         ("noise stream", own.stream.step, right.stream.step, everywhere[:1], 0.0, 0.0),
         (
             "probability to explore",
             result.explore_probability,
             trusted.explore_probability,
-            gate_firm,
+            firm.gate,
             0.0,
             TOLERANCE,
         ),
-        ("explored", result.explored, trusted.explored, gate_firm, 0.0, 0.0),
+        ("explored", result.explored, trusted.explored, firm.gate, 0.0, 0.0),
         # Below the smallest normal fp32 there is no relative error to speak of.
-        ("p of the layers", result.layer_probs, trusted.layer_probs, gate_firm, TOLERANCE, 1e-37),
-        ("depth", result.depth, trusted.depth, firm, 0.0, 0.0),
+        ("p of the layers", result.layer_probs, trusted.layer_probs, firm.gate, TOLERANCE, 1e-37),
+        ("depth", result.depth, trusted.depth, firm.token, 0.0, 0.0),
         ("token", result.token_ids, trusted.token_ids, owned, 0.0, 0.0),
-        ("q", result.behaviour_probs, trusted.behaviour_probs, owned, TOLERANCE, TOLERANCE),
+        ("q", result.behaviour_probs, trusted.behaviour_probs, known, TOLERANCE, TOLERANCE),
         (
             "log q of the token",
             result.behaviour_logprob,
             trusted.behaviour_logprob,
-            owned,
+            known,
             0.0,
             2 * TOLERANCE,
         ),
