@@ -31,10 +31,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     loaded = _loaded(torch.device(options.device), options.vocab, options.hidden)
+    before = time.process_time()
     with _Watch(loaded.device) as watch:
         _, report = self_check(loaded, "on")
     print(
-        f"{report.seconds:.2f} s, {watch.peak / _MIB:.0f} MiB at its worst moment, "
+        f"{report.seconds:.2f} s ({time.process_time() - before:.2f} s of the CPU), "
+        f"{watch.peak / _MIB:.0f} MiB at its worst moment, "
         f"{watch.left / _MIB:.0f} MiB kept; finding: {report.finding}"
     )
 

@@ -95,7 +95,7 @@ def choose(rank: int, world: int, folder: str) -> None:
     speed_up()
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
-    group = SimpleNamespace(all_gather_object=_all_gather_object)
+    group = SimpleNamespace(rank_in_group=rank, all_gather_object=_all_gather_object)
     head = case_of(0).head()
     strange = replace(head, weight=head.weight.double() if rank == 1 else head.weight)
     answers = []

@@ -78,6 +78,7 @@ SETTINGS = ServerSettings(
     think_start_ids=(1,),
     think_end_ids=(2, 3),
     boundary_ids=(),
+    self_check="off",  # it reads what it computes, at launch
 )
 # Batches by what is in them: a sampler and its group for each request.
 BATCHES: dict[str, list[tuple[str, dict[str, Any]]]] = {
@@ -312,6 +313,7 @@ def loop(monkeypatch: pytest.MonkeyPatch, context: Any, ranks: int) -> Iterator[
     group = SimpleNamespace(
         world_size=ranks,
         device_group=None,
+        rank_in_group=0,
         all_gather_object=lambda value: [value] * ranks,
         _all_gather_into_tensor=lambda out, own: out.copy_(own.repeat(ranks, 1)),
     )
