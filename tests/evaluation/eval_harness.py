@@ -78,7 +78,8 @@ def small_grid(url: str, run_dir: Path, *more: object, tasks: Sequence[str] = TA
 
 
 def records(run_dir: Path) -> list[dict[str, Any]]:
-    """Every stored sample of a run."""
+    """Every stored sample of a run, but for the time at which it was finished."""
     files = sorted(run_dir.glob("samples/*/*/*/output-rs*.jsonl"))
     # Not splitlines: a text may hold other line separators of Unicode.
-    return [json.loads(line) for file in files for line in file.open(newline="\n")]
+    found = [json.loads(line) for file in files for line in file.open(newline="\n")]
+    return [{key: value for key, value in row.items() if key != "finished"} for row in found]

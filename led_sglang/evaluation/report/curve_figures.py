@@ -24,6 +24,7 @@ from led_sglang.evaluation.report.figure_parts import (
     style_handles,
     temperatures,
 )
+from led_sglang.evaluation.report.summary import usable_ks
 
 Curve = list[tuple[float, float, float, float]]
 """x, value, and the ends of its interval."""
@@ -31,11 +32,11 @@ Curve = list[tuple[float, float, float, float]]
 
 def pass_at_n(metrics: Mapping[str, Any]) -> Figure | None:
     """pass@n of each task, and of their mean."""
+    ks = usable_ks(metrics["grid"]["n"])
 
     def axes(axis: Axes) -> None:
-        ks = sorted({x for drawn in axis.lines for x in drawn.get_xdata()})
         axis.set_xscale("log", base=2)
-        axis.set_xticks(ks, [f"{k:g}" for k in ks])
+        axis.set_xticks(ks, [str(k) for k in ks])
         axis.minorticks_off()
         axis.set(xlabel="n", ylabel="pass@n, %")
 
@@ -88,8 +89,9 @@ def _figure(
         for index, (temperature, axis) in enumerate(zip(steps, row, strict=True)):
             style = 0 if faceted else index
             for sampler in names:
-                if points := found.get((task, sampler, temperature)):
-                    _draw(axis, points, colour(metrics, sampler), style)
+                drawn = found.get((task, sampler, temperature))
+                if drawn:
+                    _draw(axis, drawn, colour(metrics, sampler), style)
             axis.set_title(f"{task}, T = {temperature}" if faceted else task)
     for axis in dict.fromkeys(axis for row in grid for axis in row):
         finish(axis)

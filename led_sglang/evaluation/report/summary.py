@@ -106,7 +106,8 @@ def cell_metrics(results: Results, cell: Cell) -> Metrics:
 
 def _averages(results: Results, tasks: Metrics) -> Metrics:
     """By sampler and temperature the means over the tasks, where every task has a number."""
-    n, found = results.grid.n, {}
+    n = results.grid.n
+    found: Metrics = {}
     for sampler, temperature in product(results.grid.samplers, results.grid.temperatures):
         cells = [
             tasks.get(task, {}).get(sampler.label, {}).get(f"{temperature:g}")
