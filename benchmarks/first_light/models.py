@@ -16,7 +16,10 @@ from transformers import {base}
 
 
 class Block(dict):
-    __getattr__ = dict.__getitem__
+    def __getattr__(self, name):
+        if name in self:
+            return self[name]
+        raise AttributeError(name)
 
 
 class {name}({base}):
