@@ -37,6 +37,12 @@ _FELL_BACK = (
     "Whether LED steps run in plain torch in place of the kernels of this device (1) or not (0).",
 )
 
+_SELF_CHECK = (
+    "sglang:led_self_check",
+    "Whether the self-check at launch found LED's steps right (1) or not (0), and something else "
+    "serves; -1 where it is off.",
+)
+
 
 @hook("observability.metrics_collector.SchedulerMetricsCollector.__init__", "AFTER")
 def _remember_labels(result: Any, self: Any, *args: Any, **kwargs: Any) -> None:
@@ -50,10 +56,15 @@ def are_shown() -> bool:
     return _labels is not None
 
 
-def start(max_depth: int) -> None:
-    """Show every counter at zero: what appears with its first count has none for `rate()`."""
+def start(max_depth: int, checked: bool | None) -> None:
+    """Show every counter at zero: what appears with its first count has none for `rate()`.
+
+    Args:
+        checked: what the self-check found right; None where it is off.
+    """
     if _labels is not None:
-        counters, by_depth, _ = _prometheus()
+        counters, by_depth, _, self_check = _prometheus()
+        self_check.labels(**_labels).set(-1 if checked is None else checked)
         for counter in counters.values():
             counter.labels(**_labels)
         for depth in range(1, max_depth + 1):
@@ -77,7 +88,7 @@ class ServerCounters:
             self._by_depth[depth] = self._by_depth.get(depth, 0) + int(by)
         if _labels is None or not by:
             return
-        counters, by_depth, _ = _prometheus()
+        counters, by_depth, *_ = _prometheus()
         if depth is None:
             counters[name].labels(**_labels).inc(by)
         else:
@@ -106,8 +117,9 @@ class ServerCounters:
 
 
 @cache
-def _prometheus() -> tuple[dict[str, Any], Any, Any]:
-    """Prometheus' counters by the sum's name, that by depth, and the gauge of what fell back."""
+def _prometheus() -> tuple[dict[str, Any], Any, Any, Any]:
+    """Prometheus' counters by the sum's name, that by depth, and the gauges of what fell back and
+    of the self-check."""
     # Imported here: prometheus_client picks its value class from an environment variable that
     # SGLang sets at launch.
     from prometheus_client import Counter, Gauge
@@ -117,4 +129,5 @@ def _prometheus() -> tuple[dict[str, Any], Any, Any]:
         {name: Counter(*shown, names) for name, shown in _COUNTERS.items()},
         Counter(*_BY_DEPTH, [*names, "depth"]),
         Gauge(*_FELL_BACK, names, multiprocess_mode="mostrecent"),
+        Gauge(*_SELF_CHECK, names, multiprocess_mode="mostrecent"),
     )

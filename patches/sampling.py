@@ -108,7 +108,7 @@ class LedSampler(Sampler):
                 self._samplers.append((frozenset(method.samplers), at_work))
             else:
                 self._changers.append((frozenset(method.samplers), at_work))
-        show_from_the_start(self.step, self._settings.depth)
+        show_from_the_start(self.step, self._settings.depth, self.checked)
 
     @property
     def step(self) -> Step:

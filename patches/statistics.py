@@ -19,6 +19,7 @@ from led_sglang.patches.batch_state import notes_of
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.metrics import ServerCounters
 from led_sglang.patches.published import settings_or_none
+from led_sglang.patches.self_check import Report
 
 
 class StepStatistics:
@@ -68,9 +69,9 @@ class _BatchCommits:
 _counters = ServerCounters()
 
 
-def show_from_the_start(step: Step, max_depth: int) -> None:
+def show_from_the_start(step: Step, max_depth: int, checked: Report) -> None:
     """Have `/metrics` show everything before the first request."""
-    metrics.start(max_depth)
+    metrics.start(max_depth, None if checked.mode == "off" else checked.finding is None)
     _counters.falls_back(step.reason is not None)
 
 

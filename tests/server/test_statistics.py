@@ -240,6 +240,7 @@ def test_server_info_and_metrics(
         assert metrics_after[counter, ""] - metrics_before[counter, ""] == count
     assert after["projected_rows"] > before["projected_rows"]
     assert metrics_after["sglang:led_fell_back", ""] == 0
+    assert metrics_after["sglang:led_self_check", ""] == 1
 
 
 def metrics(server: Server) -> dict[tuple[str, str], float]:
