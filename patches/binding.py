@@ -67,7 +67,7 @@ def bind(model_runner: Any, settings: ServerSettings, automaton: ThinkAutomaton 
     )
     reads_head = settings.uses_led or settings.dola_layers
     loaded, checked = self_check(loaded, settings.self_check, CHECKS if reads_head else ())
-    widths = (loaded.head.valid,)
+    widths: tuple[int, ...] = (loaded.head.valid,)
     if loaded.gather is not None:
         widths = tuple(group.all_gather_object(loaded.head.valid))
     model = LoadedModel(
