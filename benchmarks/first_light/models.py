@@ -78,7 +78,7 @@ def write_model(kind: str, folder: Path, toy: bool) -> Path:
     config = AutoConfig.for_model(
         model.base,
         hidden_size=hidden,
-        intermediate_size=2 * hidden,
+        intermediate_size=max(2 * hidden, 256),
         max_position_embeddings=_LENGTH,
         num_attention_heads=hidden // 16 if toy else hidden // 64,
         num_hidden_layers=12,
