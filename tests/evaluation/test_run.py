@@ -390,7 +390,7 @@ def test_full_disk_keeps_what_is_finished(tmp_path: Path) -> None:
     with running(engine()) as url:
         grid = small_grid(url, run_dir, tasks=["aime24"])
         limited = subprocess.run(
-            ["bash", "-c", 'ulimit -f 2; exec "$@"', "bash", *eval_command(*grid)],
+            ["bash", "-c", 'ulimit -f 6; exec "$@"', "bash", *eval_command(*grid)],
             capture_output=True,
             text=True,
             timeout=120,

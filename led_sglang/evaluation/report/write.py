@@ -29,7 +29,6 @@ def write_report(store: RunStore) -> dict[str, Any]:
         )
     metrics = summarize(results)
     title, facts = header.title(results.settings), header.facts(results)
-    metrics["facts"] = dict(facts)
     write_atomically(store.folder / "metrics.json", json.dumps(metrics, indent=1))
     write_atomically(store.folder / "report.md", _markdown(title, facts, metrics))
     try:
