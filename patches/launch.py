@@ -58,7 +58,7 @@ def launch(argv: Sequence[str]) -> None:
     finally:
         with uninterrupted():
             # To SGLang's watchdog a process that ends is a crash: it would end this one by SIGQUIT.
-            SubprocessWatchdog._check_processes = lambda self: True  # type: ignore[method-assign]
+            SubprocessWatchdog._check_processes = lambda self: True
             kill_process_tree(os.getpid(), include_parent=False)
 
 

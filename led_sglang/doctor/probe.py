@@ -79,7 +79,7 @@ def examine(client: ServerClient, expected: Expectations) -> list[Finding]:
     """
     info = client.server_info()
     states = [state for state in info.get("internal_states") or [] if isinstance(state, dict)]
-    parts = [state.get("led") for state in states]
+    parts: list[Any] = [state.get("led") for state in states]
     server = f"SGLang {info.get('version')}, {info.get('served_model_name')}"
     if not parts or not all(parts):
         return [
@@ -146,6 +146,7 @@ def _sampler(settings: Mapping[str, Any], wanted: str | None) -> Finding:
 
 def _answers(client: ServerClient, settings: Mapping[str, Any]) -> list[Finding]:
     """A seeded request explores at every token, and two in a row get the same tokens."""
+    wrong: str | None = None
     if "led" not in settings["enabled"]:
         wrong = "requests cannot choose led: start the server with --enable-samplers led"
         return [Finding("probe", "not asked", wrong)]
@@ -165,7 +166,6 @@ def _answers(client: ServerClient, settings: Mapping[str, Any]) -> list[Finding]
     meta_info = answer.get("meta_info") or {}
     explored = (meta_info.get("led") or {}).get("explored_tokens", 0)
     made = Answerer(meta_info).complaint("led", _LED, sampler_names())
-    wrong = None
     if made is not None:
         wrong = f"{client.base_url} {made}"
     elif explored != _TOKENS:

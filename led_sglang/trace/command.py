@@ -148,7 +148,7 @@ def summary(run: Trace) -> str:
     return f"{text}, {len(steps)} thinking, {sum(s.explored for s in steps)} explored"
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(
         prog="led-sglang trace",
         description="Write one answer of a running server as an HTML page that shows, token by "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,7 +89,7 @@ def take(batch: SyntheticBatch, places: list[int]) -> SyntheticBatch:
     """Some of the rows, in this order; sizes stay those of the whole."""
     index = torch.tensor(places, device=batch.logits.device)
 
-    def of(record: object) -> dict[str, Tensor]:
+    def of(record: object) -> dict[str, Any]:
         columns = vars(record).items()
         return {name: x[index] for name, x in columns if isinstance(x, Tensor)}
 

@@ -103,7 +103,7 @@ def _parts(
     final, noise, _ = run(step, batch)
     stream = NoiseStream.start(0, device)
     origins = batch.seeds, batch.has_seed, batch.positions
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "posterior": partial(step.final_posterior, batch.logits, batch.rows, batch.limits),
         "noise": partial(step.draw_noise, stream, *origins, final.ids),
         "rest": partial(step.led_step, final, batch.latents, batch.rows, batch.limits, noise),
