@@ -148,8 +148,8 @@ def _answers(client: ServerClient, settings: Mapping[str, Any]) -> list[Finding]
     """A seeded request explores at every token, and two in a row get the same tokens."""
     wrong: str | None = None
     if "led" not in settings["enabled"]:
-        wrong = "requests cannot choose led: start the server with --enable-samplers led"
-        return [Finding("probe", "not asked", wrong)]
+        way_out = "requests cannot choose led: start the server with --enable-samplers led"
+        return [Finding("probe", "not asked", way_out)]
     sampling = {
         "max_new_tokens": _TOKENS,
         "temperature": 1.0,
