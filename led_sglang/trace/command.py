@@ -72,7 +72,7 @@ def trace(argv: Sequence[str]) -> int:
     return 0
 
 
-def _trace_from_run(parser: Parser, arguments: argparse.Namespace) -> int:
+def _trace_from_run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     """The trace of a recorded sample; 2 where the server does not repeat it."""
     require("eval", "math_verify", "yaml")
     from led_sglang.evaluation.store import trace_path
