@@ -113,7 +113,8 @@ class Endpoint:
         """The model that is asked.
 
         Args:
-            wanted: its name; None: the first that the endpoint lists.
+            wanted: its name; None: the first that the endpoint lists and that chooses no sampler. A
+                gateway may list names in any order.
         """
         answer = await self.request("GET", "/v1/models")
         entries = [entry for entry in answer.get("data", []) if "id" in entry]
@@ -125,7 +126,8 @@ class Endpoint:
                 f"{self.url} does not serve the model {wanted!r}; it serves {', '.join(names)}"
             )
         contexts = [entry.get("max_model_len") for entry in entries]  # none for an adapter
-        name = wanted or names[0]
+        own = [name for name in names if name.rpartition(":")[0] not in names]
+        name = wanted or own[0]
         by_sampler = {s: f"{name}:{s}" for s in sampler_names() if f"{name}:{s}" in names}
         return ServedModel(name, next((c for c in contexts if c is not None), None), by_sampler)
 
