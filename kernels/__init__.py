@@ -6,12 +6,15 @@ Imports torch and triton, and Numba where a CPU's step is asked for; nothing of 
 
 from .eager import EagerStep
 from .eager.noise import gumbel_from_hash, hash32, noise_origins, seeded_noise, uniform_from_hash
+from .phase import DeviceTables, ThinkPhase
 from .reference import LedReference, latent_posteriors, led_reference
 from .step import Step, prepare
 from .triton import TritonStep
 from .types import (
     AllGather,
     CannotServe,
+    Decided,
+    Draws,
     FinalNorm,
     FinalPosterior,
     Gate,
@@ -27,6 +30,9 @@ from .types import (
 __all__ = [
     "AllGather",
     "CannotServe",
+    "Decided",
+    "DeviceTables",
+    "Draws",
     "EagerStep",
     "FinalNorm",
     "FinalPosterior",
@@ -40,6 +46,7 @@ __all__ = [
     "NoiseStream",
     "Step",
     "StepNoise",
+    "ThinkPhase",
     "TritonStep",
     "gumbel_from_hash",
     "hash32",

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from .eager import EagerStep
+from .phase import ThinkPhase
 from .triton import TritonStep, device_reason
 from .types import (
     AllGather,
     CannotServe,
+    Decided,
+    Draws,
     FinalNorm,
     FinalPosterior,
     LaunchLimits,
@@ -31,7 +34,9 @@ ANOTHER_RANK = "another rank cannot run the kernels, and all ranks must take the
 class Step(Protocol):
     """One implementation of the LED step, bound to an LM head and all it needs.
 
-    A step is `final_posterior`, `draw_noise` for the candidates it names, then `led_step`.
+    A step is `decide`, then `settle` once the engine has sampled. What `decide` computes can be had
+    in parts, to look at each: `final_posterior`, `draw_noise` for the candidates it names,
+    `led_step`.
 
     Attributes:
         name: `triton`, `cpu` or `torch`.
@@ -95,6 +100,44 @@ class Step(Protocol):
         Raises:
             ValueError: latents are too few for limits.depth, or a row wants the final norm and none
                 was given.
+        """
+
+    def decide(
+        self,
+        logits: Tensor,
+        latents: Tensor,
+        rows: LedRows,
+        limits: LedLimits,
+        draws: Draws,
+        phase: ThinkPhase | None,
+    ) -> Decided:
+        """The whole step, from the engine's logits to LED's tokens.
+
+        Args:
+            logits, latents, limits: see `final_posterior` and `led_step`.
+            rows: owns and thinks say what holds whatever the phase is. The same object as in the
+                step before, if the batch is, spares an implementation its preparation.
+            draws: of this step's noise.
+            phase: the rows' think phase: a row thinks if its phase or `rows.thinks` says so, and
+                LED picks its token then, or always with random_gate; None: rows as they are.
+        """
+
+    def settle(
+        self,
+        token_ids: Tensor,
+        decided: Decided,
+        phase: ThinkPhase | None,
+        *,
+        takes: bool = True,
+    ) -> None:
+        """Write LED's tokens over the engine's, and move the think phase of every row on.
+
+        Args:
+            token_ids: [B] int32 or int64, the engine's; changed in place.
+            decided: from `decide`, with no other step since.
+            phase: as in `decide`.
+            takes: False: the tokens stay, as ranks have settled them; the phase moves on from where
+                it was before the step.
         """
 
 

@@ -81,8 +81,8 @@ class LedRows:
     gate: Tensor  # int64, a Gate
     gate_value: Tensor  # f32: nats for ENTROPY, a probability for RATE
     random_gate: Tensor  # bool: a greedy row still draws its gate (preset `release`)
-    owns: Tensor  # bool: LED picks this row's token
-    thinks: Tensor  # bool: only such rows may explore
+    owns: Tensor  # bool: LED picks this row's token (`decide`: while it thinks, or random_gate)
+    thinks: Tensor  # bool: only such rows may explore (`decide`: and those in the think phase)
     projects: Tensor  # bool: project the latents even when exploiting (log q, trace)
 
 
@@ -185,6 +185,16 @@ class StepNoise:
 
 
 @dataclass(frozen=True)
+class Draws:
+    """Where the randomness of a step comes from, see `Step.draw_noise`."""
+
+    stream: NoiseStream
+    seeds: Tensor  # [B] int64
+    has_seed: Tensor  # [B] bool
+    positions: Tensor  # [B] int64
+
+
+@dataclass(frozen=True)
 class LedResult:
     """What one step decided, and why. D = LedLimits.depth."""
 
@@ -203,3 +213,22 @@ class LedResult:
     behaviour_logprob: Tensor  # [B] f32, log q(token); -inf where q is not known
     projected_rows: int | None  # latent rows sent through the LM head; None if only the GPU knows
     gate_draw: Tensor | None = None  # [B] float64, what the gate drew; set by who drew the noise
+
+
+# Columns of `Decided.summary`.
+SUMMARY = ("is_led", "thinks", "explored", "depth", "p1", "phase", "behaviour_logprob")
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A whole step: which tokens are LED's, and what the host wants to know of it.
+
+    Attributes:
+        result: the numbers behind it, with `gate_draw`.
+        owned: [B] bool, rows whose token LED picked.
+        summary: [B, 7] f32 as `SUMMARY` says, in memory of its own: one copy to the host.
+    """
+
+    result: LedResult
+    owned: Tensor
+    summary: Tensor

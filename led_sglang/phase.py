@@ -13,41 +13,11 @@ import numpy as np
 import torch
 
 from led_sglang.common.phases import Phase
+from led_sglang.kernels.phase import KEEP, DeviceTables, ThinkPhase
+
+__all__ = ["KEEP", "Phase", "PhaseTracker", "StepInputs", "ThinkAutomaton"]
 
 _SCAN_CHUNK = 4096
-
-
-@dataclass(frozen=True)
-class DeviceTables:
-    """The automaton as look-up tables; made by `ThinkAutomaton.device_tables`.
-
-    Attributes:
-        token_class: [V + 1] int64, the class of each token id; the last entry stands for every id
-            outside the vocabulary. int64 although uint8 would hold it: torch reads a uint8 index
-            as a mask, so a smaller table would cost a cast in every step.
-        transitions: [num_states, num_classes] int64.
-        thinks: [num_states] bool.
-    """
-
-    token_class: torch.Tensor
-    transitions: torch.Tensor
-    thinks: torch.Tensor
-
-    def advance(self, state: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-        """States [B] int64 after one more token a row; gathers only, no host sync.
-
-        Args:
-            state: [B] int64, states of the automaton.
-            token_ids: [B] int64 or int32; an id outside the vocabulary is no delimiter token.
-        """
-        # -1 indexes the last entry, so both ends clamp to the "outside" entry and never to a real
-        # token (`</think>` may well be the last id of a vocabulary).
-        outside = self.token_class.shape[0] - 1
-        return self.transitions[state, self.token_class[token_ids.clamp(-1, outside)]]
-
-    def thinking(self, state: torch.Tensor) -> torch.Tensor:
-        """[B] bool: whether the next token of rows in `state` [B] int64 is thought."""
-        return self.thinks[state]
 
 
 class ThinkAutomaton:
@@ -178,16 +148,13 @@ class ThinkAutomaton:
                     f"think delimiter token {token} is outside the vocabulary of {vocab_size} ids"
                 )
             token_class[token] = index
-        thinks = torch.tensor([phase == Phase.THINK for phase in self._phases])
+        phases = torch.tensor([int(phase) for phase in self._phases])
         return DeviceTables(
             token_class=token_class.to(device),
             transitions=torch.tensor(self._rows, dtype=torch.int64).to(device),
-            thinks=thinks.to(device),
+            thinks=(phases == Phase.THINK).to(device),
+            phases=phases.to(device),
         )
-
-
-# Rows that continue decoding keep the state of their slot.
-KEEP = -1
 
 
 @dataclass(frozen=True)
@@ -195,7 +162,7 @@ class StepInputs:
     """Where a step's rows keep their phase, and the states of rows that were just prefilled."""
 
     slots: torch.Tensor  # [B] request slots
-    initial: torch.Tensor | None  # [B] int64, -1: keep the slot's state; None: all keep
+    initial: torch.Tensor | None  # [B] int64, KEEP: keep the slot's state; None: all keep
 
 
 class PhaseTracker:
@@ -206,25 +173,11 @@ class PhaseTracker:
 
     def __init__(self, automaton: ThinkAutomaton, slots: int, vocab_size: int, device: Any) -> None:
         self._tables: DeviceTables = automaton.device_tables(vocab_size, device)
-        self._phases = torch.tensor(
-            [automaton.phase(state) for state in range(automaton.num_states)], device=device
-        )
         self._states = torch.zeros(slots, dtype=torch.int64, device=device)
 
-    def begin(self, step: StepInputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """States [B], whether they think [B] bool, and their phases [B], before sampling."""
-        states = self._states[step.slots]
-        if step.initial is not None:
-            states = torch.where(step.initial == KEEP, states, step.initial)
-        return states, self._tables.thinking(states), self._phases[states]
-
-    def thinks_after(self, states: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-        """[B] bool: whether rows in `states` still think once they have sampled these tokens."""
-        return self._tables.thinking(self._tables.advance(states, token_ids))
-
-    def finish(self, step: StepInputs, states: torch.Tensor, token_ids: torch.Tensor) -> None:
-        """Move every row's slot on by the token it sampled."""
-        self._states[step.slots] = self._tables.advance(states, token_ids.long())
+    def begin(self, step: StepInputs) -> ThinkPhase:
+        """The phases of a step's rows, before sampling."""
+        return ThinkPhase(self._tables, self._states, step.slots, step.initial)
 
 
 def _ends_with(tokens: tuple[int, ...], delimiter: tuple[int, ...]) -> bool:

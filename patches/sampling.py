@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from sglang.kernels.ops.sampling.renorm import top_p_renorm_prob
 from sglang.srt.layers.logprob_processor import OutputLogprobProcessor
-from sglang.srt.layers.sampler import Sampler
+from sglang.srt.layers.sampler import SYNC_TOKEN_IDS_ACROSS_TP, Sampler
 from sglang.srt.runtime_context import get_exec, get_parallel, get_platform
 from torch import Tensor
 
-from led_sglang.kernels import LmHeadShard, Step
+from led_sglang.kernels import LmHeadShard, Step, ThinkPhase
 from led_sglang.methods.base import LogitsChanger, LogitsContext, Picks, StepContext, TokenSampler
 from led_sglang.methods.registry import METHODS
 from led_sglang.methods.regular import SeededRows
@@ -39,8 +39,31 @@ class _Step:
     table: RowTable
     positions: Tensor
     logits_output: Any
-    states: Tensor = field(init=False)  # [B] int64, where the think phase is tracked
+    phase: ThinkPhase | None
     picks: list[Picks] = field(default_factory=list)
+    taken_over: bool = False
+
+    def take_over(self, token_ids: Tensor) -> None:
+        """Write the methods' tokens over the engine's, in place, in the rows they own."""
+        if self.taken_over:
+            return
+        # A pick that settles the step moves on all rows' phases: it comes last.
+        for picks in sorted(self.picks, key=lambda picks: picks.settle is not None):
+            if picks.settle is not None:
+                picks.settle(token_ids, True)
+            else:
+                token_ids.copy_(torch.where(picks.owned, picks.token_ids, token_ids.long()))
+        self.taken_over = True
+
+    def finish(self, token_ids: Tensor, changed: bool) -> None:
+        """Move the think phases on by the tokens, unless a pick has and they have not `changed`
+        since."""
+        settled = next((picks.settle for picks in self.picks if picks.settle is not None), None)
+        if settled is None:
+            if self.phase is not None:
+                self.phase.finish(token_ids)
+        elif changed:
+            settled(token_ids, False)
 
 
 class _OutputLogprobs(OutputLogprobProcessor):
@@ -90,6 +113,7 @@ class LedSampler(Sampler):
         self._step: _Step | None = None
         # Whether the captured layers are still to be looked at once.
         self._unseen = bool(settings.captured) and settings.self_check != "off"
+        self._flat: tuple[Tensor, Tensor] | None = None
         self.output_logprob_processor = _OutputLogprobs(self)
         # The backend SGLang would have chosen; `led` itself means nothing to the built-in code.
         self._backend = _built_in_backend(self.enable_deterministic)
@@ -163,7 +187,9 @@ class LedSampler(Sampler):
         table = table_of(sampling_info)
         if table is not None and len(table.rows):
             inputs = getattr(sampling_info, STEP_ATTRIBUTE)
-            self._step = _Step(inputs, table, positions, logits_output)
+            tracker = self._bound.tracker
+            phase = None if tracker is None else tracker.begin(inputs)
+            self._step = _Step(inputs, table, positions, logits_output, phase)
         try:
             token_ids = super().forward(
                 logits_output,
@@ -175,8 +201,10 @@ class LedSampler(Sampler):
                 logprob_logits=logprob_logits,
             )
             step = self._step
-            if step is not None and (tracker := self._bound.tracker) is not None:
-                tracker.finish(step.inputs, step.states, token_ids)
+            if step is not None:
+                # What SGLang lets ranks agree on may not be what they sampled.
+                agreed = SYNC_TOKEN_IDS_ACROSS_TP or bool(sampling_info.grammars)
+                step.finish(token_ids, agreed)
             rows = sampling_info.sampling_mask_batch_indices
             for picks in step.picks if step is not None and rows is not None else ():
                 if picks.behaviour is not None:
@@ -199,28 +227,16 @@ class LedSampler(Sampler):
         return logits
 
     def _decide(self, step: _Step, logits: Tensor, sampling_info: Any) -> None:
-        table, tracker = step.table, self._bound.tracker
-        if tracker is not None:
-            step.states, thinking, phases = tracker.begin(step.inputs)
-        else:
-            thinking = torch.ones_like(table.has_seed)
-            phases = torch.ones_like(step.positions)
-        soft = self.soft_inputs
+        table, soft = step.table, self.soft_inputs
         if soft is not None and step.inputs.initial is None:
             soft.check_applied()
-
-        def thinks_after(token_ids: Tensor) -> Tensor:
-            return thinking if tracker is None else tracker.thinks_after(step.states, token_ids)
-
         context = StepContext(
             logits=logits,
             latents=self._latents(step.logits_output, logits),
             positions=step.positions,
             slots=step.inputs.slots,
-            temperature=sampling_info.temperatures.view(-1),
-            thinking=thinking,
-            phases=phases,
-            thinks_after=thinks_after,
+            temperature=self._temperatures(sampling_info.temperatures),
+            phase=step.phase,
             table=table,
         )
         step.picks = [
@@ -235,6 +251,12 @@ class LedSampler(Sampler):
             records.append(FirstStreams.of(captured, logits, self._settings.captured))
         if records:
             step.logits_output.auxiliary_device_output = StepStatistics(records, self.step)
+
+    def _temperatures(self, column: Tensor) -> Tensor:
+        """[B, 1] as [B]: the same object for the same column, by which steps know their batch."""
+        if self._flat is None or self._flat[0] is not column:
+            self._flat = column, column.view(-1)
+        return self._flat[1]
 
     def _captured(self, logits_output: Any, logits: Tensor) -> Tensor:
         """[B, C, H], deepest layer first: a view of what SGLang captured.
@@ -282,8 +304,8 @@ class LedSampler(Sampler):
 
     def take_over(self, token_ids: Tensor) -> None:
         """Write the methods' tokens over the engine's, in place, in the rows they own."""
-        for picks in self._step.picks if self._step is not None else ():
-            token_ids.copy_(torch.where(picks.owned, picks.token_ids, token_ids.long()))
+        if self._step is not None:
+            self._step.take_over(token_ids)
 
     def reported_logprobs(self, logprobs: Tensor) -> Tensor:
         """[B] log-probabilities of the tokens: log q where a row asked for it and LED drew."""

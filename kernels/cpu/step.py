@@ -17,6 +17,7 @@ from torch import Tensor
 from ..eager import EagerStep
 from ..eager.latent_lse import latent_partials
 from ..eager.step import refuse_what_is_missing
+from ..eager.whole import StepByParts
 from ..types import (
     AllGather,
     CannotServe,
@@ -70,7 +71,7 @@ def _tensors(arrays: dict[str, Any]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-class CpuStep:
+class CpuStep(StepByParts):
     """`Step` compiled by Numba, which takes seconds the first time on a machine.
 
     Final logits that are not fp32 go to plain torch.

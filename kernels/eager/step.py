@@ -25,9 +25,10 @@ from .gate import Decision, gate_rows
 from .latent_lse import latent_partials
 from .noise import draw_noise
 from .posterior import final_posterior
+from .whole import StepByParts
 
 
-class EagerStep:
+class EagerStep(StepByParts):
     """`Step` in plain torch: takes whatever it is given, and needs no preparation.
 
     Args:

@@ -13,6 +13,8 @@ rounded to a fixed point first, and integers add up the same in any order.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
@@ -20,16 +22,14 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..types import LmHeadShard
-from .tiles import BLOCK_COLUMNS, architecture, column_tiles, programs, row_tiles, tile_for
-from .workspace import StepWorkspace, tensors
+from .launch import Arguments, Kernel
+from .tiles import BLOCK_COLUMNS, HALVES, Chip, Table, chip_of, column_tiles, table_for
+from .workspace import StepWorkspace
 
 # Exponentials are at most 1; 16 of them at 2**26 each fit an int32. What is rounded away is at most
 # 2**-27 of the largest per column: 1e-6 of a tile's sum, if every other column were that small.
 _FIXED_POINT_BITS = tl.constexpr(26)
 _GROUP = tl.constexpr(16)
-
-# No row count is above the last row tile's range.
-_NO_LIMIT = 2**31 - 1
 
 
 @triton.jit
@@ -46,162 +46,367 @@ def soft_cap(z, cap):
     return cap * tl.where(tl.abs(y) < 0.25, series, exact)
 
 
-@triton.jit(
-    do_not_specialize=["first", "window", "columns", "column_tiles", "logit_scale", "softcap"]
-)
-def latent_lse_kernel(
-    weight,  # [columns, HIDDEN], or its descriptor
-    latent_rows,  # [window, HIDDEN], or its descriptor
-    row_scale,  # [window] f32, log2(e) / T
-    live_count,  # [1] int32
-    tile_max,  # [window, column_tiles] f32
-    tile_sum,  # [window, column_tiles] f32
-    first,
-    window,
+@triton.jit
+def _weight_block(
+    weight,
+    column,
+    first_column,
+    first_hidden,
+    hidden,
+    weight_stride,
+    columns,
+    BLOCK_H: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    if DESCRIPTORS:
+        w = weight.load([first_column, first_hidden])
+    else:
+        at = first_hidden + tl.arange(0, BLOCK_H)
+        w = tl.load(
+            weight + column.to(tl.int64)[:, None] * weight_stride + at[None, :],
+            mask=(column < columns)[:, None] & (at < hidden)[None, :],
+            other=0.0,
+        )
+    return w.to(tl.float32) if UPCAST else w
+
+
+@triton.jit
+def _row_block(
+    latent_rows,
+    first_row,
+    first_hidden,
+    hidden,
+    count,
+    ROWS: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    if DESCRIPTORS:
+        h = latent_rows.load([first_row, first_hidden])
+    else:
+        row = first_row + tl.arange(0, ROWS)
+        at = first_hidden + tl.arange(0, BLOCK_H)
+        h = tl.load(
+            latent_rows + row.to(tl.int64)[:, None] * hidden + at[None, :],
+            mask=(row < count)[:, None] & (at < hidden)[None, :],
+            other=0.0,
+        )
+    return h.to(tl.float32) if UPCAST else h
+
+
+@triton.jit
+def _leave(
+    z,  # [BLOCK_V, ROWS] f32, products
+    column,
+    first_row,
+    column_tile,
+    row_scale,
+    tile_max,
+    tile_sum,
+    count,
     columns,
     column_tiles,
     logit_scale,
     softcap,
-    HIDDEN: tl.constexpr,
-    WEIGHT_STRIDE: tl.constexpr,
-    MORE_THAN: tl.constexpr,
-    AT_MOST: tl.constexpr,
     BLOCK_V: tl.constexpr,
     ROWS: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+):
+    row = first_row + tl.arange(0, ROWS)
+    z = z * logit_scale
+    if HAS_SOFTCAP:
+        z = soft_cap(z, softcap)
+    z = tl.where((column < columns)[:, None], z, -float("inf"))
+    peak = tl.max(z, 0)
+    shift = tl.where(peak == -float("inf"), 0.0, peak)
+    scale = tl.load(row_scale + row, mask=row < count, other=1.0)
+    exponent = tl.fma(
+        z - shift[None, :],
+        tl.broadcast_to(scale[None, :], [BLOCK_V, ROWS]),
+        tl.full([BLOCK_V, ROWS], _FIXED_POINT_BITS, tl.float32),
+    )
+    fixed = (tl.exp2(exponent) + 0.5).to(tl.int32)
+    groups = tl.sum(tl.reshape(fixed, [BLOCK_V // _GROUP, _GROUP, ROWS]), 1)
+    total = tl.sum(groups.to(tl.int64), 0).to(tl.float32) * (2.0**-_FIXED_POINT_BITS)
+    out = row.to(tl.int64) * column_tiles + column_tile
+    tl.store(tile_max + out, peak, mask=row < count)
+    tl.store(tile_sum + out, total, mask=row < count)
+
+
+@triton.jit
+def _tiles_of(
+    weight,
+    first_rows,  # of the first product of a row tile
+    second_rows,  # of the second one, which starts where the first ends
+    row_scale,
+    tile_max,
+    tile_sum,
+    count,
+    hidden,
+    weight_stride,
+    columns,
+    column_tiles,
+    logit_scale,
+    softcap,
+    BLOCK_V: tl.constexpr,
+    FIRST: tl.constexpr,
+    SECOND: tl.constexpr,
     BLOCK_H: tl.constexpr,
     STAGES: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
     DESCRIPTORS: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    count = tl.minimum(tl.load(live_count) - first, window)
-    if count <= MORE_THAN or count > AT_MOST:
-        return
-    tiles_of_rows = tl.cdiv(count, ROWS)
+    tiles_of_rows = tl.cdiv(count, FIRST + SECOND)
     # Row tiles are the fast index: programs that run together share a tile of the weight in L2.
     for pair in tl.range(tl.program_id(0), column_tiles * tiles_of_rows, tl.num_programs(0)):
         column_tile = pair // tiles_of_rows
         first_column = column_tile * BLOCK_V
-        first_row = (pair % tiles_of_rows) * ROWS
+        row = (pair % tiles_of_rows) * (FIRST + SECOND)
         column = first_column + tl.arange(0, BLOCK_V)
-        row = first_row + tl.arange(0, ROWS)
-        z = tl.zeros([BLOCK_V, ROWS], tl.float32)
-        for first_hidden in tl.range(0, HIDDEN, BLOCK_H, num_stages=STAGES):
-            if DESCRIPTORS:
-                w = weight.load([first_column, first_hidden])
-                h = latent_rows.load([first_row, first_hidden])
-            else:
-                at = first_hidden + tl.arange(0, BLOCK_H)
-                w = tl.load(
-                    weight + column.to(tl.int64)[:, None] * WEIGHT_STRIDE + at[None, :],
-                    mask=(column < columns)[:, None] & (at < HIDDEN)[None, :],
-                    other=0.0,
-                )
-                h = tl.load(
-                    latent_rows + row.to(tl.int64)[:, None] * HIDDEN + at[None, :],
-                    mask=(row < count)[:, None] & (at < HIDDEN)[None, :],
-                    other=0.0,
-                )
-            if UPCAST:
-                w = w.to(tl.float32)
-                h = h.to(tl.float32)
+        z = tl.zeros([BLOCK_V, FIRST], tl.float32)
+        if SECOND > 0:
+            y = tl.zeros([BLOCK_V, SECOND], tl.float32)
+        for at in tl.range(0, hidden, BLOCK_H, num_stages=STAGES):
+            w = _weight_block(
+                weight,
+                column,
+                first_column,
+                at,
+                hidden,
+                weight_stride,
+                columns,
+                BLOCK_H,
+                DESCRIPTORS,
+                UPCAST,
+            )
+            h = _row_block(first_rows, row, at, hidden, count, FIRST, BLOCK_H, DESCRIPTORS, UPCAST)
             z = tl.dot(w, h.T, z, input_precision="ieee")
-
-        z = z * logit_scale
-        if HAS_SOFTCAP:
-            z = soft_cap(z, softcap)
-        z = tl.where((column < columns)[:, None], z, -float("inf"))
-        peak = tl.max(z, 0)
-        shift = tl.where(peak == -float("inf"), 0.0, peak)
-        scale = tl.load(row_scale + row, mask=row < count, other=1.0)
-        exponent = tl.fma(
-            z - shift[None, :],
-            tl.broadcast_to(scale[None, :], [BLOCK_V, ROWS]),
-            tl.full([BLOCK_V, ROWS], _FIXED_POINT_BITS, tl.float32),
+            if SECOND > 0:
+                g = _row_block(
+                    second_rows,
+                    row + FIRST,
+                    at,
+                    hidden,
+                    count,
+                    SECOND,
+                    BLOCK_H,
+                    DESCRIPTORS,
+                    UPCAST,
+                )
+                y = tl.dot(w, g.T, y, input_precision="ieee")
+        _leave(
+            z,
+            column,
+            row,
+            column_tile,
+            row_scale,
+            tile_max,
+            tile_sum,
+            count,
+            columns,
+            column_tiles,
+            logit_scale,
+            softcap,
+            BLOCK_V,
+            FIRST,
+            HAS_SOFTCAP,
         )
-        fixed = (tl.exp2(exponent) + 0.5).to(tl.int32)
-        groups = tl.sum(tl.reshape(fixed, [BLOCK_V // _GROUP, _GROUP, ROWS]), 1)
-        total = tl.sum(groups.to(tl.int64), 0).to(tl.float32) * (2.0**-_FIXED_POINT_BITS)
-        out = row.to(tl.int64) * column_tiles + column_tile
-        tl.store(tile_max + out, peak, mask=row < count)
-        tl.store(tile_sum + out, total, mask=row < count)
+        if SECOND > 0:
+            _leave(
+                y,
+                column,
+                row + FIRST,
+                column_tile,
+                row_scale,
+                tile_max,
+                tile_sum,
+                count,
+                columns,
+                column_tiles,
+                logit_scale,
+                softcap,
+                BLOCK_V,
+                SECOND,
+                HAS_SOFTCAP,
+            )
 
 
-def wants_descriptors(weight: Tensor) -> bool:
+@triton.jit
+def _half(rows16, rows32, rows64, rows128, ROWS: tl.constexpr):
+    """The view of the latent rows that is read this many rows at a time."""
+    if ROWS <= 16:
+        return rows16
+    elif ROWS == 32:
+        return rows32
+    elif ROWS == 64:
+        return rows64
+    else:
+        return rows128
+
+
+@triton.jit(
+    do_not_specialize=["first", "columns", "column_tiles", "logit_scale", "softcap", "window"],
+)
+def latent_lse_kernel(
+    first,
+    weight,  # [columns, hidden], or its descriptor
+    rows16,  # [window, hidden], or its descriptors by rows read at a time
+    rows32,
+    rows64,
+    rows128,
+    row_scale,  # [window] f32, log2(e) / T
+    live_count,  # [1] int32
+    tile_max,  # [window, column_tiles] f32
+    tile_sum,  # [window, column_tiles] f32
+    window,
+    hidden,
+    weight_stride,
+    columns,
+    column_tiles,
+    logit_scale,
+    softcap,
+    TILES: tl.constexpr,  # `Table.flat`
+    COUNT: tl.constexpr,  # tiles in it
+    BLOCK_V: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    count = tl.minimum(tl.load(live_count) - first, window)
+    for i in tl.static_range(0, 6 * COUNT, 6):
+        if (count > TILES[i]) & (count <= TILES[i + 1]):
+            _tiles_of(
+                weight,
+                _half(rows16, rows32, rows64, rows128, TILES[i + 2]),
+                _half(rows16, rows32, rows64, rows128, TILES[i + 3]),
+                row_scale,
+                tile_max,
+                tile_sum,
+                count,
+                hidden,
+                weight_stride,
+                columns,
+                column_tiles,
+                logit_scale,
+                softcap,
+                BLOCK_V,
+                TILES[i + 2],
+                TILES[i + 3],
+                TILES[i + 4],
+                TILES[i + 5],
+                HAS_SOFTCAP,
+                DESCRIPTORS,
+                UPCAST,
+            )
+
+
+def wants_descriptors(weight: Tensor, chip: Chip) -> bool:
     """Whether the copy engine of sm_90 may read this weight: its rows must start on 16 bytes."""
     return (
-        weight.is_cuda
-        and architecture(weight.device) >= 90
+        chip.has_copy_engine
         and weight.data_ptr() % 16 == 0
         and weight.stride(0) * weight.element_size() % 16 == 0
         and weight.shape[1] * weight.element_size() % 16 == 0
     )
 
 
-def latent_lse(
-    workspace: StepWorkspace,
-    head: LmHeadShard,
-    *,
-    first: int,
-    at_most: int,
-    descriptors: bool | None = None,
-) -> None:
-    """The logsumexp of one window as partials: per row and tile of columns, the largest logit and
-    the sum of exp((logit - largest) / T).
+class LatentLse:
+    """The logsumexp of a window as partials: per row and tile of columns, the largest logit and the
+    sum of exp((logit - largest) / T).
 
     Args:
+        head: this rank's shard; it has a weight.
         workspace: holds the gathered rows; takes tile_max and tile_sum. Rows beyond its live count
             are neither computed nor written.
-        head: this rank's shard; it has a weight.
-        first: index of the window into the list.
-        at_most: bound on the rows of this window.
         descriptors: whether to read by descriptors; None chooses by `head.weight`.
     """
-    weight, latent_rows = head.weight, workspace.latent_rows
-    assert weight is not None, "the kernel needs the weight itself"
-    assert weight.stride(1) == 1
-    assert latent_rows.dtype == weight.dtype, (latent_rows.dtype, weight.dtype)
-    assert latent_rows.shape[1] == weight.shape[1]
-    assert at_most <= latent_rows.shape[0]
-    tiles = column_tiles(head.valid)
-    assert workspace.tile_max.shape[1] == tiles
-    if tiles == 0:
-        return
-    if descriptors is None:
-        descriptors = wants_descriptors(weight)
-    hidden = weight.shape[1]
-    more_than = 0
-    for rows in row_tiles(weight.dtype):
-        if more_than >= at_most:
-            break
-        last = rows == row_tiles(weight.dtype)[-1]
-        tile = tile_for(hidden, rows, architecture(weight.device), weight.dtype)
-        w: Tensor | TensorDescriptor = weight
-        x: Tensor | TensorDescriptor = latent_rows
-        if descriptors:
-            w = TensorDescriptor.from_tensor(weight[: head.valid], [BLOCK_COLUMNS, tile.block])
-            x = TensorDescriptor.from_tensor(latent_rows, [rows, tile.block])
-        latent_lse_kernel[(programs(weight.device, tile),)](
-            weight=w,
-            latent_rows=x,
-            **tensors(workspace, "row_scale", "live_count", "tile_max", "tile_sum"),
-            first=first,
-            window=latent_rows.shape[0],
-            columns=head.valid,
-            column_tiles=tiles,
-            logit_scale=1.0 if head.logit_scale is None else head.logit_scale,
-            softcap=1.0 if head.softcap is None else head.softcap,
-            HIDDEN=hidden,
-            WEIGHT_STRIDE=weight.stride(0),
-            MORE_THAN=more_than,
-            AT_MOST=_NO_LIMIT if last else rows,
+
+    def __init__(
+        self, head: LmHeadShard, workspace: StepWorkspace, descriptors: bool | None = None
+    ) -> None:
+        weight = head.weight
+        assert weight is not None, "the kernel needs the weight itself"
+        assert weight.stride(1) == 1
+        assert workspace.latent_rows.dtype == weight.dtype
+        assert workspace.latent_rows.shape[1] == weight.shape[1]
+        self._head, self._weight, self._workspace = head, weight, workspace
+        self._chip = chip_of(weight.device)
+        wanted = wants_descriptors(weight, self._chip)
+        self._descriptors = wanted if descriptors is None else descriptors
+        self._launches: dict[int, _Launch] = {}
+
+    def __call__(self, stream: object, first: int, at_most: int) -> None:
+        """Launch it for the window that begins at `first` of the list, of `at_most` rows."""
+        if self._head.valid == 0:
+            return
+        launch = self._launches.get(at_most) or self._prepare(at_most)
+        if launch.address != self._weight.data_ptr():  # an update may bring other memory
+            launch.address = self._weight.data_ptr()
+            launch.staying = launch.kernel.encoded(self._arguments(launch.table))
+        launch.kernel(stream, launch.grid, (first,), launch.staying)
+
+    def bind(self, at_most: int) -> None:
+        """Compile what serves windows of so many rows, and launch it once."""
+        if self._head.valid > 0:
+            launch = self._prepare(at_most)
+            if not launch.kernel.bound:
+                launch.kernel.bind(launch.grid, (0,), launch.staying)
+            launch.address = 0
+
+    def _prepare(self, at_most: int) -> _Launch:
+        table = table_for(self._chip.card, at_most, self._weight.dtype)
+        for other in self._launches.values():
+            if other.table is table:
+                self._launches[at_most] = other
+                return other
+        kernel = Kernel(
+            latent_lse_kernel,
+            table.warps,
+            TILES=table.flat,
+            COUNT=len(table.tiles),
             BLOCK_V=BLOCK_COLUMNS,
-            ROWS=rows,
-            BLOCK_H=tile.block,
-            STAGES=tile.stages,
-            HAS_SOFTCAP=head.softcap is not None,
-            DESCRIPTORS=descriptors,
-            UPCAST=not weight.is_cuda and weight.dtype != torch.float32,
-            num_warps=4,
+            HAS_SOFTCAP=self._head.softcap is not None,
+            DESCRIPTORS=self._descriptors,
+            UPCAST=self._chip.interpreted and self._weight.dtype != torch.float32,
         )
-        more_than = rows
+        grid = (self._chip.multiprocessors * table.programs, 1)
+        launch = _Launch(table, kernel, grid, self._arguments(table), 0)
+        self._launches[at_most] = launch
+        return launch
+
+    def _arguments(self, table: Table) -> Arguments:
+        weight, workspace, head = self._weight, self._workspace, self._head
+        rows = workspace.latent_rows
+        tensors: list[Tensor | TensorDescriptor] = [weight, rows, rows, rows, rows]
+        if self._descriptors:
+            block = table.tiles[0].block
+            tensors = [TensorDescriptor.from_tensor(weight[: head.valid], [BLOCK_COLUMNS, block])]
+            tensors += [TensorDescriptor.from_tensor(rows, [half, block]) for half in HALVES]
+        return Arguments(
+            *tensors,
+            workspace.row_scale,
+            workspace.live_count,
+            workspace.tile_max,
+            workspace.tile_sum,
+            rows.shape[0],
+            weight.shape[1],
+            weight.stride(0),
+            head.valid,
+            column_tiles(head.valid),
+            1.0 if head.logit_scale is None else head.logit_scale,
+            1.0 if head.softcap is None else head.softcap,
+        )
+
+
+@dataclass
+class _Launch:
+    """What serves a table of row tiles, for the weight at an address."""
+
+    table: Table
+    kernel: Kernel
+    grid: tuple[int, int]
+    staying: Arguments
+    address: int

@@ -2,21 +2,26 @@
 
 Top-k of a whole row at once would be serial, and sorting every logit wasteful. The k largest logits
 lie in the k groups of neighbouring columns with the largest maxima, so the first kernel ranks only
-group maxima, split by split, and the second sorts the members of the k groups that are left.
+group maxima, split by split, and the second sorts the members of the k groups that are left. It
+also draws the noise of these candidates.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..types import FinalPosterior, LedLimits, LedRows
+from ..types import Draws, FinalPosterior, LaunchLimits, LedLimits, LedRows, StepNoise
+from .launch import Arguments, Kernel
+from .noise import gate_noise, noise_origin, pick_noise
 
-SPLIT_COLUMNS = 8192
+# One size for every batch: the order of a sum must not depend on it.
+SPLIT_COLUMNS = 2048
 GROUP_COLUMNS = 64
 
 _NOT_A_KEY = tl.constexpr(-(2**63))
@@ -42,16 +47,16 @@ def _logit_of(key):
     return (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
 
 
-@triton.jit(do_not_specialize=["vocab"], do_not_specialize_on_alignment=["temperature"])
+@triton.jit(do_not_specialize_on_alignment=["temperature"])
 def split_statistics_kernel(
     logits,  # [B, vocab], rows logits_stride apart
+    logits_stride,
     temperature,  # [B] f32
     split_max,  # [B, splits] f32
     split_sum,  # [B, splits] f32, sum of w = exp((z - max) / T)
     split_slope,  # [B, splits] f32, sum of w * (z - max) / T
     group_keys,  # [B, splits, KEEP] int64
     vocab,
-    logits_stride,
     ENTROPY: tl.constexpr,
     SPLIT: tl.constexpr,
     GROUP: tl.constexpr,
@@ -77,15 +82,27 @@ def split_statistics_kernel(
     group = split * (SPLIT // GROUP) + tl.arange(0, SPLIT // GROUP)
     key = tl.where(group * GROUP < vocab, _rank_key(grouped, group), _NOT_A_KEY)
     slot = tl.arange(0, KEEP)
-    tl.store(group_keys + at.to(tl.int64) * KEEP + slot, tl.topk(key, KEEP))
+    if KEEP < SPLIT // GROUP:
+        key = tl.topk(key, KEEP)
+    tl.store(group_keys + at.to(tl.int64) * KEEP + slot, key)
 
 
 @triton.jit(
-    do_not_specialize=["vocab", "candidates", "splits"],
-    do_not_specialize_on_alignment=["temperature", "row_candidates", "row_top_p"],
+    do_not_specialize=["candidates", "splits", "draws"],
+    do_not_specialize_on_alignment=[
+        *("stream_seed", "stream_step", "seeds", "has_seed", "positions"),
+        *("temperature", "row_candidates", "row_top_p"),
+    ],
 )
 def merge_splits_kernel(
     logits,  # [B, vocab], rows logits_stride apart
+    logits_stride,
+    draws,  # whether the noise is drawn; the next five are read then
+    stream_seed,  # [1] int64
+    stream_step,  # [1] int64
+    seeds,  # [B] int64
+    has_seed,  # [B] bool
+    positions,  # [B] int64
     temperature,  # [B] f32
     row_candidates,  # [B] int64
     row_top_p,  # [B] f32
@@ -97,40 +114,42 @@ def merge_splits_kernel(
     logprobs,  # [B, candidates] f32
     p1,  # [B] f32
     entropy,  # [B] f32
-    vocab,
-    logits_stride,
+    noise_gate,  # [B] f64
+    noise_pick,  # [B, candidates] f64
     candidates,
     splits,
+    vocab,
     ENTROPY: tl.constexpr,
     SPLITS: tl.constexpr,
     GROUP: tl.constexpr,
     KEEP: tl.constexpr,
+    LISTED: tl.constexpr,  # keys that each split left
 ):
     row = tl.program_id(0)
     t = tl.load(temperature + row)
     split = tl.arange(0, SPLITS)
     at = row * splits + split
     peaks = tl.load(split_max + at, mask=split < splits, other=-float("inf"))
-    sums = tl.load(split_sum + at, mask=split < splits, other=0.0).to(tl.float64)
+    sums = tl.load(split_sum + at, mask=split < splits, other=0.0)
     top = tl.max(peaks, 0)
     nothing = top == -float("inf")
-    below = tl.where(peaks == -float("inf"), 0.0, (peaks - top) / t).to(tl.float64)
+    below = tl.where(peaks == -float("inf"), 0.0, (peaks - top) / t)
     weight = tl.where(peaks == -float("inf"), 0.0, tl.exp(below))
     total = tl.where(nothing, 1.0, tl.sum(sums * weight, 0))
     log_total = tl.log(total)
     # The likeliest token has weight 1. A row without any possible token counts as certain.
-    tl.store(p1 + row, tl.where(nothing, 1.0, 1.0 / total).to(tl.float32))
+    tl.store(p1 + row, tl.where(nothing, 1.0, tl.div_rn(1.0, total)))
     h = 0.0
     if ENTROPY:
-        slopes = tl.load(split_slope + at, mask=split < splits, other=0.0).to(tl.float64)
+        slopes = tl.load(split_slope + at, mask=split < splits, other=0.0)
         slope = tl.sum(weight * (slopes + sums * below), 0)
-        h = tl.where(nothing, 0.0, log_total - slope / total).to(tl.float32)
+        h = tl.where(nothing, 0.0, log_total - slope / total)
     tl.store(entropy + row, h)
 
-    listed = tl.arange(0, SPLITS * KEEP)
+    listed = tl.arange(0, SPLITS * LISTED)
     key = tl.load(
-        group_keys + row.to(tl.int64) * splits * KEEP + listed,
-        mask=listed < splits * KEEP,
+        group_keys + row.to(tl.int64) * splits * LISTED + listed,
+        mask=listed < splits * LISTED,
         other=_NOT_A_KEY,
     )
     key = tl.topk(key, KEEP)
@@ -141,20 +160,25 @@ def merge_splits_kernel(
     ).to(tl.float32)
     key = tl.topk(tl.where(column < vocab, _rank_key(z, column), _NOT_A_KEY), KEEP)
     z = _logit_of(key)
-    logprob = tl.where(z == -float("inf"), -float("inf"), (z - top) / t - log_total.to(tl.float32))
+    logprob = tl.where(z == -float("inf"), -float("inf"), (z - top) / t - log_total)
 
     # Whole multiples of 2**-52, so that the running mass does not depend on the order of addition,
     # which KEEP decides. A nucleus of 1 drops nothing, although p1 may round to 1.
     slot = tl.arange(0, KEEP)
-    mass = (tl.exp(logprob.to(tl.float64)) * 4503599627370496.0).to(tl.int64)
+    mass = (tl.exp(logprob).to(tl.float64) * 4503599627370496.0).to(tl.int64)
     mass = tl.where(slot < candidates, mass, 0)
     before = (tl.cumsum(mass, 0) - mass).to(tl.float64) / 4503599627370496.0
     top_p = tl.load(row_top_p + row)
     inside = before < tl.where(top_p >= 1.0, 2.0, top_p).to(tl.float64)
     chosen = inside & (slot < tl.load(row_candidates + row))
     out = row.to(tl.int64) * candidates + slot
-    tl.store(ids + out, _index_of(key).to(tl.int64), mask=slot < candidates)
+    found = _index_of(key).to(tl.int64)
+    tl.store(ids + out, found, mask=slot < candidates)
     tl.store(logprobs + out, tl.where(chosen, logprob, -float("inf")), mask=slot < candidates)
+    if draws != 0:
+        seed, position = noise_origin(row, stream_seed, stream_step, seeds, has_seed, positions)
+        tl.store(noise_gate + row, gate_noise(seed, position))
+        tl.store(noise_pick + out, pick_noise(seed, position, found), mask=slot < candidates)
 
 
 def keys_kept(candidates: int) -> int:
@@ -167,6 +191,11 @@ def splits_of(vocab: int) -> int:
     return -(-vocab // SPLIT_COLUMNS)
 
 
+def keys_listed(keep: int) -> int:
+    """Keys that a split leaves of `keep` that are wanted."""
+    return min(keep, SPLIT_COLUMNS // GROUP_COLUMNS)
+
+
 class PosteriorWorkspace:
     """Scratch and results for up to `batch` rows, `candidates` and `vocab` columns."""
 
@@ -175,63 +204,108 @@ class PosteriorWorkspace:
         cells = batch * splits_of(vocab)
         empty = partial(torch.empty, dtype=torch.float32, device=device)
         self.statistics = empty(3, cells)
-        self.group_keys = empty(cells * keys_kept(candidates), dtype=torch.int64)
+        listed = keys_listed(keys_kept(candidates))
+        self.group_keys = empty(cells * listed, dtype=torch.int64)
+        self.no_flag = empty(1, dtype=torch.bool)  # stands for pointers that are not read
         self.ids = empty(batch * candidates, dtype=torch.int64)
         self.logprobs = empty(batch * candidates)
         self.p1 = empty(batch)
         self.entropy = empty(batch)
 
+    def of(self, batch: int, candidates: int) -> FinalPosterior:
+        """The part of the results that a step of this size uses."""
+        return FinalPosterior(
+            ids=self.ids[: batch * candidates].view(batch, candidates),
+            logprobs=self.logprobs[: batch * candidates].view(batch, candidates),
+            p1=self.p1[:batch],
+            entropy=self.entropy[:batch],
+        )
 
-def final_posterior(
-    logits: Tensor, rows: LedRows, limits: LedLimits, workspace: PosteriorWorkspace
-) -> FinalPosterior:
-    """See `Step.final_posterior`; rows of logits are contiguous, the result lies in `workspace`."""
-    batch, vocab = logits.shape
-    candidates = min(limits.candidates, vocab)
-    assert logits.stride(1) == 1
-    assert batch <= workspace.batch
-    assert candidates <= workspace.candidates
-    assert vocab <= workspace.vocab
-    keep, splits = keys_kept(candidates), splits_of(vocab)
-    result = FinalPosterior(
-        ids=workspace.ids[: batch * candidates].view(batch, candidates),
-        logprobs=workspace.logprobs[: batch * candidates].view(batch, candidates),
-        p1=workspace.p1[:batch],
-        entropy=workspace.entropy[:batch],
-    )
-    if batch == 0:
-        return result
-    names = ("split_max", "split_sum", "split_slope")
-    statistics = dict(zip(names, workspace.statistics.unbind(), strict=True))
-    split_statistics_kernel[(batch, splits)](
-        logits=logits,
-        temperature=rows.temperature,
-        **statistics,
-        group_keys=workspace.group_keys,
-        vocab=vocab,
-        logits_stride=logits.stride(0),
-        ENTROPY=limits.entropy,
-        SPLIT=SPLIT_COLUMNS,
-        GROUP=GROUP_COLUMNS,
-        KEEP=keep,
-        num_warps=8,
-    )
-    merge_splits_kernel[(batch,)](
-        logits=logits,
-        temperature=rows.temperature,
-        row_candidates=rows.candidates,
-        row_top_p=rows.candidate_top_p,
-        **statistics,
-        group_keys=workspace.group_keys,
-        **vars(result),
-        vocab=vocab,
-        logits_stride=logits.stride(0),
-        candidates=candidates,
-        splits=splits,
-        ENTROPY=limits.entropy,
-        SPLITS=triton.next_power_of_2(splits),
-        GROUP=GROUP_COLUMNS,
-        KEEP=keep,
-        num_warps=8,
-    )
-    return result
+
+class Posterior:
+    """The launches of the final posterior, and of the noise that is drawn with it.
+
+    Args:
+        limits: of the server.
+        workspace: takes the result.
+    """
+
+    def __init__(self, limits: LaunchLimits, workspace: PosteriorWorkspace) -> None:
+        self._vocab, self._workspace = limits.vocab, workspace
+        self._splits = splits_of(limits.vocab)
+        self._kernels: dict[tuple[torch.dtype, int, bool, bool], tuple[Kernel, Kernel]] = {}
+
+    def staying(
+        self, final: FinalPosterior, noise: StepNoise, rows: LedRows
+    ) -> tuple[Arguments, Arguments]:
+        """The arguments of a batch, whose results lie in `final` and `noise`."""
+        scratch = (*self._workspace.statistics.unbind(), self._workspace.group_keys)
+        results = (final.ids, final.logprobs, final.p1, final.entropy, noise.gate, noise.pick)
+        asked = (rows.candidates, rows.candidate_top_p)
+        sizes = (final.ids.shape[1], self._splits, self._vocab)
+        return (
+            Arguments(rows.temperature, *scratch, self._vocab),
+            Arguments(rows.temperature, *asked, *scratch, *results, *sizes),
+        )
+
+    def __call__(
+        self,
+        stream: object,
+        logits: Tensor,
+        limits: LedLimits,
+        draws: Draws | None,
+        staying: tuple[Arguments, Arguments],
+        *,
+        binds: bool = False,
+    ) -> None:
+        """Launch both kernels; see `Step.final_posterior`.
+
+        Args:
+            logits: rows are contiguous.
+            draws: of the step's noise; None: it is not drawn.
+            binds: compile for logits like these first.
+        """
+        stride, dtype = logits.stride(0), logits.dtype
+        keep = keys_kept(min(limits.candidates, self._vocab))
+        key = (dtype, keep, limits.entropy, stride % 16 == 0)
+        split, merge = self._kernels.get(key) or self._kernels.setdefault(
+            key, self._pair(*key[1:3])
+        )
+        unread, no_flag = self._workspace.ids, self._workspace.no_flag
+        origins: tuple[Any, ...] = (0, unread, unread, unread, no_flag, unread)
+        if draws is not None:
+            noise = draws.stream
+            origins = (1, noise.seed, noise.step, draws.seeds, draws.has_seed, draws.positions)
+        batch = logits.shape[0]
+        if batch == 0:
+            return
+        first, second = staying
+        grids = ((batch, self._splits), (batch, 1))
+        if binds:
+            split.bind(grids[0], (logits, stride), first)
+            merge.bind(grids[1], (logits, stride, *origins), second)
+            return
+        aligned = logits.data_ptr() % 16 == 0
+        split(stream, grids[0], (logits, stride), first, aligned=aligned)
+        merge(stream, grids[1], (logits, stride, *origins), second, aligned=aligned)
+
+    def _pair(self, keep: int, entropy: bool) -> tuple[Kernel, Kernel]:
+        listed = keys_listed(keep)
+        split = Kernel(
+            split_statistics_kernel,
+            4,
+            ENTROPY=entropy,
+            SPLIT=SPLIT_COLUMNS,
+            GROUP=GROUP_COLUMNS,
+            KEEP=listed,
+        )
+        merge = Kernel(
+            merge_splits_kernel,
+            8,
+            ENTROPY=entropy,
+            SPLITS=triton.next_power_of_2(self._splits),
+            GROUP=GROUP_COLUMNS,
+            KEEP=keep,
+            LISTED=listed,
+        )
+        return split, merge

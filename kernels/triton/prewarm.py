@@ -5,46 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import product
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..types import (
-    FinalPosterior,
-    Gate,
-    LaunchLimits,
-    LedLimits,
-    LedRows,
-    LmHeadShard,
-    NoiseStream,
-    StepNoise,
-)
-from . import latent_lse, noise, posterior
-from .combine import combine
-from .gate import gate_rows
-from .gather import gather_latents
-from .noise import NoiseWorkspace
-from .partials import latent_partials
-from .posterior import PosteriorWorkspace
-from .workspace import StepWorkspace
+from ..types import Draws, Gate, LaunchLimits, LedLimits, LedRows, LmHeadShard, NoiseStream
+
+if TYPE_CHECKING:
+    from .step import TritonStep
 
 
 def launches(
-    head: LmHeadShard,
-    limits: LaunchLimits,
-    scratch: PosteriorWorkspace,
-    noise_scratch: NoiseWorkspace,
-    workspace: StepWorkspace,
+    step: TritonStep, head: LmHeadShard, limits: LaunchLimits
 ) -> list[tuple[str, Callable[[], object]]]:
-    """(part of the step, its launch) for every variant a step within these limits may need.
+    """(part of the step, its compilation and first launch) for every variant of a kernel that a
+    step within these limits may need.
 
-    One exploring row runs through all of them in the order of a step; the row tiles it does not
-    need compile and exit.
+    One exploring row runs through all of them in the order of a step.
 
     Args:
-        head: this rank's shard; it has a weight.
+        step: whose launches they are.
+        head: its shard; it has a weight.
         limits: the largest step.
-        scratch, noise_scratch, workspace: of a step of these limits.
     """
     weight = head.weight
     assert weight is not None
@@ -52,10 +35,9 @@ def launches(
     latents = torch.randn(1, limits.captured, weight.shape[1], device=device)
     latents = latents.to(limits.latents_dtype)
     rows = _exploring_row(limits, device)
+    position = torch.zeros(1, dtype=torch.int64, device=device)
+    draws = Draws(NoiseStream.start(0, device), position, rows.owns, position)
     listed: list[tuple[str, Callable[[], object]]] = []
-
-    def later(part: str, function: Callable[..., object], *given: object, **named: object) -> None:
-        listed.append((part, partial(function, *given, **named)))
 
     # KEEP is a power of two of at least 8, so these candidate counts cover every other.
     counts = sorted({min(k, largest) for k in (8, 16, 32, 64)})
@@ -64,28 +46,21 @@ def launches(
     ):
         logits = torch.randn(1, stride, device=device).to(dtype)[:, :vocab]
         part = LedLimits(k, limits.depth, False, entropy)
-        later("posterior", posterior.final_posterior, logits, rows, part, scratch)
+        staying = step.plan(rows, part).posterior
+        posterior = partial(step.posterior, None, logits, part, draws, staying, binds=True)
+        listed.append(("posterior", posterior))
 
-    final = FinalPosterior(
-        ids=torch.arange(largest, device=device)[None],
-        logprobs=torch.full((1, largest), -5.0, device=device),
-        p1=torch.full((1,), 0.5, device=device),
-        entropy=torch.ones(1, device=device),
-    )
-    position = torch.zeros(1, dtype=torch.int64, device=device)
-    stream = NoiseStream.start(0, device)
-    drawn = StepNoise(noise_scratch.gate[:1], noise_scratch.pick[:largest].view(1, largest))
-    explored = workspace.explored[:1]
-    gathered = workspace.partials.new_zeros(1, layers, largest + 2)
-    origins = (stream, position, rows.owns, position)
-    later("noise", noise.draw_noise, *origins, final.ids, noise_scratch)
-    later("gate", gate_rows, final, rows, drawn, layers, workspace)
-    later("combine", combine, gathered, final, rows, drawn, explored, layers, workspace)
+    plan = step.plan(rows, LedLimits(largest, limits.depth, False, False))
+    listed.append(("gate", partial(step.gate.bind, plan.gate)))
     if layers > 0:
-        later("gather", gather_latents, latents, rows, layers, 0, workspace, None)
-        window = {"first": 0, "at_most": workspace.window}
-        later("latent_lse", latent_lse.latent_lse, workspace, head, **window)
-        later("partials", latent_partials, final.ids, rows, layers, 0, head, workspace)
+        listed.append(("gather", partial(step.gather.bind, latents, plan.gather)))
+        # Steps of few rows and of many have each their launch.
+        for at_most in (1, step.workspace.window):
+            listed.append(("latent_lse", partial(step.latent_lse.bind, at_most)))
+        listed.append(("partials", partial(step.partials.bind, plan.partials)))
+    gathered = step.workspace.partials.new_zeros(1, layers, largest + 2)
+    listed.append(("combine", partial(step.combine.bind, gathered, plan.combine)))
+    listed.append(("settle", step.settled.bind))
     return listed
 
 

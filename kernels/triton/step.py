@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import logging
 import warnings
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..eager import EagerStep
 from ..eager.step import refuse_what_is_missing
+from ..phase import ThinkPhase
 from ..types import (
+    SUMMARY,
     AllGather,
     CannotServe,
+    Decided,
+    Draws,
     FinalNorm,
     FinalPosterior,
     LaunchLimits,
@@ -29,20 +34,38 @@ from ..types import (
     NoiseStream,
     StepNoise,
 )
-from . import noise as noise_kernels
-from . import posterior as posterior_kernels
-from .combine import combine
-from .gate import gate_rows
-from .gather import gather_latents
-from .latent_lse import latent_lse
-from .noise import NoiseWorkspace
-from .partials import latent_partials
-from .posterior import PosteriorWorkspace
+from .combine import Combine
+from .gate import GateRows
+from .gather import GatherLatents
+from .latent_lse import LatentLse
+from .launch import Arguments, current_stream
+from .noise import NoiseWorkspace, draw_noise
+from .partials import LatentPartials
+from .posterior import Posterior, PosteriorWorkspace
 from .prewarm import launches
+from .settle import Settle
 from .support import unsupported_reason
+from .tiles import chip_of
 from .workspace import StepWorkspace
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the launches of a batch share from step to step: where results lie, and arguments."""
+
+    rows: LedRows
+    limits: LedLimits
+    final: FinalPosterior
+    result: LedResult
+    sent: Tensor  # [B * layers, K + 2] f32, what ranks exchange
+    posterior: tuple[Arguments, Arguments]
+    gate: Arguments
+    gather: Arguments
+    partials: Arguments
+    combine: Arguments
+    settle: Arguments
 
 
 class TritonStep:
@@ -85,22 +108,30 @@ class TritonStep:
         self._all_gather = all_gather
         self._eager = EagerStep(head, final_norm=final_norm, all_gather=all_gather)
         batch, slots, device = limits.batch, limits.slots, weight.device
+        self.chip = chip_of(device)
         self.posterior_workspace = PosteriorWorkspace(batch, slots, limits.vocab, device)
         self.noise_workspace = NoiseWorkspace(batch, slots, device)
         self.workspace = StepWorkspace(batch, limits.layers, slots, weight, head.valid)
         self.projected: Tensor | None = self.workspace.live_total
+        # The launches, in the order of a step.
+        self.posterior = Posterior(limits, self.posterior_workspace)
+        self.gate = GateRows(self.workspace)
+        self.gather = GatherLatents(self.workspace, self.chip, final_norm)
+        self.latent_lse = LatentLse(head, self.workspace)
+        self.partials = LatentPartials(head, self.workspace, self.chip)
+        self.combine = Combine(self.workspace)
+        self.settled = Settle(self.workspace)
+        self._plan: Plan | None = None  # of the batch that `decide` saw last
 
     def prewarm(self) -> None:
-        """Compile every kernel that a step within the limits may launch.
+        """Compile every kernel that a step within the limits may launch, and bind it.
 
         Raises:
             CannotServe: one did not compile, which a RuntimeWarning says too.
         """
         weight = self._head.weight
         assert weight is not None
-        for kernel, launch in launches(
-            self._head, self._limits, self.posterior_workspace, self.noise_workspace, self.workspace
-        ):
+        for kernel, launch in launches(self, self._head, self._limits):
             try:
                 launch()
             except Exception as error:  # compilers, drivers and allocators each raise their own
@@ -114,11 +145,45 @@ class TritonStep:
         if weight.is_cuda:
             torch.cuda.synchronize(weight.device)
 
+    def plan(
+        self,
+        rows: LedRows,
+        limits: LedLimits,
+        final: FinalPosterior | None = None,
+        noise: StepNoise | None = None,
+    ) -> Plan:
+        """The arguments of a batch's launches.
+
+        Args:
+            rows, limits: of the batch.
+            final, noise: where they lie; None: in the workspaces.
+        """
+        batch = len(rows.temperature)
+        candidates = min(limits.candidates, self._limits.vocab)
+        layers = limits.depth - 1
+        final = final or self.posterior_workspace.of(batch, candidates)
+        noise = noise or self.noise_workspace.of(batch, candidates)
+        return Plan(
+            rows=rows,
+            limits=limits,
+            final=final,
+            result=self.combine.result(final, noise, layers),
+            sent=self.partials.result(batch, layers, candidates),
+            posterior=self.posterior.staying(final, noise, rows),
+            gate=self.gate.staying(final, noise, rows, layers),
+            gather=self.gather.staying(rows, layers),
+            partials=self.partials.staying(final, rows, layers),
+            combine=self.combine.staying(final, noise, rows, layers),
+            settle=self.settled.staying(batch),
+        )
+
     def final_posterior(self, logits: Tensor, rows: LedRows, limits: LedLimits) -> FinalPosterior:
         """See `Step.final_posterior`; the result lies in the workspace."""
         if self._falls_back(self._posterior_misfit(logits, limits)):
             return self._eager.final_posterior(logits, rows, limits)
-        return posterior_kernels.final_posterior(logits, rows, limits, self.posterior_workspace)
+        plan = self.plan(rows, limits)
+        self.posterior(self._stream(), logits, limits, None, plan.posterior)
+        return plan.final
 
     def draw_noise(
         self,
@@ -132,9 +197,8 @@ class TritonStep:
         batch, candidates = candidate_ids.shape
         if self._falls_back(self._size_misfit(batch, candidates, 1)):
             return self._eager.draw_noise(stream, seeds, has_seed, positions, candidate_ids)
-        return noise_kernels.draw_noise(
-            stream, seeds, has_seed, positions, candidate_ids, self.noise_workspace
-        )
+        workspace = self.noise_workspace
+        return draw_noise(stream, seeds, has_seed, positions, candidate_ids, workspace)
 
     def led_step(
         self,
@@ -146,23 +210,81 @@ class TritonStep:
     ) -> LedResult:
         """See `Step.led_step`; the result lies in the workspace, its `projected_rows` is None."""
         refuse_what_is_missing(latents, limits, self._head, self._final_norm)
-        if self._falls_back(self._step_misfit(final, latents, limits)):
+        if self._falls_back(self._step_misfit(*final.ids.shape, latents, limits)):
             return self._eager.led_step(final, latents, rows, limits, noise)
-        head, workspace = self._head, self.workspace
-        batch, candidates = final.ids.shape
-        layers = limits.depth - 1
-        explored = gate_rows(final, rows, noise, layers, workspace)
-        norm = self._final_norm if limits.final_norm else None
-        partials = workspace.partials[:0].view(0, candidates + 2)
-        for first in workspace.windows(batch, layers):
-            gather_latents(latents, rows, layers, first, workspace, norm)
-            at_most = min(workspace.window, batch * layers - first)
-            latent_lse(workspace, head, first=first, at_most=at_most)
-            partials = latent_partials(final.ids, rows, layers, first, head, workspace)
-        gathered = partials[None]
+        plan = self.plan(rows, limits, final, noise)
+        self._after_posterior(self._stream(), plan, latents, None, None, self.workspace.summary)
+        return plan.result
+
+    def decide(
+        self,
+        logits: Tensor,
+        latents: Tensor,
+        rows: LedRows,
+        limits: LedLimits,
+        draws: Draws,
+        phase: ThinkPhase | None,
+    ) -> Decided:
+        """See `Step.decide`; all but the summary lies in the workspaces."""
+        refuse_what_is_missing(latents, limits, self._head, self._final_norm)
+        batch, candidates = logits.shape[0], min(limits.candidates, logits.shape[1])
+        misfit = self._posterior_misfit(logits, limits)
+        misfit = misfit or self._step_misfit(batch, candidates, latents, limits)
+        if self._falls_back(misfit):
+            return self._eager.decide(logits, latents, rows, limits, draws, phase)
+        plan, stream = self._plan, self._stream()
+        if plan is None or plan.rows is not rows or plan.limits is not limits:
+            plan = self._plan = self.plan(rows, limits)
+        self.posterior(stream, logits, limits, draws, plan.posterior)
+        # In memory of its own: the host copies it while the next step already runs.
+        summary = logits.new_empty(batch, len(SUMMARY), dtype=torch.float32)
+        self._after_posterior(stream, plan, latents, draws.stream, phase, summary)
+        return Decided(plan.result, self.workspace.owned[:batch], summary)
+
+    def settle(
+        self,
+        token_ids: Tensor,
+        decided: Decided,
+        phase: ThinkPhase | None,
+        *,
+        takes: bool = True,
+    ) -> None:
+        """See `Step.settle`."""
+        plan = self._plan
+        if plan is None or decided.result is not plan.result:  # it fell back
+            self._eager.settle(token_ids, decided, phase, takes=takes)
+        elif len(token_ids):
+            self.settled(self._stream(), token_ids, phase, plan.settle, takes=takes)
+
+    def _after_posterior(
+        self,
+        stream: object,
+        plan: Plan,
+        latents: Tensor,
+        moves: NoiseStream | None,
+        phase: ThinkPhase | None,
+        summary: Tensor,
+    ) -> None:
+        """The launches from the gate on."""
+        batch, candidates = plan.final.ids.shape
+        layers = plan.limits.depth - 1
+        if batch == 0:
+            return
+        self.gate(stream, moves, phase, plan.gate)
+        for first in self.workspace.windows(batch, layers):
+            at_most = min(self.workspace.window, batch * layers - first)
+            self.gather(stream, latents, first, at_most, plan.gather)
+            if plan.limits.final_norm:
+                self.gather.normalise(plan.rows, layers, first, at_most)
+            self.latent_lse(stream, first, at_most)
+            self.partials(stream, first, at_most, candidates, plan.partials)
+        gathered = plan.sent[None]
         if self._all_gather is not None and layers > 0:
-            gathered = self._all_gather(partials)
-        return combine(gathered, final, rows, noise, explored, layers, workspace)
+            gathered = self._all_gather(plan.sent)
+        self.combine(stream, gathered, summary, batch, plan.combine)
+
+    def _stream(self) -> object:
+        return current_stream(self.chip.index)
 
     def _falls_back(self, misfit: str | None) -> bool:
         """Whether a step does not fit; the first time it is logged."""
@@ -191,14 +313,15 @@ class TritonStep:
             return "the rows of the final logits are not contiguous"
         return self._size_misfit(batch, min(limits.candidates, vocab), 1)
 
-    def _step_misfit(self, final: FinalPosterior, latents: Tensor, limits: LedLimits) -> str | None:
+    def _step_misfit(
+        self, batch: int, candidates: int, latents: Tensor, limits: LedLimits
+    ) -> str | None:
         if _layout(self._head) != self._layout:
             return "the weight of the LM head has been replaced by one of another layout"
         if limits.depth > 1 and latents.dtype != self._limits.latents_dtype:
             return f"latents are {latents.dtype}, not {self._limits.latents_dtype}"
         if latents.stride(2) != 1:
             return "the rows of the latents are not contiguous"
-        batch, candidates = final.ids.shape
         return self._size_misfit(batch, candidates, limits.depth)
 
 

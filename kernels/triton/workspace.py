@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..types import SUMMARY
 from .tiles import column_tiles
 
 # Latent rows that go through the LM head together: 256 requests of depth 8 are 1792. More explorers
@@ -36,6 +37,11 @@ class StepWorkspace:
         self.explored = empty(batch, dtype=torch.bool)
         self.explore_probability = empty(batch, dtype=torch.float64)
         self.projected = empty(batch, dtype=torch.bool)
+        self.owned = empty(batch, dtype=torch.bool)
+        self.thinks = empty(batch, dtype=torch.bool)
+        self.states = empty(batch, dtype=torch.int64)
+        self.phases = empty(batch, dtype=torch.int64)
+        self.no_step = empty(1, dtype=torch.int64).zero_()  # in place of a stream that stays
         self.live_rows = empty(capacity, dtype=torch.int32)  # the list: request * layers + layer
         self.live_count = empty(1, dtype=torch.int32)
         self.live_total = empty(1, dtype=torch.int64).zero_()  # over all steps
@@ -51,6 +57,7 @@ class StepWorkspace:
         self.layer_probs = empty(batch * (layers + 1) * candidates)
         self.behaviour_probs = empty(batch * candidates)
         self.behaviour_logprob = empty(batch)
+        self.summary = empty(batch, len(SUMMARY))  # of a step that nobody asked it of
 
     def windows(self, batch: int, layers: int) -> range:
         """Where in the list of live rows each pass over the LM head begins; there are as many as
@@ -62,9 +69,3 @@ def workspace_bytes(workspace: object) -> int:
     """Device memory held by the tensors of a workspace."""
     held = vars(workspace).values()
     return sum(t.numel() * t.element_size() for t in held if isinstance(t, Tensor))
-
-
-def tensors(record: object, *names: str) -> dict[str, Tensor]:
-    """Tensors of a record or workspace by name, contiguous, as a kernel takes them."""
-    found = ((name, getattr(record, name)) for name in names)
-    return {name: t if t.is_contiguous() else t.contiguous() for name, t in found}

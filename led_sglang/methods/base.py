@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # the command line reads the registry before it imports torch
     import torch
     from torch import Tensor
 
-    from led_sglang.kernels import AllGather, LmHeadShard, NoiseStream, Step
+    from led_sglang.kernels import AllGather, LmHeadShard, NoiseStream, Step, ThinkPhase
     from led_sglang.methods.reporting import Record, Reporting
     from led_sglang.methods.rows import RowTable
 
@@ -63,9 +63,7 @@ class StepContext:
     positions: Tensor  # [B] int64 position of each row's last input token
     slots: Tensor  # [B] int64 request slots
     temperature: Tensor  # [B] f32, > 0
-    thinking: Tensor  # [B] bool: the token is sampled in the think phase
-    phases: Tensor  # [B] int64, `Phase`
-    thinks_after: Callable[[Tensor], Tensor]  # token ids [B] -> [B] bool: still thinking then
+    phase: ThinkPhase | None  # of the rows; None without delimiters: all of an answer is thought
     table: RowTable
 
 
@@ -87,6 +85,9 @@ class Picks:
     token_ids: Tensor  # [B] int64; used where owned
     record: Record | None = None
     behaviour: Behaviour | None = None  # where a row's answer holds q
+    # Given: does itself what follows the engine's sampling, see `Step.settle`: writes the tokens
+    # and moves the think phase of all rows on. The flag says whether it still writes.
+    settle: Callable[[Tensor, bool], None] | None = None
 
 
 @runtime_checkable

@@ -118,7 +118,7 @@ def test_the_servers_step_adds_nothing_to_the_launches(
     ]
     table = RowTable.build(listed, Layout.of(METHODS), "cpu", False)
     batch = LedBatch.of(table)
-    rows = batch.rows(table.greedy, torch.full((3,), 0.6), torch.ones(3).bool())
+    rows = batch.rows(table.greedy, torch.full((3,), 0.6))
     positions = torch.arange(3)
 
     def step_of_the_server(step: Step) -> None:

@@ -245,6 +245,13 @@ def gsm8k_problems() -> list[str]:
     return _problems(TESTS / "data" / "gsm8k_20.jsonl")
 
 
+def recorded_tokens(name: str) -> list[list[int]]:
+    """Seeded answers of an earlier version's server, by the test that asks for the same."""
+    path = TESTS / "data" / "seeded_tokens.json"
+    tokens: list[list[int]] = json.loads(path.read_text(encoding="utf-8"))[name]
+    return tokens
+
+
 def held_out_problems() -> list[str]:
     """Twenty problems that the bundled model was not trained on."""
     return _problems(TESTS.parent / "examples" / "tiny_reasoner" / "held_out.jsonl")[:20]

@@ -7,7 +7,7 @@ import torch
 from triton_cases import DEVICE
 
 from led_sglang.kernels import LmHeadShard
-from led_sglang.kernels.triton.latent_lse import latent_lse
+from led_sglang.kernels.triton.latent_lse import LatentLse
 from led_sglang.kernels.triton.tiles import BLOCK_COLUMNS, column_tiles
 from led_sglang.kernels.triton.workspace import StepWorkspace
 
@@ -31,7 +31,7 @@ def partials(
     workspace.live_count.fill_(first + count)
     tile_max, tile_sum = workspace.tile_max.fill_(77.0), workspace.tile_sum.fill_(77.0)
     head = LmHeadShard(weight.to(DEVICE), 0, vocab)
-    latent_lse(workspace, head, first=first, at_most=capacity, descriptors=descriptors)
+    LatentLse(head, workspace, descriptors)(current_stream(chip_of(torch.device(DEVICE)).index), first, capacity)
     z = rows.double() @ weight[:vocab].double().t() / 0.6
     return tile_max.cpu(), tile_sum.cpu(), z
 

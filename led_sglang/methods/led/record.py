@@ -7,16 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from led_sglang.common.phases import PHASE_NAMES
-from led_sglang.kernels import LedResult
+from led_sglang.kernels import Decided
 from led_sglang.methods.led.params import BEHAVIOUR_KEY, SUMMARY_KEY, TRACE_KEY, LedParams
 from led_sglang.methods.reporting import Commits, Counters
 
 # Fields of `LedResult` that a trace shows.
 _TRACED = ("candidate_ids", "layer_probs", "behaviour_probs", "entropy", "explore_probability")
+_TRACED += ("gate_draw",)
 
 
 @dataclass
@@ -60,10 +60,7 @@ class LedRecord:
     """The record of a step of B rows.
 
     Attributes:
-        summary: [B, 5] f32, one copy to the host: is LED's, thinks, explored, depth, p1.
-        phases: [B] int64, `Phase` of the state in which the token was sampled.
-        behaviour_logprob: None where no row asked, else [B] f32, log q(token); -inf where the step
-            did not need q.
+        summary: see `Decided.summary`.
         trace: None, or the detailed tensors by name, [B, ...] each.
         projected_rows: latent rows sent through the LM head; None where only the GPU knows.
     """
@@ -71,57 +68,29 @@ class LedRecord:
     every_rank: ClassVar[bool] = False
 
     summary: Tensor
-    phases: Tensor
-    behaviour_logprob: Tensor | None
     trace: dict[str, Tensor] | None
     projected_rows: int | None
 
     @classmethod
-    def of(
-        cls,
-        result: LedResult,
-        led_rows: Tensor,
-        think_rows: Tensor,
-        phases: Tensor,
-        *,
-        behaviour: bool,
-        trace: bool,
-    ) -> LedRecord:
-        """Gather a step's tensors without synchronising.
-
-        Args:
-            led_rows, think_rows: [B] bool.
-            behaviour, trace: whether to keep log q(token), and the detailed tensors.
-        """
-        # fp32, as p1 is: torch promotes bools and integers to it.
-        summary = torch.stack(
-            [led_rows, think_rows, result.explored, result.depth, result.p1], dim=1
-        )
-        # Copies: the next step may overwrite its results before the host has read these.
-        detail = None
+    def of(cls, decided: Decided, *, trace: bool) -> LedRecord:
+        """What the host wants of a step, without waiting for it; `trace`: the details too."""
+        result, detail = decided.result, None
         if trace:
+            # Copies: the next step may overwrite its results before the host has read these.
             detail = {name: getattr(result, name).clone() for name in _TRACED}
-            if result.gate_draw is not None:
-                detail["gate_draw"] = result.gate_draw.clone()
-        logprob = result.behaviour_logprob.clone() if behaviour else None
-        return cls(summary, phases, logprob, detail, result.projected_rows)
+        return cls(decided.summary, detail, result.projected_rows)
 
     def copied(self, copy: Callable[[Tensor], Tensor]) -> LedRecord:
         """See `Record.copied`."""
         trace = self.trace and {name: copy(value) for name, value in self.trace.items()}
-        return LedRecord(
-            copy(self.summary),
-            copy(self.phases),
-            None if self.behaviour_logprob is None else copy(self.behaviour_logprob),
-            trace,
-            self.projected_rows,
-        )
+        return LedRecord(copy(self.summary), trace, self.projected_rows)
 
     def commit(self, commits: Commits, counters: Counters) -> None:
         """Count the think tokens of LED requests, and note what they asked for."""
         think_tokens, p1_sum, depths = 0, 0.0, Counter[int]()
-        phases = self.phases.tolist()
-        for row, (is_led, thinks, explored, depth, p1) in enumerate(self.summary.tolist()):
+        for row, (is_led, thinks, explored, depth, p1, phase, logq) in enumerate(
+            self.summary.tolist()
+        ):
             notes = commits.notes(row) if is_led else None
             if notes is None:
                 continue
@@ -135,13 +104,11 @@ class LedRecord:
             params: LedParams = notes.params
             if not params.projects:
                 continue
-            logprob = None
-            if thinks and self.behaviour_logprob is not None:
-                logprob = float(self.behaviour_logprob[row])
+            logprob = logq if thinks else None
             if params.behaviour_logprobs:
                 notes.append(BEHAVIOUR_KEY, logprob)
             if params.trace:
-                entry = {"token_id": commits.token_id(row), "phase": PHASE_NAMES[phases[row]]}
+                entry = {"token_id": commits.token_id(row), "phase": PHASE_NAMES[int(phase)]}
                 if thinks:
                     entry |= {"explored": bool(explored), "depth": int(depth), "p1": p1}
                     entry |= self._detail(row, params) | {"behaviour_logprob": logprob}
@@ -168,5 +135,5 @@ class LedRecord:
             "candidate_probs": [final[i] for i in live],
             "layer_probs": [[layer[i] for i in live] for layer in layers],
             "behaviour_probs": [detail["behaviour_probs"][i] for i in live],
-            "gate_draw": detail.get("gate_draw"),
+            "gate_draw": detail["gate_draw"],
         }

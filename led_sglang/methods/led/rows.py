@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from torch import Tensor
 
@@ -33,6 +33,7 @@ class LedBatch:
     limits: LedLimits
     trace: bool
     answers_q: bool
+    _rows: list[LedRows] = field(init=False, default_factory=list, repr=False)
 
     @classmethod
     def of(cls, table: RowTable) -> LedBatch:
@@ -55,16 +56,21 @@ class LedBatch:
         answers_q = any(p.answers_q for p in params)
         return cls(table.mask(_NAME), table.columns(_NAME), limits, trace, answers_q)
 
-    def rows(self, greedy: Tensor, temperature: Tensor, thinking: Tensor) -> LedRows:
-        """The kernels' view of one step: greedy, thinking [B] bool, temperature [B] f32."""
-        thinks = thinking | ~self.columns["think_only"]
-        release = self.columns["release_preset"]
-        return LedRows(
-            temperature=temperature,
-            greedy=greedy,
-            random_gate=release,
-            # the authors' code keeps sampling the final layer's candidates after the think phase
-            owns=self.mine & (thinks | release),
-            thinks=thinks,
-            **{name: self.columns[name] for name in _PASSED_ON},
-        )
+    def rows(self, greedy: Tensor, temperature: Tensor) -> LedRows:
+        """The kernels' view of the batch: greedy [B] bool, temperature [B] f32.
+
+        Steps that bring the same temperatures, as an object, get one and the same rows.
+        """
+        if not self._rows or self._rows[0].temperature is not temperature:
+            rows = LedRows(
+                temperature=temperature,
+                greedy=greedy,
+                # the authors' code draws the gate of greedy rows too, and keeps sampling the final
+                # layer's candidates after the think phase
+                random_gate=self.columns["release_preset"],
+                owns=self.mine,
+                thinks=~self.columns["think_only"],
+                **{name: self.columns[name] for name in _PASSED_ON},
+            )
+            self._rows[:] = [rows]
+        return self._rows[0]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from torch import Tensor
 
+from led_sglang.kernels import Draws
 from led_sglang.methods.base import Behaviour, LoadedModel, Picks, StepContext
 from led_sglang.methods.led.record import LedRecord
 from led_sglang.methods.led.rows import LedBatch
@@ -19,21 +20,19 @@ class LedSampler:
         """The whole step for every row, and which rows are LED's; see `TokenSampler.step`."""
         model, step, table = self._model, self._model.step, context.table
         batch = table.once(LedBatch.of)
-        rows = batch.rows(table.greedy, context.temperature, context.thinking)
-        final = step.final_posterior(context.logits, rows, batch.limits)
-        noise = step.draw_noise(
-            model.noise, table.seeds, table.has_seed, context.positions.long(), final.ids
+        decided = step.decide(
+            context.logits,
+            context.latents,
+            batch.rows(table.greedy, context.temperature),
+            batch.limits,
+            Draws(model.noise, table.seeds, table.has_seed, context.positions.long()),
+            context.phase,
         )
-        result = step.led_step(final, context.latents, rows, batch.limits, noise)
-        record = LedRecord.of(
-            replace(result, gate_draw=noise.gate),
-            batch.mine,
-            rows.thinks & batch.mine,
-            context.phases,
-            behaviour=batch.limits.behaviour,
-            trace=batch.trace,
-        )
-        behaviour = None
+
+        def settle(token_ids: Tensor, takes: bool) -> None:
+            step.settle(token_ids, decided, context.phase, takes=takes)
+
+        result, behaviour = decided.result, None
         if batch.answers_q:
             behaviour = Behaviour(
                 result.candidate_ids,
@@ -41,4 +40,5 @@ class LedSampler:
                 result.behaviour_logprob,
                 batch.columns["reports_q"],
             )
-        return Picks(rows.owns, result.token_ids, record, behaviour)
+        record = LedRecord.of(decided, trace=batch.trace)
+        return Picks(decided.owned, result.token_ids, record, behaviour, settle)

@@ -33,7 +33,11 @@ class SoftSampler:
         mixture = soft_mixture(
             logits, batch.rows(context.temperature), batch.limits, seeds[index], positions[index]
         )
-        thinks = context.thinking[index]
+        phase = context.phase
+        # Without delimiters all of an answer is thought.
+        thinking = torch.ones_like(table.has_seed) if phase is None else phase.thinking
+        phases = torch.ones_like(context.positions) if phase is None else phase.phases
+        thinks = thinking[index]
         stop = _cold_stop(
             streak=state.streak[slots],
             low=mixture.entropy < columns["entropy_threshold"],
@@ -43,15 +47,16 @@ class SoftSampler:
             logits=logits,
         )
         tokens = torch.where(stop.forced, stop.token_ids, mixture.ids[:, 0])
-        owned = torch.zeros_like(context.thinking).index_copy(0, index, thinks)
+        owned = torch.zeros_like(thinking).index_copy(0, index, thinks)
         everyone = torch.zeros_like(context.positions).index_copy(0, index, tokens)
         # The token that ends the thought and a forced one are fed as themselves.
-        active = thinks & ~stop.forced & context.thinks_after(everyone)[index]
+        after = thinking if phase is None else phase.thinks_after(everyone)
+        active = thinks & ~stop.forced & after[index]
         streak = torch.where(thinks, stop.streak, 0)
         state.store(slots, mixture.ids, mixture.weights, active, streak)
         record = SoftRecord(
             index=index,
-            phases=context.phases[index],
+            phases=phases[index],
             entropy=mixture.entropy,
             forced=stop.forced,
             active=active,
