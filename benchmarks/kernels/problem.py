@@ -8,28 +8,26 @@ import torch
 from torch import Tensor
 
 from led_sglang.kernels import (
+    Decided,
+    Draws,
     EagerStep,
     FinalPosterior,
     Gate,
     LaunchLimits,
     LedLimits,
-    LedResult,
     LedRows,
     LmHeadShard,
     NoiseStream,
-    StepNoise,
     TritonStep,
 )
-from led_sglang.kernels.triton.combine import combine
-from led_sglang.kernels.triton.gate import gate_rows
-from led_sglang.kernels.triton.gather import gather_latents
-from led_sglang.kernels.triton.latent_lse import latent_lse
-from led_sglang.kernels.triton.partials import latent_partials
+from led_sglang.kernels.triton.launch import current_stream
 
 TEMPERATURE = 0.6
 CANDIDATES = 8
 DEPTH = 8
 LAYERS = DEPTH - 1
+# Of logits: the largest of 152 K is then about 25, as real models have them.
+_SPREAD = 5.5
 
 
 @dataclass(frozen=True)
@@ -59,65 +57,67 @@ class Problem:
         self.batch, self.rows_count = batch, batch * LAYERS
         self.head = LmHeadShard(weight, 0, vocab)
         self.limits = LedLimits(CANDIDATES, DEPTH, False, False)
-        self.logits = torch.randn(batch, vocab, device=device) * 2.0
-        self.latents = torch.randn(batch, LAYERS, hidden, device=device).to(weight.dtype)
+        self.logits = torch.randn(batch, vocab, device=device) * _SPREAD
+        latents = torch.randn(batch, LAYERS, hidden, device=device) * _SPREAD
+        self.latents = latents.to(weight.dtype)
         self.rows = _rows(batch, device, explores)
         self.kernels = TritonStep(
             self.head, LaunchLimits(batch, CANDIDATES, DEPTH, vocab, LAYERS, self.latents.dtype)
         )
+        self.kernels.prewarm()
         self._torch = EagerStep(self.head)
         self.workspace = self.kernels.workspace
         self.scratch = self.kernels.posterior_workspace
-        self.final = self.posterior()
-        self._stream = NoiseStream.start(0, device)
-        self._seeds = torch.arange(batch, device=device)
-        self._has_seed = self._seeds % 2 == 0
-        self.noise = self.draw()
-        self.step()  # fills the workspace, so that each kernel can be timed alone
-        self._explored = self.gate()
-        self._partials = self.partials()
+        seeds = torch.arange(batch, device=device)
+        # Every other row has a seed.
+        self._draws = Draws(NoiseStream.start(0, device), seeds, seeds % 2 == 0, seeds)
+        self._engine = torch.zeros(batch, dtype=torch.int32, device=device)
+        # What each kernel leaves for the next, so that each can be timed alone.
+        self._plan = self.kernels.plan(self.rows, self.limits)
+        self.final = self._plan.final
+        self.noise = self.kernels.noise_workspace.of(batch, CANDIDATES)
+        self.whole()
 
-    def whole(self) -> LedResult:
+    @property
+    def stream(self) -> object:
+        """The stream of the launches."""
+        return current_stream(self.kernels.chip.index)
+
+    def whole(self) -> Decided:
         """All of a step, as a server runs it."""
-        self.posterior()
-        self.draw()
-        return self.step()
-
-    def step(self) -> LedResult:
-        """From the gate to the tokens."""
-        return self.kernels.led_step(self.final, self.latents, self.rows, self.limits, self.noise)
+        decided = self.kernels.decide(
+            self.logits, self.latents, self.rows, self.limits, self._draws, None
+        )
+        self.kernels.settle(self._engine, decided, None)
+        return decided
 
     def posterior(self) -> FinalPosterior:
-        return self.kernels.final_posterior(self.logits, self.rows, self.limits)
+        """With the noise, which is drawn in the same launch."""
+        launch, plan = self.kernels.posterior, self._plan
+        launch(self.stream, self.logits, self.limits, self._draws, plan.posterior)
+        return self.final
 
-    def draw(self) -> StepNoise:
-        """Every other row has a seed."""
-        return self.kernels.draw_noise(
-            self._stream, self._seeds, self._has_seed, self._seeds, self.final.ids
-        )
-
-    def gate(self) -> Tensor:
-        return gate_rows(self.final, self.rows, self.noise, LAYERS, self.workspace)
+    def gate(self) -> None:
+        self.kernels.gate(self.stream, None, None, self._plan.gate)
 
     def gather(self) -> None:
-        gather_latents(self.latents, self.rows, LAYERS, 0, self.workspace, None)
+        launch = self.kernels.gather
+        launch(self.stream, self.latents, 0, self.rows_count, self._plan.gather)
 
     def latent_lse(self) -> None:
-        latent_lse(self.workspace, self.head, first=0, at_most=self.rows_count)
+        self.kernels.latent_lse(self.stream, 0, self.rows_count)
 
     def partials(self) -> Tensor:
-        return latent_partials(self.final.ids, self.rows, LAYERS, 0, self.head, self.workspace)
+        launch, plan = self.kernels.partials, self._plan
+        launch(self.stream, 0, self.rows_count, CANDIDATES, plan.partials)
+        return plan.sent
 
-    def combine(self) -> object:
-        return combine(
-            self._partials[None],
-            self.final,
-            self.rows,
-            self.noise,
-            self._explored,
-            LAYERS,
-            self.workspace,
-        )
+    def combine(self) -> None:
+        launch, plan = self.kernels.combine, self._plan
+        launch(self.stream, plan.sent[None], self.workspace.summary, self.batch, plan.combine)
+
+    def settle(self) -> None:
+        self.kernels.settled(self.stream, self._engine, None, self._plan.settle, takes=True)
 
     def lse_ours(self) -> Tensor:
         """logsumexp(W h / T) [M] in float64, from the partials of its tiles, folded."""
@@ -159,9 +159,9 @@ class Problem:
         ids = self.final.ids[:, None].expand(-1, LAYERS, -1)
         return posteriors.gather(2, ids)
 
-    def lse_float64(self, most: int = 14) -> Tensor:
-        """The truth for the first rows, [min(M, most)]."""
-        hidden = self.latents.flip(1).reshape(self.rows_count, -1)[:most].double()
+    def lse_float64(self) -> Tensor:
+        """The truth, [M]."""
+        hidden = self.latents.flip(1).reshape(self.rows_count, -1).double()
         weight = self.head.weight
         assert weight is not None
         total = torch.full((len(hidden),), -torch.inf, dtype=torch.float64, device=weight.device)

@@ -23,6 +23,7 @@ COLUMNS = (
     ("quack_us", "quack us"),
     ("others_us", "all other kernels us"),
     ("idle_us", "nobody explores us"),
+    ("idle_graph_us", "nobody explores, as a CUDA graph us"),
     ("whole_us", "whole step us"),
     ("graph_us", "as a CUDA graph us"),
     ("enqueue_us", "host launches us"),

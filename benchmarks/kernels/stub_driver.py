@@ -9,14 +9,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
 import triton.backends.nvidia.driver as nvidia
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
+from triton.runtime.jit import JITFunction
 
+from led_sglang.kernels.triton import (
+    combine,
+    gate,
+    gather,
+    latent_lse,
+    noise,
+    partials,
+    posterior,
+    settle,
+    step,
+    support,
+)
+from led_sglang.kernels.triton.tiles import Chip
 
 _PROPERTIES = {"max_shared_mem": 232448, "max_num_regs": 65536, "warpSize": 32}
 
@@ -76,3 +90,43 @@ class Stub:
         return self._target
 
     def allocate_default_profile_scratch(self, *given: Any) -> None: ...
+
+
+MODULES = (posterior, noise, gate, gather, latent_lse, partials, combine, settle)
+_ARCHITECTURES = {"sm_80": 80, "sm_90": 90, "h20": 90}
+_MULTIPROCESSORS = {"sm_80": 108, "sm_90": 132, "h20": 78}
+
+
+def kernels() -> dict[str, JITFunction[Any]]:
+    """The step's kernels by name."""
+    found = (function for module in MODULES for function in vars(module).values())
+    return {f.__name__: f for f in found if isinstance(f, JITFunction) and "kernel" in f.__name__}
+
+
+def compiled() -> dict[str, list[Any]]:
+    """What has been compiled, by the kernel's name: Triton's `CompiledKernel`s."""
+    return {
+        name: list(function.device_caches[0][0].values()) for name, function in kernels().items()
+    }
+
+
+@contextmanager
+def stubbed(card: str = "sm_90") -> Iterator[Stub]:
+    """Steps that are made inside pass CPU tensors for those of a GPU of this kind, see `Chip`."""
+    stub = Stub(_ARCHITECTURES[card])
+    chip = Chip(card, _MULTIPROCESSORS[card], 0)
+    before = driver._active
+    with ExitStack() as stack:
+        for target, name, value in (
+            (nvidia, "PyKernelArg", lambda nested_tuple, type: type),
+            (support, "device_reason", lambda device: None),
+            (step, "chip_of", lambda device: chip),
+        ):
+            stack.enter_context(patch.object(target, name, value))
+        driver.set_active(stub)
+        try:
+            yield stub
+        finally:
+            driver._active = before
+            for function in kernels().values():
+                function.device_caches.clear()  # made for this target

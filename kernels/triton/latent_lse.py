@@ -23,7 +23,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..types import LmHeadShard
 from .launch import Arguments, Kernel
-from .tiles import BLOCK_COLUMNS, HALVES, Chip, Table, chip_of, column_tiles, table_for
+from .tiles import BLOCK_COLUMNS, HALVES, Chip, Table, column_tiles, table_for
 from .workspace import StepWorkspace
 
 # Exponentials are at most 1; 16 of them at 2**26 each fit an int32. What is rounded away is at most
@@ -321,11 +321,16 @@ class LatentLse:
         head: this rank's shard; it has a weight.
         workspace: holds the gathered rows; takes tile_max and tile_sum. Rows beyond its live count
             are neither computed nor written.
+        chip: that it runs on.
         descriptors: whether to read by descriptors; None chooses by `head.weight`.
     """
 
     def __init__(
-        self, head: LmHeadShard, workspace: StepWorkspace, descriptors: bool | None = None
+        self,
+        head: LmHeadShard,
+        workspace: StepWorkspace,
+        chip: Chip,
+        descriptors: bool | None = None,
     ) -> None:
         weight = head.weight
         assert weight is not None, "the kernel needs the weight itself"
@@ -333,7 +338,7 @@ class LatentLse:
         assert workspace.latent_rows.dtype == weight.dtype
         assert workspace.latent_rows.shape[1] == weight.shape[1]
         self._head, self._weight, self._workspace = head, weight, workspace
-        self._chip = chip_of(weight.device)
+        self._chip = chip
         wanted = wants_descriptors(weight, self._chip)
         self._descriptors = wanted if descriptors is None else descriptors
         self._launches: dict[int, _Launch] = {}

@@ -268,9 +268,9 @@ class Posterior:
         stride, dtype = logits.stride(0), logits.dtype
         keep = keys_kept(min(limits.candidates, self._vocab))
         key = (dtype, keep, limits.entropy, stride % 16 == 0)
-        split, merge = self._kernels.get(key) or self._kernels.setdefault(
-            key, self._pair(*key[1:3])
-        )
+        if key not in self._kernels:
+            self._kernels[key] = self._pair(keep, limits.entropy)
+        split, merge = self._kernels[key]
         unread, no_flag = self._workspace.ids, self._workspace.no_flag
         origins: tuple[Any, ...] = (0, unread, unread, unread, no_flag, unread)
         if draws is not None:

@@ -117,7 +117,7 @@ class TritonStep:
         self.posterior = Posterior(limits, self.posterior_workspace)
         self.gate = GateRows(self.workspace)
         self.gather = GatherLatents(self.workspace, self.chip, final_norm)
-        self.latent_lse = LatentLse(head, self.workspace)
+        self.latent_lse = LatentLse(head, self.workspace, self.chip)
         self.partials = LatentPartials(head, self.workspace, self.chip)
         self.combine = Combine(self.workspace)
         self.settled = Settle(self.workspace)

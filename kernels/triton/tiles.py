@@ -143,15 +143,21 @@ class Chip:
 
 @cache
 def chip_of(device: torch.device) -> Chip:
-    """Of a device; chips newer than sm_90 count as such."""
+    """Of a device; one of a newer kind takes the table whose shared memory it has."""
     if device.type != "cuda":
         return Chip("sm_80", _INTERPRETED_PROGRAMS, None)
     count = int(torch.cuda.get_device_properties(device).multi_processor_count)
     card = "sm_80"
-    if torch.cuda.get_device_capability(device)[0] >= 9:
+    # sm_12x has 100 KB a multiprocessor.
+    if torch.cuda.get_device_capability(device)[0] in (9, 10, 11):
         card = "h20" if count <= _H20_MULTIPROCESSORS else "sm_90"
     index = torch.cuda.current_device() if device.index is None else device.index
     return Chip(card, count, index)
+
+
+def row_tiles(dtype: torch.dtype, card: str = "sm_90") -> tuple[int, ...]:
+    """Rows of the row tiles there are for a weight of this type, ascending."""
+    return tuple(tile.rows for tile in table_for(card, _NO_LIMIT, dtype).tiles)
 
 
 def table_for(card: str, at_most: int, dtype: torch.dtype) -> Table:

@@ -15,7 +15,7 @@ from triton.runtime.jit import JITFunction, create_function_from_signature
 from led_sglang.kernels.triton import support
 
 _BACKEND = make_backend(GPUTarget("cuda", 90, 32))
-_NO_WORK = {"aten::detach", "aten::_unsafe_view", "aten::promote_types"}
+_NO_WORK = {"aten::detach", "aten::_unsafe_view", "aten::promote_types", "aten::new_empty"}
 
 
 class Recorder(TorchDispatchMode):

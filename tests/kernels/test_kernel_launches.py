@@ -12,12 +12,14 @@ from launch_recorder import recording
 from torch import Tensor
 
 from led_sglang.kernels import (
+    Draws,
     Gate,
     LaunchLimits,
     LedLimits,
     LedResult,
     NoiseStream,
     Step,
+    ThinkPhase,
     TritonStep,
 )
 from led_sglang.kernels.triton.workspace import StepWorkspace, workspace_bytes
@@ -25,6 +27,7 @@ from led_sglang.methods.led.params import LedParams
 from led_sglang.methods.led.rows import LedBatch
 from led_sglang.methods.registry import METHODS
 from led_sglang.methods.rows import Layout, Row, RowTable
+from led_sglang.phase import ThinkAutomaton
 
 STREAM = NoiseStream.start(3, "cpu")
 H = 64
@@ -65,15 +68,17 @@ def ready(case: Case, batch: int, candidates: int, depth: int) -> TritonStep:
     return step
 
 
-BEFORE_LSE = ["split_statistics_kernel", "merge_splits_kernel", "noise_kernel"]
-BEFORE_LSE += ["gate_kernel", "gather_latents_kernel"]
-AFTER_LSE = ["latent_partials_kernel", "combine_kernel"]
+POSTERIOR = ["split_statistics_kernel", "merge_splits_kernel"]
+GATE = ["gate_kernel"]
+PROJECTION = ["gather_latents_kernel", "latent_lse_kernel", "latent_partials_kernel"]
+COMBINE = ["combine_kernel"]
+# A step in its parts draws its noise apart.
+PARTS = [*POSTERIOR, "noise_kernel", *GATE, *PROJECTION, *COMBINE]
 
 
-# 7, 56 and 448 latent rows: as many row tiles of the logsumexp as could be the right one.
-@pytest.mark.parametrize(("batch", "row_tiles"), [(1, 1), (8, 3), (64, 4)])
-def test_a_step_is_a_few_launches_and_one_addition(
-    batch: int, row_tiles: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("batch", [1, 8, 64])
+def test_the_parts_of_a_step_are_a_few_launches_and_one_addition(
+    batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = case_of(batch)
     limits, rows = limits_of(case.requests), rows_of(case.requests)
@@ -84,7 +89,7 @@ def test_a_step_is_a_few_launches_and_one_addition(
         recorder.launches.clear()
         recorder.operations.clear()
         second = run(step, case, limits, rows, has_seed)
-    assert recorder.kernels == [*BEFORE_LSE, *["latent_lse_kernel"] * row_tiles, *AFTER_LSE]
+    assert recorder.kernels == PARTS
     # The stream of noise moves on. Nothing else, and so nothing is allocated.
     assert recorder.operations == ["aten::add_"]
     for field in fields(LedResult):
@@ -99,7 +104,7 @@ def test_no_row_to_explore_with_is_no_pass_over_the_weight(
     with recording(monkeypatch) as recorder:
         case = case_of(4, depth=1)
         take(step_for(case, "triton"), case)
-    assert recorder.kernels == [*BEFORE_LSE[:4], "combine_kernel"]
+    assert recorder.kernels == [*POSTERIOR, "noise_kernel", *GATE, *COMBINE]
 
 
 @pytest.mark.parametrize("captured", [0, 7])
@@ -119,12 +124,15 @@ def test_the_servers_step_adds_nothing_to_the_launches(
     table = RowTable.build(listed, Layout.of(METHODS), "cpu", False)
     batch = LedBatch.of(table)
     rows = batch.rows(table.greedy, torch.full((3,), 0.6))
-    positions = torch.arange(3)
+    draws = Draws(STREAM, table.seeds, table.has_seed, torch.arange(3))
+    phase = ThinkPhase(
+        ThinkAutomaton([1], [2]).device_tables(1000, "cpu"), *torch.zeros(2, 3).long(), None
+    )
+    token_ids = torch.zeros(3, dtype=torch.int32)
 
     def step_of_the_server(step: Step) -> None:
-        final = step.final_posterior(case.logits, rows, batch.limits)
-        drawn = step.draw_noise(STREAM, table.seeds, table.has_seed, positions, final.ids)
-        step.led_step(final, latents, rows, batch.limits, drawn)
+        decided = step.decide(case.logits, latents, rows, batch.limits, draws, phase)
+        step.settle(token_ids, decided, phase)
 
     with recording(monkeypatch) as recorder:
         step = ready(case, 3, 64, depth)
@@ -132,10 +140,11 @@ def test_the_servers_step_adds_nothing_to_the_launches(
         step_of_the_server(step)
         recorder.operations.clear()
         step_of_the_server(step)
-    one = [*BEFORE_LSE, "latent_lse_kernel", "latent_lse_kernel", *AFTER_LSE]
-    without_latents = [*BEFORE_LSE[:4], AFTER_LSE[-1]]
-    assert recorder.kernels == (one if captured else without_latents) * 2
-    assert recorder.operations == ["aten::add_"]
+    projection = PROJECTION if captured else []
+    one = [*POSTERIOR, *GATE, *projection, *COMBINE, "settle_kernel"]
+    assert recorder.kernels == one * 2
+    assert len(one) <= 8
+    assert recorder.operations == []
 
 
 def test_updated_weights_keep_the_kernels_and_other_ones_do_not(
@@ -165,8 +174,7 @@ def test_more_rows_than_a_window_take_several_passes(monkeypatch: pytest.MonkeyP
         step = TritonStep(case.head(), case.launch_limits())
         take(step, case)
     assert len(step.workspace.windows(600, 7)) == 3
-    one = [BEFORE_LSE[4], *["latent_lse_kernel"] * 4, AFTER_LSE[0]]
-    assert recorder.kernels == [*BEFORE_LSE[:4], *one * 2, *one[:1], *one[1:], AFTER_LSE[1]]
+    assert recorder.kernels == [*POSTERIOR, "noise_kernel", *GATE, *PROJECTION * 3, *COMBINE]
 
 
 def test_memory_hardly_grows_with_the_batch() -> None:
@@ -202,11 +210,12 @@ def test_the_launch_compiles_whatever_a_step_may_ask_for(
         rows = rows_of([*case.requests, case.requests[0]])
         rows = replace(rows, **{n: getattr(rows, n)[1:] for n in vars(rows)})
         run(step, case, limits_of(case.requests), rows, torch.zeros(batch + 1).bool()[1:])
-    assert {name for name, _ in recorder.launches} == {*BEFORE_LSE, "latent_lse_kernel", *AFTER_LSE}
+    # The noise of the parts is nobody's but a check's.
+    assert {name for name, _ in recorder.launches} == set(PARTS)
     assert len(recorder.launches) > 400
     assert step.reason is None
     missing = set(recorder.launches) - compiled
-    assert not missing
+    assert {name for name, _ in missing} == {"noise_kernel"}
 
 
 def test_a_variant_that_was_not_compiled_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

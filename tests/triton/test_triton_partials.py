@@ -8,7 +8,8 @@ from triton_cases import DEVICE
 
 from led_sglang.kernels import LmHeadShard
 from led_sglang.kernels.triton.latent_lse import LatentLse
-from led_sglang.kernels.triton.tiles import BLOCK_COLUMNS, column_tiles
+from led_sglang.kernels.triton.launch import current_stream
+from led_sglang.kernels.triton.tiles import BLOCK_COLUMNS, chip_of, column_tiles
 from led_sglang.kernels.triton.workspace import StepWorkspace
 
 LOG2E = 1.4426950408889634
@@ -31,13 +32,15 @@ def partials(
     workspace.live_count.fill_(first + count)
     tile_max, tile_sum = workspace.tile_max.fill_(77.0), workspace.tile_sum.fill_(77.0)
     head = LmHeadShard(weight.to(DEVICE), 0, vocab)
-    LatentLse(head, workspace, descriptors)(current_stream(chip_of(torch.device(DEVICE)).index), first, capacity)
+    chip = chip_of(workspace.live_count.device)
+    launch = LatentLse(head, workspace, chip, descriptors)
+    launch(current_stream(chip.index), first, capacity)
     z = rows.double() @ weight[:vocab].double().t() / 0.6
     return tile_max.cpu(), tile_sum.cpu(), z
 
 
-# Live counts at the edges of the row tiles 16, 32, 64 and 128, and one that takes two of 128.
-@pytest.mark.parametrize("count", [0, 1, 16, 17, 33, 64, 65, 130])
+# Live counts at the edges of the row tiles, of one product and of two.
+@pytest.mark.parametrize("count", [0, 1, 16, 17, 33, 48, 64, 65, 96, 97, 130, 140])
 @pytest.mark.parametrize("descriptors", DESCRIPTORS)
 def test_each_row_tile_matches_float64(count: int, descriptors: bool) -> None:
     tile_max, tile_sum, z = partials(count, 140, 300, 72, descriptors)

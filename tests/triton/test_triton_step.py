@@ -173,11 +173,12 @@ def test_several_windows_give_the_bits_of_one(monkeypatch: pytest.MonkeyPatch) -
 
 def test_every_row_tile_gives_the_same_bits() -> None:
     """One row, then many: each live count runs another row tile."""
-    from led_sglang.kernels.triton import latent_lse
+    from led_sglang.kernels.triton.tiles import row_tiles
 
     request = Request(gate=Gate.ALWAYS, depth=8)
     results = []
-    for batch in (1, 3, 8, 19):  # 7, 21, 56, 133 live rows: tiles of 16, 32, 64 and twice 128
+    # 7, 21, 42, 56, 91, 126, 175, 224, 273 live rows: a tile each, and two of the last
+    for batch in (1, 3, 6, 8, 13, 18, 25, 32, 39):
         case = exact_case(3)
         requests = [request] * batch
         case = replace(
@@ -188,8 +189,10 @@ def test_every_row_tile_gives_the_same_bits() -> None:
             seeds=case.seeds[:1].expand(batch).contiguous(),
         )
         results.append(triton_step(case))
-    assert [7 * len(r.token_ids) for r in results] == [7, 21, 56, 133]
-    assert latent_lse.row_tiles(torch.bfloat16) == (16, 32, 64, 128)
+    live = [7 * len(r.token_ids) for r in results]
+    tiles = row_tiles(torch.bfloat16)
+    assert tiles == (16, 32, 48, 64, 96, 128, 192, 256)
+    assert {sum(tile < count for tile in tiles) for count in live} == set(range(len(tiles) + 1))
     for result in results:
         for name in ("layer_probs", "behaviour_probs", "token_ids", "depth"):
             value = getattr(result, name)
