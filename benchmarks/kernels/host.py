@@ -146,6 +146,7 @@ def cost(take: Callable[[], None], batch: int, stub: Stub, rounds: int, steps: i
         start = time.perf_counter()
         for _ in range(steps):
             take()
+        stub.clear()
         samples.append(1e6 * (time.perf_counter() - start) / steps)
     least, median = min(samples), statistics.median(samples)
     return HostCost(batch, (least, median), kernels, operations.names, encodes)

@@ -39,8 +39,9 @@ class Stub:
     """What stands in for `triton.runtime.driver.active`.
 
     Attributes:
-        counts: of `launches`, and of `encodes` of tensor maps.
+        counts: of `encodes` of tensor maps.
         names: of the kernels launched, in order.
+        calls: their launches' arguments.
     """
 
     def __init__(self, architecture: int) -> None:
@@ -50,15 +51,17 @@ class Stub:
         self._target = GPUTarget("cuda", architecture, 32)
         self._names: dict[int, str] = {}
         self.names: list[str] = []
+        self.calls: list[tuple[Any, ...]] = []
 
     def clear(self) -> None:
         """Forget what was counted."""
         self.counts.clear()
         self.names.clear()
+        self.calls.clear()
 
     def launch(self, *given: Any) -> None:
         """The last call into the driver; its fifth argument is the kernel's handle."""
-        self.counts["launches"] += 1
+        self.calls.append(given)
         self.names.append(self._names[given[4]])
 
     def fill_tma_descriptor_tiled(self, *given: Any) -> object:
@@ -118,11 +121,14 @@ def stubbed(card: str = "sm_90") -> Iterator[Stub]:
     before = driver._active
     with ExitStack() as stack:
         for target, name, value in (
+            # What Triton's launchers are made with: of 3.8, and of 3.6, which compiles each.
             (nvidia, "PyKernelArg", lambda nested_tuple, type: type),
+            (nvidia, "compile_module_from_src", lambda **given: stub),
+            (nvidia, "libcuda_dirs", list),
             (support, "device_reason", lambda device: None),
             (step, "chip_of", lambda device: chip),
         ):
-            stack.enter_context(patch.object(target, name, value))
+            stack.enter_context(patch.object(target, name, value, create=True))
         driver.set_active(stub)
         try:
             yield stub

@@ -1,8 +1,25 @@
+import importlib.util
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import kernel_cases
 import pytest
 import torch
+
+_BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def _find_benchmarks() -> None:
+    """`import benchmarks`, without the checkout's `kernels` as a package of that bare name."""
+    spec = importlib.util.spec_from_file_location(
+        "benchmarks", _BENCHMARKS / "__init__.py", submodule_search_locations=[str(_BENCHMARKS)]
+    )
+    assert spec is not None
+    sys.modules.setdefault("benchmarks", importlib.util.module_from_spec(spec))
+
+
+_find_benchmarks()
 
 
 @pytest.fixture(autouse=True, scope="session")
