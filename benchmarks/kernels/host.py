@@ -161,7 +161,7 @@ def main() -> None:
     with stubbed() as stub, torch.inference_mode():
         problem = HostProblem(model.hidden, model.vocab, max(BATCHES), candidates=CANDIDATES)
         for batch in BATCHES:
-            one = cost(problem.step_of(batch), batch, stub, rounds=15, steps=100)
+            one = cost(problem.step_of(batch), batch, stub, rounds=60, steps=20)
             least, median = one.microseconds
             numbers = f"{len(one.kernels)} | {len(one.operations)} | {one.encodes}"
             print(f"| {batch} | {least:.0f}, {median:.0f} | {numbers} |", flush=True)

@@ -133,6 +133,9 @@ def stubbed(card: str = "sm_90") -> Iterator[Stub]:
         try:
             yield stub
         finally:
+            found = compiled()
             driver._active = before
-            for function in kernels().values():
+            for name, function in kernels().items():
+                for kernel in found[name]:
+                    kernel.module = None  # there is none to unload
                 function.device_caches.clear()  # made for this target

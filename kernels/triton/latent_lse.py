@@ -387,7 +387,7 @@ class LatentLse:
         rows = workspace.latent_rows
         tensors: list[Tensor | TensorDescriptor] = [weight, rows, rows, rows, rows]
         if self._descriptors:
-            block = table.tiles[0].block
+            (block,) = {tile.block for tile in table.tiles}
             tensors = [TensorDescriptor.from_tensor(weight[: head.valid], [BLOCK_COLUMNS, block])]
             tensors += [TensorDescriptor.from_tensor(rows, [half, block]) for half in HALVES]
         return Arguments(

@@ -303,7 +303,8 @@ class Posterior:
             merge_splits_kernel,
             8,
             ENTROPY=entropy,
-            SPLITS=triton.next_power_of_2(self._splits),
+            # As many keys as are kept at least, of a small vocabulary too.
+            SPLITS=max(triton.next_power_of_2(self._splits), keep // listed),
             GROUP=GROUP_COLUMNS,
             KEEP=keep,
             LISTED=listed,
