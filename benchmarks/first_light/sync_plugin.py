@@ -17,7 +17,8 @@ WATCHED = (
     ("led_sglang.methods.rows", "RowTable", ("build", "keep", "join")),
     ("led_sglang.patches.sampling", "LedSampler", ("change_logits", "_decide", "take_over")),
     ("led_sglang.methods.regular", "SeededRows", ("of", "pick")),
-    ("led_sglang.phase", "PhaseTracker", ("begin", "finish")),
+    ("led_sglang.phase", "PhaseTracker", ("begin",)),
+    ("led_sglang.kernels.phase", "ThinkPhase", ("finish",)),
     ("led_sglang.patches.embedding", "SoftInputs", ("restore", "_embed")),
     ("led_sglang.patches.statistics", "StepStatistics", ("copy_to_host",)),
 )

@@ -464,8 +464,8 @@ def _hand_out(monkeypatch: pytest.MonkeyPatch, loop: Loop) -> None:
     """A record holds the step's own result, which the next step overwrites."""
     original = LedRecord.of
 
-    def of(result: Any, *given: Any, **named: Any) -> Any:
-        return replace(original(result, *given, **named), phases=result.token_ids)
+    def of(decided: Any, **named: Any) -> Any:
+        return replace(original(decided, **named), summary=decided.result.token_ids)
 
     monkeypatch.setattr(LedRecord, "of", of)
 
