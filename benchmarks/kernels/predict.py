@@ -24,7 +24,7 @@ _OTHERS, _OTHER_MICROSECONDS = 7, 2.5
 
 @dataclass(frozen=True)
 class Card:
-    """What a card reaches, and where that is from.
+    """What a card is taken to reach, and where that is from.
 
     Attributes:
         kind: its row in the table of tiles.
@@ -44,8 +44,8 @@ class Card:
 
 
 CARDS = (
-    Card("H200", "sm_90", 132, 4.3e12, 790e12, 7.5e12, "copy and GEMM as measured"),
-    Card("H100", "sm_90", 132, 3.0e12, 790e12, 7.5e12, "90% of the datasheet's 3.35 TB/s"),
+    Card("H200", "sm_90", 132, 4.3e12, 790e12, 7.5e12, "assumed"),
+    Card("H100", "sm_90", 132, 3.0e12, 790e12, 7.5e12, "assumed; copy is 90% of the datasheet's"),
     Card("H20", "h20", 78, 4.0e12, 148e12, 4.4e12, "datasheet; feed scaled by multiprocessors"),
     Card("A100-80G", "sm_80", 108, 2.0e12, 312e12, 4.5e12, "datasheet"),
 )
