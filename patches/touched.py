@@ -97,6 +97,8 @@ sglang.srt.layers.sampler.Sampler
       pick, inside the built-in backend
   _sync_token_ids_across_tp(self, batch_next_token_ids, sampling_info): LED's tokens take their
       place before ranks are synchronised
+sglang.srt.layers.sampler
+  SYNC_TOKEN_IDS_ACROSS_TP: whether ranks agree on their tokens once they have sampled
 sglang.kernels.ops.sampling.renorm
   top_p_renorm_prob: top_p of rows with a seed, without a sort
 sglang.srt.layers.logprob_processor.OutputLogprobProcessor
