@@ -210,7 +210,8 @@ class TritonStep:
     ) -> LedResult:
         """See `Step.led_step`; the result lies in the workspace, its `projected_rows` is None."""
         refuse_what_is_missing(latents, limits, self._head, self._final_norm)
-        if self._falls_back(self._step_misfit(*final.ids.shape, latents, limits)):
+        batch, candidates = final.ids.shape
+        if self._falls_back(self._step_misfit(batch, candidates, latents, limits)):
             return self._eager.led_step(final, latents, rows, limits, noise)
         plan = self.plan(rows, limits, final, noise)
         self._after_posterior(self._stream(), plan, latents, None, None, self.workspace.summary)

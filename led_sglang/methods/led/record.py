@@ -15,8 +15,10 @@ from led_sglang.methods.led.params import BEHAVIOUR_KEY, SUMMARY_KEY, TRACE_KEY,
 from led_sglang.methods.reporting import Commits, Counters
 
 # Fields of `LedResult` that a trace shows.
-_TRACED = ("candidate_ids", "layer_probs", "behaviour_probs", "entropy", "explore_probability")
-_TRACED += ("gate_draw",)
+_TRACED = (
+    *("candidate_ids", "layer_probs", "behaviour_probs", "entropy", "explore_probability"),
+    "gate_draw",
+)
 
 
 @dataclass
