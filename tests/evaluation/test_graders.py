@@ -18,6 +18,7 @@ from math_cases import MISREAD
 from math_forms import FORMS_OF_ANSWERS
 from math_styles import STYLES_OF_ANSWERS
 
+from led_sglang.common.answers import Answerer
 from led_sglang.evaluation import EvaluationError
 from led_sglang.evaluation.endpoint import Completion
 from led_sglang.evaluation.grading.graders import (
@@ -96,7 +97,8 @@ def test_outcome_of_a_whole_completion(content: str, finish_reason: str, outcome
     async def grade_here(question: Question) -> Grade:
         return grade(question)
 
-    completion = Completion(content, None, finish_reason, tokens=9, prompt_tokens=9, led=None)
+    made = Answerer(None)
+    completion = Completion(content, None, finish_reason, 9, 9, led=None, answerer=made)
     item = Item("1", "5 + 7?", "12")
     task = Task("sums", "math", (item,), gold="expr")
     verdict = asyncio.run(
