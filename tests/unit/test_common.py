@@ -111,7 +111,7 @@ def test_nobody_and_strangers_are_told_apart() -> None:
             ServerClient(address, timeout_s=5).led_settings()
         message = str(caught.value)
         assert all(part in message for part in said.split(".*")), message
-        assert "start one with `led-sglang serve`, or name another with --base-url" in message
+        assert "start one with `led-sglang serve`, or name another address" in message
         assert "\n" not in message
 
 
@@ -150,7 +150,7 @@ def test_help_needs_no_torch_and_shows_defaults() -> None:
     defaults = {
         "serve": ["default: led"],
         "bench": ["regular,led)", "1,8,16,32,64,128,256)", "2048)", "0.6)", "confidence)"],
-        "trace": ["http://127.0.0.1:30000)", "trace.html)", "1024)", "0.6)", "(default: led)"],
+        "trace": ["http://127.0.0.1:30000)", "trace.html;", "1024)", "0.6)", "(default: led)"],
         "analyze": ["30)", "8192)", "0.6)", "0.05)", "16)", "auto)"],
         "doctor": [],
         "eval": [],
