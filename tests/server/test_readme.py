@@ -38,6 +38,7 @@ _HUB = "a model of the hub, which the tests cannot fetch"
 _HARNESS = "another project's harness, which pins packages of its own: the page says when it ran"
 _WHEELS = "downloads 4 GB of wheels: tests/unit/test_wheelhouse.py runs both ends on small ones"
 _RANKS = "a second rank: README's command of the kind runs, and other tests have --tp 2"
+_GATEWAYS = "other projects' programs, in environments of their own: the page says when it ran"
 # What does not run here, and why.
 EXCUSED = {
     "make test": "it is what runs this test",
@@ -72,6 +73,9 @@ EXCUSED = {
     "led-sglang serve Qwen/Qwen3-4B-Thinking-2507 --served-model-name qwen "
     "--enable-samplers dola": _HUB,
     **{s.key: _HARNESS for s in FOUND if s.key.startswith(("sgl/bin/", "scope/bin/", "lm/bin/"))},
+    **{s.key: _GATEWAYS for s in FOUND if s.key.startswith("python -m benchmarks.gateways")},
+    "led-sglang doctor --device cuda": "needs a GPU: unit/test_doctor_device.py reads what it says "
+    "without one",
     "make wheelhouse": _WHEELS,
     "make wheelhouse PYTHON=3.12 PART_MB=500": _WHEELS,
     "bash wheelhouse/offline_setup.sh wheelhouse led-venv": _WHEELS,
