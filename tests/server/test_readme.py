@@ -38,6 +38,7 @@ _HUB = "a model of the hub, which the tests cannot fetch"
 _HARNESS = "another project's harness, which pins packages of its own: the page says when it ran"
 _WHEELS = "downloads 4 GB of wheels: tests/unit/test_wheelhouse.py runs both ends on small ones"
 _RANKS = "a second rank: README's command of the kind runs, and other tests have --tp 2"
+_NODES = "two machines: test_same_tokens_any_server.py serves with two nodes on one"
 _GATEWAYS = "other projects' programs, in environments of their own: the page says when it ran"
 # What does not run here, and why.
 EXCUSED = {
@@ -74,6 +75,7 @@ EXCUSED = {
     "--enable-samplers dola": _HUB,
     **{s.key: _HARNESS for s in FOUND if s.key.startswith(("sgl/bin/", "scope/bin/", "lm/bin/"))},
     **{s.key: _GATEWAYS for s in FOUND if s.key.startswith("python -m benchmarks.gateways")},
+    **{s.key: _NODES for s in FOUND if "--nnodes 2" in s.key},
     "led-sglang doctor --device cuda": "needs a GPU: unit/test_doctor_device.py reads what it says "
     "without one",
     "make wheelhouse": _WHEELS,
