@@ -38,6 +38,8 @@ _HUB = "a model of the hub, which the tests cannot fetch"
 _HARNESS = "another project's harness, which pins packages of its own: the page says when it ran"
 _WHEELS = "downloads 4 GB of wheels: tests/unit/test_wheelhouse.py runs both ends on small ones"
 _RANKS = "a second rank: README's command of the kind runs, and other tests have --tp 2"
+_IMAGES = "needs Docker: unit/test_deploy.py checks what it is given"
+_FIRST_LIGHT = "needs a GPU: unit/test_first_light.py reads what it says without one"
 _NODES = "two machines: test_same_tokens_any_server.py serves with two nodes on one"
 _GATEWAYS = "other projects' programs, in environments of their own: the page says when it ran"
 # What does not run here, and why.
@@ -76,8 +78,11 @@ EXCUSED = {
     **{s.key: _HARNESS for s in FOUND if s.key.startswith(("sgl/bin/", "scope/bin/", "lm/bin/"))},
     **{s.key: _GATEWAYS for s in FOUND if s.key.startswith("python -m benchmarks.gateways")},
     **{s.key: _NODES for s in FOUND if "--nnodes 2" in s.key},
+    **{s.key: _IMAGES for s in FOUND if s.key.startswith("docker ")},
     "led-sglang doctor --device cuda": "needs a GPU: unit/test_doctor_device.py reads what it says "
     "without one",
+    "make first-light": _FIRST_LIGHT,
+    "python -m benchmarks.first_light --out DIR --only A": _FIRST_LIGHT,
     "make wheelhouse": _WHEELS,
     "make wheelhouse PYTHON=3.12 PART_MB=500": _WHEELS,
     "bash wheelhouse/offline_setup.sh wheelhouse led-venv": _WHEELS,
