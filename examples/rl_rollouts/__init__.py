@@ -1,0 +1,1 @@
+"""GRPO whose rollouts come from a led-sglang server: with and without LED's own probabilities."""
