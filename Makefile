@@ -10,7 +10,7 @@ TINY_RUN := PYTHONPATH=examples $(BIN)/python -m tiny_reasoner
 
 FIRST_LIGHT := build/first-light
 
-.PHONY: serve test lint imports clean first-light tiny-reasoner reproduce-tiny wheelhouse
+.PHONY: serve test lint imports clean first-light tiny-reasoner reproduce-tiny rl-rollouts wheelhouse
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +42,10 @@ tiny-reasoner: $(TINY)/rl/trainer_state.json  ## train the tiny reasoner: data, 
 # An interrupted run goes on when it is started again; build/reproduce removed, it starts anew.
 reproduce-tiny: $(INSTALLED)  ## measure every method on the tiny reasoner, write its RESULTS.md
 	$(TINY_RUN).reproduce --out build/reproduce
+
+# An interrupted run goes on as well.
+rl-rollouts: $(INSTALLED)  ## GRPO with a server's rollouts, three arms (examples/rl_rollouts)
+	PYTHONPATH=examples $(BIN)/python -m rl_rollouts.run --out build/rl_rollouts
 
 lint: $(INSTALLED)  ## ruff and import-linter (the hooks of pre-commit), and mypy
 	$(BIN)/pre-commit run --all-files
