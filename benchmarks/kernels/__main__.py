@@ -24,7 +24,6 @@ from led_sglang.doctor.device.timers import (
 from led_sglang.kernels.triton import tiles
 from led_sglang.kernels.triton.workspace import workspace_bytes
 
-from . import host, predict
 from .problem import LAYERS, MODELS, SMOKE_MODEL, Model, Problem
 from .report import save
 
@@ -111,8 +110,12 @@ def measure(
 def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["host"]:
+        from . import host  # the whole package; measuring on a device needs torch and Triton alone
+
         return host.main()
     if arguments[:1] == ["predict"]:
+        from . import predict
+
         return predict.main()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
