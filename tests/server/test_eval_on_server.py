@@ -58,9 +58,11 @@ def test_full_grid_on_a_real_server(server: Server, tmp_path: Path) -> None:
     with chromium(tmp_path / "profile") as browser:
         browser.get((tmp_path / "report.html").as_uri())
         assert browser.get_log("browser") == []
-        figures = "return [...document.querySelectorAll('figure svg')].map(s => s.parentNode.id)"
+        figures = (
+            "return [...document.querySelectorAll('figure svg')].map(s => s.closest('figure').id)"
+        )
         assert browser.execute_script(figures) == [
-            *("pass_at_n", "paired", "alpha", "length", "exploration")
+            *("pass_at_n", "cover", "paired", "alpha", "length", "exploration")
         ]
 
 
