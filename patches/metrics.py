@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from sglang.srt.runtime_context import get_parallel
+
 from led_sglang.patches.hooks import hook
 
 # Of this scheduler's metrics (model name, ranks, `--extra-metric-labels`); None without them.
@@ -46,9 +48,11 @@ _SELF_CHECK = (
 
 @hook("observability.metrics_collector.SchedulerMetricsCollector.__init__", "AFTER")
 def _remember_labels(result: Any, self: Any, *args: Any, **kwargs: Any) -> None:
-    """SGLang makes a collector with `--enable-metrics` alone, before it loads the model."""
+    """SGLang makes a collector with `--enable-metrics` alone, before it loads the model; of a
+    tensor-parallel group the first rank's is shown, and its counts are the group's."""
     global _labels
-    _labels = dict(self.labels)
+    if get_parallel().attn_tp_rank == 0:
+        _labels = dict(self.labels)
 
 
 def are_shown() -> bool:
