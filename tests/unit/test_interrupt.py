@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -40,14 +41,20 @@ ANSWERS = {
 
 
 class Slow(BaseHTTPRequestHandler):
-    """A server of SGLang's kind that never comes to the end of an answer."""
+    """A server of SGLang's kind that answers with one token at once, and never with more."""
 
     def do_GET(self) -> None:
-        self.rfile.read(int(self.headers.get("content-length") or 0))
-        if self.path == "/generate":
+        asked = json.loads(self.rfile.read(int(self.headers.get("content-length") or 0)) or "{}")
+        answer: dict[str, Any]
+        if self.path != "/generate":
+            answer = ANSWERS[self.path]
+        elif asked["sampling_params"]["max_new_tokens"] == 1:
+            name = asked["sampling_params"]["custom_params"]["sampler"]
+            answer = {"text": "a", "meta_info": {"sampler": {"name": name}}}
+        else:
             self.server.asked.set()  # type: ignore[attr-defined]
             time.sleep(600)
-        body = json.dumps(ANSWERS[self.path]).encode()
+        body = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
