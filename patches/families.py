@@ -10,23 +10,35 @@ from dataclasses import dataclass
 from typing import Literal
 
 # dflash, eagle3: the setter of SGLang's class. boundary: the capture callback of the attention
-# boundary of a layer. layer_input: what enters a layer, branch plus residual. snapshot: a copy of
-# the stream before a layer.
-Method = Literal["dflash", "eagle3", "boundary", "layer_input", "snapshot", "refused"]
+# boundary of a layer. layer_input: what enters a layer, branch plus residual. whole_input: the
+# branch alone, where it is the whole stream and a stale residual lies beside it. snapshot: a copy
+# of the stream before a layer.
+Method = Literal[
+    "dflash", "eagle3", "boundary", "layer_input", "whole_input", "snapshot", "refused"
+]
 
 
 @dataclass(frozen=True)
 class Capture:
-    """One row: the method, and why the architecture is refused or not proven (None: proven)."""
+    """One row of the table.
+
+    Attributes:
+        method: how h^l is captured.
+        note: why the architecture is refused or not proven; None: proven.
+        marks: whether the class reads before or after the layers that its setter marks.
+    """
 
     method: Method
     note: str | None = None
+    marks: Literal["before", "after"] = "before"
 
 
 _STREAMS = "its layers pass on several residual streams, and none of them is h^l"
 _SPARSE = "the index of its sparse attention is a kernel of a GPU, and the tests have none"
 _RECURRENT = "SGLang runs its recurrent layers on a GPU alone; compared with a stand-in for them"
 _IMAGES = "the tests send no images through a vision model"
+_NOT_RUN = "its class was read, and no test has run it"
+_CONVOLVED = "its class hands out streams that lack the convolution which the next layer adds"
 
 CAPTURES: dict[str, Capture] = {
     "LlamaForCausalLM": Capture("dflash"),
@@ -66,6 +78,13 @@ CAPTURES: dict[str, Capture] = {
     "Gemma3ForConditionalGeneration": Capture("layer_input", _IMAGES),
     "KimiK25ForConditionalGeneration": Capture("dflash", _IMAGES),
     "Qwen2_5_VLForConditionalGeneration": Capture("eagle3"),
+    # Their setters mark the layers whose outputs they hand out.
+    "BeamForCausalLM": Capture("dflash", _NOT_RUN, marks="after"),
+    "MuseSparkForConditionalGeneration": Capture("dflash", _NOT_RUN, marks="after"),
+    # The dflash setter of Muse Glimmer marks those, too, and then reads before them.
+    "MuseGlimmerForCausalLM": Capture("layer_input", _NOT_RUN),
+    "MuseGlimmerForConditionalGeneration": Capture("layer_input", _NOT_RUN),
+    "InklingForConditionalGeneration": Capture("refused", _CONVOLVED),
     "DeepseekV4ForCausalLM": Capture("refused", _STREAMS),
     "HYV4ForCausalLM": Capture("refused", _STREAMS),
     "Glm5NextForConditionalGeneration": Capture("refused", _STREAMS),

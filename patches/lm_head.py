@@ -9,11 +9,28 @@ from sglang.srt.layers.logits_processor import should_apply_lm_head_quant_method
 
 from led_sglang.kernels import FinalNorm, LmHeadShard
 
+# The names that SGLang's classes give the norm behind the last layer.
+_NORMS = ("norm", "norm_f", "embedding_norm", "final_layernorm", "final_norm", "ln_f")
+
 
 def causal_lm(model: Any) -> Any:
     """The part that decodes: of a vision model its language model, of others the model itself."""
-    inner = getattr(model, "language_model", None)
-    return model if inner is None else inner
+    for name in ("language_model", "llm"):
+        inner = getattr(model, name, None)
+        if hasattr(inner, "logits_processor"):  # Gemma 4's is the bare stack
+            return inner
+    return model
+
+
+def decoder_stack(model: Any) -> Any:
+    """The module that runs the layers: it has `layers`, and the final norm.
+
+    Raises:
+        AttributeError: SGLang builds the model in another way.
+    """
+    stack = causal_lm(model).model
+    inner = getattr(stack, "language_model", None)
+    return stack if inner is None else inner
 
 
 def lm_head_shard(model: Any) -> LmHeadShard:
@@ -83,12 +100,14 @@ def _head(model: Any) -> Any:
 
 def final_norm(model: Any) -> FinalNorm:
     """The model's final norm as a function of hidden states [rows, H] alone."""
-    stack = causal_lm(model).model
-    norm = getattr(stack, "norm", getattr(stack, "norm_f", None))
+    stack = decoder_stack(model)
+    norm = next((n for name in _NORMS if (n := getattr(stack, name, None)) is not None), None)
     if norm is None:
         raise AttributeError(f"{type(model).__name__} has no final norm where LED looks for it")
 
     def apply(hidden_states: torch.Tensor) -> torch.Tensor:
-        return norm(hidden_states.contiguous())
+        normed = norm(hidden_states.contiguous())
+        # Cohere's returns the residual beside it.
+        return normed[0] if isinstance(normed, tuple) else normed
 
     return apply

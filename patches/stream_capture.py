@@ -8,7 +8,8 @@ model's own setter.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from inspect import Signature, signature
 from typing import Any
@@ -37,9 +38,42 @@ class StreamCollector:
         self._streams: list[Tensor] = []
         # Of a stack's forward that the logits processor has not seen yet.
         self._left: list[Tensor] = []
-        stack.forward = self._with_streams(stack.forward)
-        stack.register_forward_hook(self._take_off)
-        processor.register_forward_pre_hook(self._hand_over, with_kwargs=True)
+        self._off = False
+        self._installed = ExitStack()
+        self.replace(stack, "forward", self._with_streams(stack.forward))
+        self.keep(stack.register_forward_hook(self._take_off))
+        self.keep(processor.register_forward_pre_hook(self._hand_over, with_kwargs=True))
+
+    @property
+    def off(self) -> bool:
+        """Whether nothing is read for now."""
+        return self._off
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The model's own forward, of which nothing is read."""
+        self._off = True
+        try:
+            yield
+        finally:
+            self._off = False
+
+    def remove(self) -> None:
+        """Take everything out of the model that capturing has put there."""
+        self._installed.close()
+
+    def keep(self, handle: Any) -> None:
+        """Note a hook of torch's, to be removed with the rest."""
+        self._installed.callback(handle.remove)
+
+    def replace(self, owner: Any, name: str, replacement: Any) -> None:
+        """Give an object another method, until `remove`."""
+        own = vars(owner).get(name)
+        setattr(owner, name, replacement)
+        if own is None:
+            self._installed.callback(delattr, owner, name)
+        else:
+            self._installed.callback(setattr, owner, name, own)
 
     def take(self, stream: Tensor, *, owned: bool = False) -> None:
         """Keep a stream [..., H]; one that is not `owned` may be overwritten, hence copied."""
@@ -81,11 +115,13 @@ def capture_at_boundaries(layers: Any, collector: StreamCollector) -> None:
     """
     for index in collector.marked:
         boundary = layers[index].attn_boundary
-        boundary.prepare = _with_capture(boundary.prepare, collector)
+        collector.replace(boundary, "prepare", _with_capture(boundary.prepare, collector))
 
 
 def _with_capture(prepare: Callable[..., Any], collector: StreamCollector) -> Callable[..., Any]:
     def prepare_and_capture(hidden_states: Any, forward_batch: Any, **call: Any) -> Any:
+        if collector.off:
+            return prepare(hidden_states, forward_batch, **call)
         return prepare(hidden_states, forward_batch, **{**call, "capture": collector.take})
 
     return prepare_and_capture
@@ -98,6 +134,15 @@ def capture_layer_inputs(layers: Any, collector: StreamCollector) -> None:
         residual = given.get("residual")
         rows = given["hidden_states"].flatten(0, -2)  # transformers' layers take a batch of one
         collector.take(rows if residual is None else rows + residual, owned=residual is not None)
+
+    _before_marked_layers(layers, collector, read)
+
+
+def capture_whole_inputs(layers: Any, collector: StreamCollector) -> None:
+    """Read the `hidden_states` that enter each marked layer; a residual beside them is stale."""
+
+    def read(given: dict[str, Any]) -> None:
+        collector.take(given["hidden_states"].flatten(0, -2))
 
     _before_marked_layers(layers, collector, read)
 
@@ -132,9 +177,11 @@ def _before_marked_layers(
             arguments: tuple[Any, ...],
             named: dict[str, Any],
             parameters: Signature = parameters,
-        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+            if collector.off:
+                return None
             given = parameters.bind(*arguments, **named)
             read(given.arguments)
             return given.args, given.kwargs
 
-        layers[index].register_forward_pre_hook(before, with_kwargs=True)
+        collector.keep(layers[index].register_forward_pre_hook(before, with_kwargs=True))

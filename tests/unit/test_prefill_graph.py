@@ -23,15 +23,12 @@ from sglang.srt.model_executor.runner_backend.breakable_cuda_graph_backend impor
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from led_sglang.patches.capture import install
-from led_sglang.patches.families import CAPTURES
+from led_sglang.patches.capture import WRAPPERS, capture_by
 
 LAYERS, HIDDEN = 6, 4
 # 0-based layers whose output is wanted; -1 is the embeddings.
 WANTED = [-1, 2, 3]
 SIZES = (8, 4)
-# One architecture of each method that wraps.
-WRAPPED = ["MiMoForCausalLM", "Gemma2ForCausalLM", "DeciLMForCausalLM"]
 
 
 class Tape(TorchDispatchMode):
@@ -81,11 +78,20 @@ class Layer(nn.Module):
         return self.attn_boundary.prepare(stream, forward_batch) + 1
 
 
+class StaleLayer(Layer):
+    """What enters is the whole stream; the residual beside it is of another layer."""
+
+    def forward(
+        self, positions: Tensor, hidden_states: Tensor, forward_batch: Any, residual: Any = None
+    ) -> Tensor:
+        return super().forward(positions, hidden_states, forward_batch)
+
+
 class Stack(nn.Module):
-    def __init__(self, split: bool) -> None:
+    def __init__(self, split: bool, stale: bool) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
-        self.split = split
+        self.layers = nn.ModuleList((StaleLayer if stale else Layer)() for _ in range(LAYERS))
+        self.split, self.stale = split, stale
 
     def forward(
         self, input_ids: Tensor, positions: Tensor, forward_batch: Any, input_embeds: Any = None
@@ -93,6 +99,8 @@ class Stack(nn.Module):
         stream = input_ids[:, None].expand(-1, HIDDEN) * 1.0
         for layer in self.layers:
             halves = (stream / 4, stream * 3 / 4) if self.split else (stream, None)
+            if self.stale:
+                halves = (stream, stream * 5)
             stream = layer(positions, halves[0], forward_batch, halves[1])
         return stream * 100
 
@@ -110,9 +118,9 @@ class LogitsProcessor(nn.Module):
 
 
 class CausalLM(nn.Module):
-    def __init__(self, split: bool) -> None:
+    def __init__(self, split: bool, stale: bool = False) -> None:
         super().__init__()
-        self.model = Stack(split)
+        self.model = Stack(split, stale)
         self.logits_processor = LogitsProcessor()
 
     def forward(self, input_ids: Tensor, positions: Tensor, forward_batch: Any) -> Any:
@@ -170,12 +178,12 @@ def capture(runner: Any, ids: Tensor) -> None:
     runner.backend.capture_one(ShapeKey(size=len(ids)), forward)
 
 
-@pytest.mark.parametrize("name", WRAPPED)
+@pytest.mark.parametrize("method", WRAPPERS)
 def test_replayed_streams_are_those_of_the_replayed_tokens(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = CausalLM(split=CAPTURES[name].method == "layer_input")
-    install(model, name, LAYERS, WANTED)
+    model = CausalLM(split=method == "layer_input", stale=method == "whole_input")
+    capture_by(method, model, LAYERS, WANTED)
     runner: Any = runner_of(model, monkeypatch)
     static = {size: torch.arange(size) for size in SIZES}
     for ids in static.values():
@@ -198,7 +206,18 @@ def test_replayed_streams_are_those_of_the_replayed_tokens(
             assert torch.equal(stream[:, 0], ids + layer + 1.0)
 
 
-def test_every_method_that_wraps_is_replayed_above() -> None:
-    others = {"dflash", "eagle3", "refused"}
-    wrapping = {capture.method for capture in CAPTURES.values()} - others
-    assert wrapping == {CAPTURES[name].method for name in WRAPPED}
+@pytest.mark.parametrize("method", WRAPPERS)
+def test_paused_or_removed_capture_reads_nothing(method: str) -> None:
+    model = CausalLM(split=False)
+    ids = torch.arange(3)
+    capture = capture_by(method, model, LAYERS, WANTED)
+    hidden, streams = model(ids, ids, batch_of(ids))
+    with capture.paused():
+        assert model(ids, ids, batch_of(ids))[1] is None
+    assert len(model(ids, ids, batch_of(ids))[1]) == len(streams) == len(WANTED)
+    capture.remove()
+    plain, none = model(ids, ids, batch_of(ids))
+    assert none is None
+    assert torch.equal(plain, hidden)
+    assert "forward" not in vars(model.model)
+    assert not any("prepare" in vars(layer.attn_boundary) for layer in model.model.layers)

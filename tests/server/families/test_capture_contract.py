@@ -8,9 +8,12 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import torch
+from torch import Tensor
 
-from led_sglang.patches.capture import install, known_architecture
-from led_sglang.patches.families import CAPTURES
+from led_sglang.patches.capture import WRAPPERS, install, known_architecture
+from led_sglang.patches.families import CAPTURES, Capture, Method
+from led_sglang.patches.setters import SETTERS
 from led_sglang.settings import LaunchRefused
 
 MODULES = {
@@ -32,7 +35,8 @@ MODULES = {
     "MiniMaxM2ForCausalLM": "minimax_m2",
     "NemotronHForCausalLM": "nemotron_h",
 }
-SETTERS = {"dflash": "set_dflash_layers_to_capture", "eagle3": "set_eagle3_layers_to_capture"}
+# Their setters take no embeddings, and mark the layers behind which they read.
+READS_AFTER = {"BeamForCausalLM": "beam", "MuseSparkForConditionalGeneration": "muse_spark"}
 
 
 class Stack:
@@ -69,7 +73,8 @@ def _undo_patches() -> Any:
 
 def test_every_setter_has_its_test() -> None:
     with_setter = {name for name, capture in CAPTURES.items() if capture.method in SETTERS}
-    assert with_setter - {n for n in CAPTURES if "ConditionalGeneration" in n} == set(MODULES)
+    vision = {n for n in CAPTURES if "ConditionalGeneration" in n}
+    assert with_setter - vision - set(READS_AFTER) == set(MODULES)
 
 
 # The eagle3 setters of some models number differently where the first id is 1 or the last is L.
@@ -91,18 +96,110 @@ def test_setter_that_numbers_otherwise_is_refused(architecture: str) -> None:
         install(model, architecture, 12, [4, 5])
 
 
+class AddingLayer:
+    """Adds one to the stream, however a class passes its arguments."""
+
+    @staticmethod
+    def self_attn_input_norm(stream: Tensor) -> Tensor:
+        return stream
+
+    def __init__(self, outputs: int = 1) -> None:
+        self.outputs = outputs
+
+    def __call__(self, positions: Any, hidden_states: Tensor, *rest: Any) -> Any:
+        stream = hidden_states + 1
+        return stream if self.outputs == 1 else (stream, stream)
+
+
+def streams_of(architecture: str, module_name: str, method: str, ids: list[int]) -> list[float]:
+    """What SGLang's own stack hands out behind its own setter, of layers that count: h^l is l."""
+    module = importlib.import_module(f"sglang.srt.models.{module_name}")
+    name = {"beam": "BeamModel", "muse_spark": "MuseSpark1xModel"}.get(module_name)
+    kind = getattr(module, name or "MuseGlimmerModel")
+    outputs = 2 if module_name == "muse_spark" else 1
+    stack = SimpleNamespace(
+        pp_group=SimpleNamespace(is_first_rank=True, is_last_rank=True, world_size=1),
+        layers=[AddingLayer(outputs) for _ in range(12)],
+        layers_to_capture=[],
+        start_layer=0,
+        end_layer=12,
+        has_full_attention=False,
+        fuse_layers=False,
+        embed_norm=None,
+        norm=lambda hidden: hidden,
+        residual_dtype=torch.float32,
+        operator_dtype=torch.float32,
+    )
+    causal = next(
+        c
+        for c in vars(module).values()
+        if hasattr(c, SETTERS[method]) and c.__module__ == module.__name__
+    )
+    hollow = type(architecture, (), {SETTERS[method]: getattr(causal, SETTERS[method])})()
+    inner = SimpleNamespace(language_model=stack, layers=stack.layers)
+    hollow.model = inner if module_name == "muse_spark" else stack
+    hollow.config = SimpleNamespace(num_hidden_layers=12)
+    if module_name == "muse_spark":
+        mock.patch.object(module.layernorm_sp, "runs_sp", return_value=False).start()
+        mock.patch.object(module, "get_forward").start()
+    install(hollow, architecture, 12, ids)
+    batch = SimpleNamespace(forward_mode=None)
+    _, streams = kind.forward(stack, None, None, batch, input_embeds=torch.zeros(2, 3))
+    return [float(stream[0, 0]) for stream in streams]
+
+
+@pytest.mark.parametrize("architecture", READS_AFTER)
+def test_setter_that_marks_the_layer_itself_reads_behind_it(architecture: str) -> None:
+    ids = [0, 3, 10]
+    assert streams_of(architecture, READS_AFTER[architecture], "dflash", ids) == [1, 4, 11]
+    with (
+        mock.patch.dict(CAPTURES, {architecture: Capture("dflash")}),
+        pytest.raises(LaunchRefused, match=r"marks layers .0, 3, 10. where LED needs .1, 4, 11"),
+    ):
+        streams_of(architecture, READS_AFTER[architecture], "dflash", ids)
+    with pytest.raises(LaunchRefused, match=r"refuses its layers \[-1, 3\]"):
+        streams_of(architecture, READS_AFTER[architecture], "dflash", [-1, 3])
+
+
+def test_setter_that_marks_the_layer_itself_and_reads_before_it_is_not_used() -> None:
+    name, setter = "MuseGlimmerForCausalLM", Capture("dflash")
+    assert CAPTURES[name].method == "layer_input"
+    with (
+        mock.patch.dict(CAPTURES, {name: setter}),
+        pytest.raises(LaunchRefused, match="marks layers"),
+    ):
+        streams_of(name, "muse_glimmer", "dflash", [0, 3])
+    with mock.patch.dict(CAPTURES, {name: Capture("dflash", marks="after")}):
+        assert streams_of(name, "muse_glimmer", "dflash", [0, 3]) == [0, 3]  # not h^1 and h^4
+
+
+@pytest.mark.parametrize("architecture", MODULES)
+def test_marks_are_taken_off_and_put_back(architecture: str) -> None:
+    model = model_with_setter_of(architecture, layers=12)
+    model.capture_aux_hidden_states = False
+    capture = install(model, architecture, 12, [4, 5])
+    with capture.paused():
+        assert not model.model.layers_to_capture
+        assert not model.capture_aux_hidden_states
+        assert not any(getattr(x, "_is_layer_to_capture", False) for x in model.model.layers)
+    assert sorted(model.model.layers_to_capture) == [5, 6]
+
+
 def test_drafting_layers_counted_as_layers_are_refused() -> None:
     model = model_with_setter_of("LlamaForCausalLM", layers=13)
     with pytest.raises(LaunchRefused, match="13 layers where its config says 12"):
         install(model, "LlamaForCausalLM", 12, [4, 5])
 
 
-@pytest.mark.parametrize("method", ["dflash", "eagle3", "boundary", "layer_input"])
-def test_model_built_otherwise_is_refused(method: str) -> None:
-    name = next(n for n, capture in CAPTURES.items() if capture.method == method)
+@pytest.mark.parametrize("method", ["dflash", "eagle3", *WRAPPERS])
+def test_model_built_otherwise_is_refused(method: Method) -> None:
     model = SimpleNamespace(model=SimpleNamespace(layers=[SimpleNamespace()] * 4))
-    with pytest.raises(LaunchRefused, match=f"cannot capture the layers of {name}: SGLang builds"):
-        install(model, name, 4, [1, 2])
+    refusal = "cannot capture the layers of Any: SGLang builds"
+    with (
+        mock.patch.dict(CAPTURES, {"Any": Capture(method)}),
+        pytest.raises(LaunchRefused, match=refusal),
+    ):
+        install(model, "Any", 4, [1, 2])
 
 
 REFUSED = sorted(name for name, capture in CAPTURES.items() if capture.method == "refused")
