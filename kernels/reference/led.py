@@ -104,11 +104,12 @@ def led_reference(
     entropy = _entropy(p_final)
 
     # docs/method.md#candidates: the k largest; ties: lowest id; -inf is none; then the nucleus.
-    order = sorted(range(len(p_final)), key=lambda v: (-float(z[v]), v))
+    final = z.tolist()
+    order = sorted(range(len(final)), key=lambda v: (-final[v], v))
     ids: list[int] = []
     mass = 0.0
     for v in order[:candidates]:
-        if float(z[v]) == -math.inf:
+        if final[v] == -math.inf:
             break
         if ids and candidate_top_p < 1.0 and mass >= candidate_top_p:
             break
@@ -122,17 +123,18 @@ def led_reference(
     if len(latents) < first + depth - 1:
         raise ValueError(f"{len(latents)} latents are too few for depth {depth}, {layers}")
     rows = [[p_final[v] for v in ids]]
+    lm_head = lm_head.double()
     for i in range(first, first + depth - 1):
         hidden = latents[i : i + 1]
         if norm is not None:
             hidden = norm(hidden)
-        z_latent = lm_head.double() @ hidden[0].double()
+        z_latent = lm_head @ hidden[0].double()
         if logit_scale is not None:
             z_latent = z_latent * logit_scale
         if softcap is not None:
             z_latent = softcap * torch.tanh(z_latent / softcap)
         p_latent = torch.softmax(z_latent / temperature, dim=0)
-        rows.append([float(p_latent[v]) for v in ids])
+        rows.append(p_latent[ids].tolist())
     for i, row in enumerate(rows):
         rows[i] = [max(p, floor) for p in row]
         layer_mass = sum(rows[i])
