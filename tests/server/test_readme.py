@@ -42,6 +42,7 @@ _IMAGES = "needs Docker: unit/test_deploy.py checks what it is given"
 _FIRST_LIGHT = "needs a GPU: unit/test_first_light.py reads what it says without one"
 _NODES = "two machines: test_same_tokens_any_server.py serves with two nodes on one"
 _GATEWAYS = "other projects' programs, in environments of their own: the page says when it ran"
+_TRAINER = "another project's trainer, with packages of its own: the page says when it ran"
 # What does not run here, and why.
 EXCUSED = {
     "make test": "it is what runs this test",
@@ -83,6 +84,10 @@ EXCUSED = {
     "without one",
     "make first-light": _FIRST_LIGHT,
     "python -m benchmarks.first_light --out DIR --only A": _FIRST_LIGHT,
+    "led-sglang serve --led-logprobs behaviour --dtype float32 --port 30000": _TRAINER,
+    "PYTHONPATH=examples:SLIME python -m rl_rollouts.slime_group --url http://127.0.0.1:30000": (
+        _TRAINER
+    ),
     "make wheelhouse": _WHEELS,
     "make wheelhouse PYTHON=3.12 PART_MB=500": _WHEELS,
     "bash wheelhouse/offline_setup.sh wheelhouse led-venv": _WHEELS,
