@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def curve(folder: Path, key: str) -> tuple[list[int], list[float]]:
     return [step for step, _ in found], [value for _, value in found]
 
 
-def write_results(out: Path, runs: Runs, minutes: float) -> None:
+def write_results(out: Path, runs: Runs) -> None:
     """RESULTS.md and curves.png."""
     arms = list(dict.fromkeys(arm for arm, _ in runs))
     figure, axes = plt.subplots(len(_CURVES), 1, figsize=(7, 3 * len(_CURVES)), sharex=True)
@@ -59,16 +59,18 @@ def write_results(out: Path, runs: Runs, minutes: float) -> None:
     figure.tight_layout()
     figure.savefig(out / "curves.png", dpi=110)
     plt.close(figure)
-    (out / "RESULTS.md").write_text(_page(arms, runs, minutes))
+    (out / "RESULTS.md").write_text(_page(arms, runs))
 
 
-def _page(arms: list[str], runs: Runs, minutes: float) -> str:
+def _page(arms: list[str], runs: Runs) -> str:
+    minutes = sum(sum(curve(folder, "step_time")[1]) for folder in runs.values()) / 60
     seeds = len({seed for _, seed in runs})
     lines = [
         "# GRPO with rollouts of a led-sglang server",
         "",
-        f"`make rl-rollouts`, {date.today()}, {minutes:.0f} minutes, {processor()}; "
-        f"mean and standard error over {seeds} seeds. Bands in the picture are standard errors.",
+        f"`make rl-rollouts`, {date.today()}, {minutes:.0f} minutes of training steps, "
+        f"{processor()}; mean and standard error over {seeds} seeds. Bands in the picture are "
+        "standard errors.",
         "",
         "| arm | held out, before | held out, after | reward, last 5 steps | entropy, last 5 steps "
         "| mean of p/q | largest p/q | largest difference of log-probabilities |",
@@ -89,8 +91,26 @@ def _page(arms: list[str], runs: Runs, minutes: float) -> str:
             f"{max(max(curve(f, 'ratio/largest_difference')[1]) for f in folders):.1e}",
         ]
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    for arm in arms:
+        folders = [folder for (name, _), folder in runs.items() if name == arm]
+        near, steps, mean, error = _ratio_of(folders)
+        lines += [
+            "",
+            f"`{arm}`: the mean of p/q is within three of its standard errors of 1 in {near} of "
+            f"{steps} steps, and over all of them {mean:.5f} ± {error:.5f}.",
+        ]
     lines += ["", "![Curves](curves.png)", ""]
     return "\n".join(lines)
+
+
+def _ratio_of(folders: Sequence[Path]) -> tuple[int, int, float, float]:
+    """Of the steps' mean ratios: how many are 1 within their error, how many there are, their mean
+    and its standard error."""
+    means = np.concatenate([curve(folder, "ratio/mean")[1] for folder in folders])
+    errors = np.concatenate([curve(folder, "ratio/stderr")[1] for folder in folders])
+    # Where nothing explores, the difference is the rounding of float32.
+    near = int((abs(means - 1.0) <= 3.0 * errors + 1e-6).sum())
+    return near, len(means), float(means.mean()), float((errors**2).sum() ** 0.5 / len(errors))
 
 
 def _shown(values: list[float], digits: int = 3) -> str:

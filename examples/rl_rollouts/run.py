@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from led_sglang.common.server_process import running_server
@@ -33,18 +33,21 @@ def main() -> None:
     runs = {
         (arm, seed): options.out / f"{arm}-{seed}" for seed in range(options.seeds) for arm in arms
     }
-    began = time.monotonic()
+    missing = {run: f for run, f in runs.items() if not (f / "trainer_state.json").exists()}
+    if missing:
+        train(missing, options.out, options.steps)
+    write_results(options.results, runs)
+
+
+def train(runs: Mapping[tuple[str, int], Path], out: Path, steps: int) -> None:
+    """Every run one after the other, on one server."""
     flags = ["--model-path", str(bundled_model("tiny-reasoner-sft")), "--dtype", "float32"]
     flags += ["--device", "cpu", "--random-seed", "1"]
-    with running_server(flags, options.out / "server.log") as url:
+    with running_server(flags, out / "server.log") as url:
         for (arm, seed), folder in runs.items():
-            if (folder / "trainer_state.json").exists():
-                continue
             command = [sys.executable, "-m", "rl_rollouts.train", "--url", url, "--arm", arm]
-            command += ["--seed", str(seed), "--out", str(folder), "--steps", str(options.steps)]
+            command += ["--seed", str(seed), "--out", str(folder), "--steps", str(steps)]
             subprocess.run(command, check=True)
-    minutes = (time.monotonic() - began) / 60
-    write_results(options.results, runs, minutes)
 
 
 if __name__ == "__main__":
