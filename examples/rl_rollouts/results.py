@@ -23,7 +23,7 @@ _CURVES = {
     "entropy": "entropy of the policy, nats",
     "ratio/mean": "mean of p/q",
     "ratio/max": "largest p/q of a step",
-    "held_out": "held-out problems solved by `regular` draws",
+    "held_out": "held-out problems solved",
 }
 
 
