@@ -1,9 +1,9 @@
 """Processes that find SGLang imported already, forked from one that did it once.
 
-A server is three processes, and each takes some 10 s of processor time to import SGLang. Servers of
-the tests are forked instead, and fork their own workers where SGLang would start new interpreters.
-`sglang serve`, `sgl.Engine`, `led-sglang eval --launch` and the README's commands are tested in
-interpreters of their own.
+A server is three processes, and each takes some 10 s of processor time to import SGLang, and its
+scheduler 5 s more for the classes of all models. Servers of the tests are forked instead, and fork
+their own workers where SGLang would start new interpreters. `sglang serve`, `sgl.Engine`,
+`led-sglang eval --launch` and the README's commands are tested in interpreters of their own.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ _context.set_forkserver_preload(
         "sglang.launch_server",
         "sglang.srt.managers.scheduler",
         "sglang.srt.managers.detokenizer_manager",
+        "sglang.srt.models.registry",
         "transformers.models.qwen3",
         "led_sglang.cli",
         "preloaded",
         "launches",
+        "frozen_imports",
     ]
 )
 
