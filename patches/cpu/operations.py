@@ -1,8 +1,9 @@
 """What single models need to run on the CPU platform: plain torch where SGLang has a GPU's kernel.
 
 Each piece takes the place of one of SGLang's, with its arguments and its result; what a model
-computes is the same. Without them Qwen2-MoE, MiniMax-M2, ERNIE 4.5 MoE, Gemma 2 and Hunyuan do not
-run there (tests/server/families compares all of them with transformers).
+computes is the same. Without them Qwen2-MoE, Qwen3.5, MiniMax-M2, ERNIE 4.5 MoE, Gemma 2 and
+Hunyuan do not run there, and Gemma 4's routers lose their scale (tests/server/families compares all
+of them with transformers).
 """
 
 from __future__ import annotations
@@ -16,19 +17,21 @@ from torch.nn.functional import pad
 
 def install() -> None:
     """Put the operations in place, in this process, before a model is loaded."""
-    from sglang.srt.layers import logits_processor
+    from sglang.srt.layers import layernorm, logits_processor
     from sglang.srt.layers.moe import topk
-    from sglang.srt.models import hunyuan, minimax_m2, qwen2_moe
+    from sglang.srt.models import hunyuan, minimax_m2, qwen2_moe, qwen3_5
 
-    _replace(qwen2_moe, "fused_gate_sigmoid_mul_add", add_gated)
-    _replace(minimax_m2, "rms_sumsq_serial", mean_squares)
-    _replace(minimax_m2, "rms_apply_serial", apply_norms)
-    _replace(logits_processor, "fused_softcap", cap)
-    _replace(topk, "fused_topk_native", _with_flat_bias(topk.fused_topk_torch_native))
-    _replace(hunyuan, "RadixAttention", _with_a_row_per_token(hunyuan.RadixAttention))
+    replace(qwen2_moe, "fused_gate_sigmoid_mul_add", add_gated)
+    replace(minimax_m2, "rms_sumsq_serial", mean_squares)
+    replace(minimax_m2, "rms_apply_serial", apply_norms)
+    replace(logits_processor, "fused_softcap", cap)
+    replace(topk, "fused_topk_native", _with_flat_bias(topk.fused_topk_torch_native))
+    replace(qwen3_5, "fused_sigmoid_mul", gate_in_place)
+    replace(layernorm.Gemma4RMSNorm, "forward_native", gemma4_norm)
+    replace(hunyuan, "RadixAttention", _with_a_row_per_token(hunyuan.RadixAttention))
 
 
-def _replace(module: Any, name: str, replacement: Any) -> None:
+def replace(module: Any, name: str, replacement: Any) -> None:
     """Replace a name that must be there already: nobody would look at a new one."""
     getattr(module, name)
     setattr(module, name, replacement)
@@ -42,6 +45,23 @@ def add_gated(hidden: Tensor, gate: Tensor, shared: Tensor, output: Tensor) -> N
         gate: [H], weights of the gate.
     """
     output += (hidden.float() @ gate.float()).sigmoid()[:, None] * shared.float()
+
+
+def gate_in_place(x: Tensor, gate: Tensor, *, inplace: bool = True) -> Tensor:
+    """Multiply `x` [rows, heads * size] by sigmoid(gate), whose heads may lie apart."""
+    gates = gate.float().reshape(x.shape).sigmoid()
+    return x.copy_(x.float() * gates) if inplace else (x.float() * gates).to(x.dtype)
+
+
+def gemma4_norm(self: Any, x: Tensor) -> Tensor:
+    """Gemma 4's RMS norm; a router folds its scale into the weight of one that has none of its own.
+
+    SGLang's torch leaves that weight out, its kernel does not.
+    """
+    rows = x.float()
+    rows = rows * (rows.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+    shift = self.scale_shift if self.with_scale else 0.0
+    return (rows * (self.weight.float() + shift)).to(x.dtype)
 
 
 def mean_squares(queries: Tensor, keys: Tensor) -> Tensor:

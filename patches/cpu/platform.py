@@ -12,6 +12,8 @@ from typing import Any
 PLATFORM_NAME = "led_cpu"
 # Host memory has no natural bound like a card's: SGLang would zero a pool of most of the machine.
 DEFAULT_KV_TOKENS = 65_536
+# Nor has it for the states of recurrent layers, of which a running request has one.
+DEFAULT_RECURRENT_STATES = 64
 
 
 def activate() -> str | None:
@@ -44,10 +46,16 @@ def _platform_class() -> type:
 
         def init_backend(self) -> None:
             # Called where the model runs.
-            from led_sglang.patches.cpu import attention, operations
+            from led_sglang.patches.cpu import attention, operations, recurrences
 
             attention.install()
             operations.install()
+            recurrences.install_layers()
+
+        def post_load_model(self, model: Any) -> None:
+            from led_sglang.patches.cpu import recurrences
+
+            recurrences.install_kernels()
 
         # /start_profile asks an out-of-tree platform for these.
         def get_torch_profiler_activity_str(self) -> str:
@@ -66,6 +74,12 @@ def _platform_class() -> type:
             server_args.sleep_on_idle = True
             if server_args.max_total_tokens is None:
                 server_args.max_total_tokens = DEFAULT_KV_TOKENS
+            if server_args.max_mamba_cache_size is None:
+                server_args.max_mamba_cache_size = DEFAULT_RECURRENT_STATES
+            from sglang.srt.arg_groups import overrides
+
+            # Left to itself, SGLang has snapshots of those states kept, which are a GPU's.
+            overrides.supports_mamba_cache_extra_buffer = lambda view, hf_config: False
 
     return TorchCpu
 

@@ -115,6 +115,40 @@ def serve(
         env: further environment variables.
         device: of `--device`; None leaves the flag out.
     """
+    process, port, log = _start_server(model, flags, command, env, device)
+    try:
+        _wait_until_ready(process, port, log)
+        yield Server(process, port, log)
+    finally:
+        kill(process)
+
+
+def run_to_the_end(
+    model: Path, *flags: str, command: Sequence[str], env: dict[str, str] | None = None
+) -> None:
+    """Start a server on the CPU platform that ends by itself, and wait for that.
+
+    Args:
+        model: model folder.
+        flags: further flags.
+        command: arguments of the Python interpreter that start it.
+        env: further environment variables.
+    """
+    process, _, log = _start_server(model, flags, command, env, "cpu")
+    try:
+        process.wait(START_TIMEOUT_S)
+        assert process.poll() == 0, f"the server ended with {process.poll()}:\n{tail(log)}"
+    finally:
+        kill(process)
+
+
+def _start_server(
+    model: Path | str | None,
+    flags: Sequence[str],
+    command: Sequence[str],
+    env: dict[str, str] | None,
+    device: str | None,
+) -> tuple[Process, int, Path]:
     port = free_port()
     log = Path(tempfile.mkdtemp(prefix="led-server-")) / "log.txt"
     named = [] if model is None else ["--model-path", str(model)]
@@ -122,12 +156,7 @@ def serve(
     arguments += [] if device is None else ["--device", device]
     arguments += ["--random-seed", "1234", *flags]
     environment = os.environ | {"SGLANG_PLATFORM": "led_cpu", "OMP_NUM_THREADS": "1"} | (env or {})
-    process = start(arguments, environment, log)
-    try:
-        _wait_until_ready(process, port, log)
-        yield Server(process, port, log)
-    finally:
-        kill(process)
+    return start(arguments, environment, log), port, log
 
 
 def start(arguments: Sequence[str], environment: dict[str, str], log: Path) -> Process:

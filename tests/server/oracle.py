@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from led_sglang.kernels import LedReference, led_reference
 
@@ -41,10 +41,13 @@ class Oracle:
     """A model in transformers, float32, with every layer's hidden states."""
 
     def __init__(self, path: Path | str) -> None:
-        self.model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+        vision = hasattr(AutoConfig.from_pretrained(path), "vision_config")
+        kind = AutoModelForImageTextToText if vision else AutoModelForCausalLM
+        self.model: Any = kind.from_pretrained(path, dtype=torch.float32).eval()
         self.layers: int = self.model.config.get_text_config().num_hidden_layers
         stack = self.model.get_decoder()
-        self.norm = getattr(stack, "norm", None) or stack.norm_f
+        names = ("norm", "norm_f", "embedding_norm")
+        self.norm = next(getattr(stack, name) for name in names if hasattr(stack, name))
         self.head = self.model.get_output_embeddings().weight.detach()
 
     @torch.no_grad()

@@ -67,9 +67,31 @@ def test_cap(dtype: torch.dtype, tolerance: float) -> None:
     assert_near(logits, truth, dtype, tolerance)
 
 
+@TYPES
+def test_gate_with_its_heads_apart(dtype: torch.dtype, tolerance: float) -> None:
+    x, gate = draw(ROWS, 48, dtype=dtype, seed=0), draw(ROWS, 3, 16, dtype=dtype, seed=1)
+    truth = x.double() / (1 + torch.exp(-gate.double().flatten(1)))
+    copied = operations.gate_in_place(x, gate, inplace=False)
+    assert_near(copied, truth, dtype, tolerance)
+    assert operations.gate_in_place(x, gate) is x
+    assert_near(x, truth, dtype, tolerance)
+
+
+@TYPES
+@pytest.mark.parametrize(("scaled", "shift"), [(True, 1.0), (True, 0.0), (False, 1.0)])
+def test_norm_of_gemma_4(dtype: torch.dtype, tolerance: float, scaled: bool, shift: float) -> None:
+    """A router's norm has no scale of its own and carries the router's in its weight."""
+    x, weight = draw(ROWS, HIDDEN, dtype=dtype, seed=0), draw(HIDDEN, dtype=dtype, seed=1)
+    norm = SimpleNamespace(weight=weight, eps=1e-6, scale_shift=shift, with_scale=scaled)
+    exact = x.double()
+    normed = exact / (exact.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
+    truth = normed * (weight.double() + (shift if scaled else 0.0))
+    assert_near(operations.gemma4_norm(norm, x), truth, dtype, tolerance)
+
+
 def test_a_name_that_is_gone_is_an_error() -> None:
     module = SimpleNamespace(kept=1)
-    operations._replace(module, "kept", 2)
+    operations.replace(module, "kept", 2)
     assert module.kept == 2
     with pytest.raises(AttributeError, match="gone"):
-        operations._replace(module, "gone", 2)
+        operations.replace(module, "gone", 2)

@@ -21,11 +21,19 @@ OF_THE_CPU_PLATFORM = {
     "sglang.srt.platforms.interface.SRTPlatform",
     f"{DEEPSEEK}.attention_backend_handler.AttentionBackendRegistry",
     f"{DEEPSEEK}.attention_forward_methods.forward_methods.AttnForwardMethod",
+    "sglang.srt.layers.attention.linear.gdn_backend",
+    "sglang.srt.layers.attention.mamba.mamba",
+    "sglang.srt.layers.attention.mamba.mixer2_rms_norm_gated",
+    "sglang.srt.layers.layernorm",
     "sglang.srt.layers.logits_processor",
     "sglang.srt.layers.moe.topk",
     "sglang.srt.models.hunyuan",
+    "sglang.srt.models.lfm2",
+    "sglang.srt.models.lfm2_moe",
     "sglang.srt.models.minimax_m2",
     "sglang.srt.models.qwen2_moe",
+    "sglang.srt.models.qwen3_5",
+    "sglang.srt.models.qwen3_next",
 }
 # Extra HTTP workers alone import it, and none of them starts without it; every other process would
 # pay seconds for the check.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,22 +77,25 @@ def kimi_k2(source: Path, target: Path) -> None:
     _rename(target, "KimiK2Config", "DeepseekV3Config", "kimi_k2", "DeepseekV3ForCausalLM")
 
 
-def gemma2(source: Path, target: Path) -> None:
-    """Gemma 2: published with its activation under two keys."""
-    shutil.copytree(source, target)
-    _edit(target, hidden_act="gelu_pytorch_tanh")
+def with_keys(without: tuple[str, ...] = (), **keys: Any) -> Callable[[Path, Path], None]:
+    """A configuration with keys of the published ones, which transformers takes for granted.
 
+    Args:
+        without: keys that the published ones do not have.
+        keys: of the text model, where a vision model has one.
+    """
 
-def minimax_m2(source: Path, target: Path) -> None:
-    """MiniMax-M2: keys that transformers takes for granted."""
-    shutil.copytree(source, target)
-    _edit(target, scoring_func="sigmoid", use_routing_bias=True, use_qk_norm=True, rotary_dim=8)
+    def served(source: Path, target: Path) -> None:
+        shutil.copytree(source, target)
+        file = target / "config.json"
+        config = json.loads(file.read_text())
+        text = config.get("text_config", config)
+        for key in without:
+            del text[key]
+        text.update(keys)
+        file.write_text(json.dumps(config, indent=2))
 
-
-def exaone4(source: Path, target: Path) -> None:
-    """Exaone 4: which layers slide is published as a pattern of letters."""
-    shutil.copytree(source, target)
-    _edit(target, sliding_window_pattern="LG")
+    return served
 
 
 def nemotron_h(source: Path, target: Path) -> None:
@@ -105,10 +108,15 @@ def nemotron_h(source: Path, target: Path) -> None:
     _edit(target, hybrid_override_pattern="M*-M", mamba_n_groups=config["n_groups"])
 
 
-def qwen3_next(source: Path, target: Path) -> None:
-    """Qwen3-Next: published with the distance of its attention layers."""
+def qwen3_vl_moe(source: Path, target: Path) -> None:
+    """Qwen3-VL-MoE: experts are published as [experts, inputs, outputs]."""
     shutil.copytree(source, target)
-    _edit(target, full_attention_interval=2)
+    file = target / "model.safetensors"
+    tensors = {
+        name: tensor.transpose(1, 2).contiguous() if ".experts." in name else tensor
+        for name, tensor in load_file(file).items()
+    }
+    save_file(tensors, file, metadata={"format": "pt"})
 
 
 def mimo_v2(source: Path, target: Path) -> None:

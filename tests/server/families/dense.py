@@ -3,7 +3,26 @@
 from __future__ import annotations
 
 from families import checkpoints
-from families.tiny_models import HUNYUAN_ATTENTION, WINDOWS, Family
+from families.shared_configs import (
+    GEMMA4,
+    GEMMA4_KEYS,
+    HUNYUAN_ATTENTION,
+    NO_PREFILL_GRAPHS,
+    WINDOWS,
+)
+from families.tiny_models import Family
+
+_SCALED_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
 
 DENSE = {
     "llama": Family("llama"),
@@ -42,7 +61,7 @@ DENSE = {
             "attn_logit_softcapping": 1e5,
             **WINDOWS,
         },
-        served=checkpoints.gemma2,
+        served=checkpoints.with_keys(hidden_act="gelu_pytorch_tanh"),
         led={"softcap": 3.0},
     ),
     "exaone4": Family(
@@ -54,7 +73,7 @@ DENSE = {
             "sliding_window_pattern": 2,
             **WINDOWS,
         },
-        served=checkpoints.exaone4,
+        served=checkpoints.with_keys(sliding_window_pattern="LG"),
         # The launch of a model with windows takes a name of a GPU's backends alone.
         flags=("--attention-backend", "triton"),
     ),
@@ -69,5 +88,42 @@ DENSE = {
         },
         without=("head_dim",),
         led={"logit_scale": 0.25},
+    ),
+    "olmo2": Family("olmo2", without=("head_dim",)),
+    "olmo3": Family(
+        "olmo3",
+        WINDOWS,
+        without=("head_dim",),
+        served=checkpoints.with_keys(
+            without=("rope_parameters",), rope_theta=500000.0, rope_scaling=None
+        ),
+    ),
+    "ministral3": Family("ministral3", {"rope_parameters": _SCALED_YARN}),
+    "cohere2": Family(
+        "cohere2",
+        {
+            "tie_word_embeddings": True,
+            # SGLang's windows are one token wider than transformers' there: none of them is full.
+            **WINDOWS,
+            "sliding_window": 400,
+            "logit_scale": 0.5,
+            "layer_norm_eps": 1e-5,
+        },
+        without=("head_dim",),
+        led={"logit_scale": 0.5},
+    ),
+    "gemma4": Family("gemma4_text", GEMMA4, served=GEMMA4_KEYS, led={"softcap": 3.0}),
+    "gemma4_embeddings": Family(
+        "gemma4_text",
+        {
+            **GEMMA4,
+            "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": 300,
+            "num_kv_shared_layers": 2,
+        },
+        served=GEMMA4_KEYS,
+        flags=NO_PREFILL_GRAPHS,
+        prefill_graphs=False,
+        led={"softcap": 3.0},
     ),
 }

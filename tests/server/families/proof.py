@@ -6,22 +6,23 @@ The server answers twice, eagerly and out of recorded graphs (graphs/).
 from __future__ import annotations
 
 import random
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from graphs.control import EAGER, GRAPHS
-from graphs.served import GraphServer, graph_flags, serve_graphs
+from graphs.served import check_replayed, graph_environment, graph_flags
+from harness import run_to_the_end
 from oracle import Oracle, Verdict
-from transformers.models.qwen3_next import modeling_qwen3_next
 
+from families import recording_server
 from families.tiny_models import Family, write
 
 NEW_TOKENS = 32
 PROMPTS = 8
 # Eight rows stand in a bucket of sixteen, their prompts in one of 256 tokens.
-GRAPH_FLAGS = graph_flags(decode=(4, 16), prefill=(32, 256))
+GRAPH_FLAGS = graph_flags(decode=(16,), prefill=(256,))
 # Mixed over the prompts: latents count in every one, and the gate and the norm in some.
 REQUESTS = (
     {"gate": "always"},
@@ -77,12 +78,14 @@ def prove(family: Family, folder: Path, *flags: str) -> dict[str, Proof]:
     record.mkdir()
     passed.mkdir()
     oracle = Oracle(model)
-    # Transformers sums a gated delta rule chunk by chunk, which loses two digits; token by token it
-    # does not.
-    modeling_qwen3_next.torch_chunk_gated_delta_rule = _token_by_token
-    with serve_graphs(
+    _sum_token_by_token()
+    asked = prompts()
+    leds = [{"depth": oracle.layers, **REQUESTS[i % len(REQUESTS)]} for i in range(PROMPTS)]
+    sampling = {"temperature": 0, "max_new_tokens": NEW_TOKENS, "ignore_eos": True}
+    bodies = [(ids, {"led": led}, sampling) for ids, led in zip(asked, leds, strict=True)]
+    recording_server.ask(record, (EAGER, GRAPHS), bodies)
+    run_to_the_end(
         served,
-        passed,
         *("--dtype", "float32", "--max-running-requests", "16", "--max-total-tokens", "4096"),
         *("--led-think-only", "false", "--trust-remote-code"),
         *("--enable-samplers", "led,dola", "--dola-layers", "all"),
@@ -90,48 +93,49 @@ def prove(family: Family, folder: Path, *flags: str) -> dict[str, Proof]:
         *family.flags,
         *flags,
         command=("-m", "families.recording_server", "serve"),
-        env={
-            "LED_TEST_RECORD": str(record),
-            "LED_TEST_NATIVE": " ".join(family.native),
+        env=graph_environment(passed)
+        | {
+            recording_server.FOLDER: str(record),
             "SGLANG_MAMBA_CONV_DTYPE": "float32",
         },
-    ) as server:
-        proofs = {mode: _prove(server, mode, oracle, family, record) for mode in (EAGER, GRAPHS)}
-        server.check_replayed("DECODE", *(["EXTEND"] if family.prefill_graphs else []))
+    )
+    check_replayed(passed, "DECODE", *(["EXTEND"] if family.prefill_graphs else []))
+    proofs = {}
+    for mode in (EAGER, GRAPHS):
+        outputs, forwards = recording_server.read(record, mode)
+        proof = _compare_streams(oracle, asked, outputs, forwards)
+        for ids, tokens, led in zip(asked, outputs, leds, strict=True):
+            options = {"candidates": 8, **led, **family.led}
+            proof.tokens.add(oracle.check_greedy(ids, tokens, [True] * len(tokens), **options))
+        proofs[mode] = proof
     return proofs
 
 
-def _prove(server: GraphServer, mode: str, oracle: Oracle, family: Family, record: Path) -> Proof:
-    server.use(mode)
-    for step in record.iterdir():  # of what was asked before
-        step.unlink()
-    asked = prompts()
-    leds = [{"depth": oracle.layers, **REQUESTS[i % len(REQUESTS)]} for i in range(PROMPTS)]
-    sampling = {"temperature": 0, "max_new_tokens": NEW_TOKENS, "ignore_eos": True}
-    answers = server.served.generate_batch(
-        [(ids, {"led": led}, sampling) for ids, led in zip(asked, leds, strict=True)]
-    )
-    outputs = [answer["output_ids"] for answer in answers]
-    proof = _compare_streams(oracle, asked, outputs, record)
-    for ids, tokens, led in zip(asked, outputs, leds, strict=True):
-        options = {"candidates": 8, **led, **family.led}
-        proof.tokens.add(oracle.check_greedy(ids, tokens, [True] * len(tokens), **options))
-    return proof
+def _sum_token_by_token() -> None:
+    """Transformers sums a gated delta rule chunk by chunk, which loses two digits."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("transformers.models.") and hasattr(
+            module, "torch_chunk_gated_delta_rule"
+        ):
+            rule = module.torch_recurrent_gated_delta_rule
+            module.torch_chunk_gated_delta_rule = _without_chunks(rule)
 
 
-def _token_by_token(*args: Any, chunk_size: int = 0, **kwargs: Any) -> Any:
-    return modeling_qwen3_next.torch_recurrent_gated_delta_rule(*args, **kwargs)
+def _without_chunks(rule: Any) -> Any:
+    return lambda *args, chunk_size=0, **kwargs: rule(*args, **kwargs)
 
 
 def _compare_streams(
-    oracle: Oracle, asked: list[list[int]], outputs: list[list[int]], record: Path
+    oracle: Oracle,
+    asked: list[list[int]],
+    outputs: list[list[int]],
+    forwards: list[dict[str, Any]],
 ) -> Proof:
     streams = [oracle.all_streams([*p, *o]) for p, o in zip(asked, outputs, strict=True)]
     by_length = {len(ids): i for i, ids in enumerate(asked)}
     prompt_of: dict[int, int] = {}
     proof = Proof(0, 0, 0.0, Verdict(differences=[]))
-    for file in sorted(record.iterdir()):
-        step: dict[str, Any] = torch.load(file)
+    for step in forwards:
         captured = step["hidden"].view(len(step["slots"]), oracle.layers, -1)
         for row, (slot, length) in enumerate(zip(step["slots"], step["lengths"], strict=True)):
             if not step["decode"]:

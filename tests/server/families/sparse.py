@@ -1,11 +1,18 @@
-"""The families with experts, recurrent layers or latent attention, by name."""
+"""The families with experts or latent attention, by name."""
 
 from __future__ import annotations
 
 from families import checkpoints
-from families.tiny_models import HUNYUAN_ATTENTION, WINDOWS, Family
+from families.shared_configs import (
+    EXPERTS,
+    GEMMA4,
+    GEMMA4_KEYS,
+    HUNYUAN_ATTENTION,
+    SHARED_EXPERT,
+    WINDOWS,
+)
+from families.tiny_models import Family
 
-_MOE = {"moe_intermediate_size": 32, "num_experts_per_tok": 2}
 _MLA = {
     "kv_lora_rank": 32,
     "q_lora_rank": 24,
@@ -31,21 +38,16 @@ _MLA = {
         "mscale_all_dim": 1.0,
     },
 }
-_SHARED_EXPERT = {**_MOE, "num_experts": 8, "shared_expert_intermediate_size": 32}
 # Keys of the published configurations that transformers takes for granted.
 _NOAUX = {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
-# The CPU platform keeps no snapshots of recurrent states. Left to itself, SGLang takes half of the
-# memory for them, and a graph that is captured copies what it steps forward.
-_RECURRENT = (
-    *("--mamba-radix-cache-strategy", "no_buffer", "--disable-overlap-schedule"),
-    *("--max-mamba-cache-size", "64"),
-)
+
+_DENSE_FIRST = ["dense", *["sparse"] * 3]
 
 SPARSE = {
-    "qwen3_moe": Family("qwen3_moe", {**_MOE, "num_experts": 8, "norm_topk_prob": True}),
+    "qwen3_moe": Family("qwen3_moe", {**EXPERTS, "num_experts": 8, "norm_topk_prob": True}),
     "qwen2_moe": Family(
         "qwen2_moe",
-        {**_SHARED_EXPERT, "decoder_sparse_step": 1, "norm_topk_prob": False},
+        {**SHARED_EXPERT, "decoder_sparse_step": 1, "norm_topk_prob": False},
         without=("head_dim",),
     ),
     "minimax_m2": Family(
@@ -57,12 +59,14 @@ SPARSE = {
             "rotary_dim": 8,
             "partial_rotary_factor": 0.5,
         },
-        served=checkpoints.minimax_m2,
+        served=checkpoints.with_keys(
+            scoring_func="sigmoid", use_routing_bias=True, use_qk_norm=True, rotary_dim=8
+        ),
     ),
     "mimo_v2": Family(
         "mimo_v2_flash",
         {
-            **_MOE,
+            **EXPERTS,
             "num_local_experts": 8,
             "n_group": 1,
             "topk_group": 1,
@@ -85,7 +89,7 @@ SPARSE = {
     "ernie4_5_moe": Family(
         "ernie4_5_moe",
         {
-            **_MOE,
+            **EXPERTS,
             "moe_num_experts": 8,
             "moe_k": 2,
             "moe_num_shared_experts": 1,
@@ -100,7 +104,7 @@ SPARSE = {
         "hunyuan_v1_moe",
         {
             **HUNYUAN_ATTENTION,
-            **_MOE,
+            **EXPERTS,
             "intermediate_size": 32,  # transformers' experts have this size
             "num_experts": 8,
             "moe_topk": [2] * 4,
@@ -117,7 +121,7 @@ SPARSE = {
     "glm4_moe": Family(
         "glm4_moe",
         {
-            **_MOE,
+            **EXPERTS,
             "n_routed_experts": 8,
             "n_shared_experts": 1,
             "first_k_dense_replace": 1,
@@ -127,51 +131,15 @@ SPARSE = {
         },
         served=checkpoints.with_drafting_layer,
     ),
-    "qwen3_next": Family(
-        "qwen3_next",
-        {
-            **_SHARED_EXPERT,
-            "decoder_sparse_step": 1,
-            "norm_topk_prob": True,
-            "partial_rotary_factor": 0.5,
-            # Three value heads a key head: SGLang splits the projection in torch.
-            "linear_num_value_heads": 6,
-            "linear_num_key_heads": 2,
-            "linear_key_head_dim": 16,
-            "linear_value_head_dim": 16,
-            "linear_conv_kernel_dim": 4,
-            "layer_types": ["linear_attention", "full_attention"] * 2,
-        },
-        served=checkpoints.qwen3_next,
-        flags=_RECURRENT,
-        native=("gated_delta_net",),
-    ),
-    "nemotron_h": Family(
-        "nemotron_h",
-        {
-            "layers_block_type": ["mamba", "attention", "mlp", "mamba"],
-            "mamba_num_heads": 8,
-            "mamba_head_dim": 16,
-            "ssm_state_size": 16,
-            "n_groups": 2,
-            "conv_kernel": 4,
-            "chunk_size": 16,
-            "time_step_min": 1e-9,  # transformers' steps have a lower bound, SGLang's have none
-        },
-        served=checkpoints.nemotron_h,
-        flags=_RECURRENT,
-        native=("mamba2",),
-        prefill_graphs=False,  # some of its layers do not attend
-    ),
     "deepseek_v3": Family(
         "deepseek_v3",
-        {**_MOE, **_MLA, **_NOAUX, "n_group": 2, "topk_group": 1},
+        {**EXPERTS, **_MLA, **_NOAUX, "n_group": 2, "topk_group": 1},
         served=checkpoints.with_drafting_layer,
     ),
     "deepseek_v2": Family(
         "deepseek_v2",
         {
-            **_MOE,
+            **EXPERTS,
             **_MLA,
             "topk_method": "group_limited_greedy",
             "scoring_func": "softmax",
@@ -182,7 +150,94 @@ SPARSE = {
     ),
     "kimi_k2": Family(
         "deepseek_v3",
-        {**_MOE, **_MLA, **_NOAUX, "n_group": 1, "topk_group": 1},
+        {**EXPERTS, **_MLA, **_NOAUX, "n_group": 1, "topk_group": 1},
         served=checkpoints.kimi_k2,
+    ),
+    "glm4_moe_lite": Family(
+        "glm4_moe_lite", {**EXPERTS, **_MLA, **_NOAUX, "n_group": 1, "topk_group": 1}
+    ),
+    "mixtral": Family(
+        "mixtral", {"num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None}
+    ),
+    "olmoe": Family(
+        "olmoe",
+        {"num_key_value_heads": 4, "num_experts": 8, "num_experts_per_tok": 2},
+        without=("head_dim",),
+    ),
+    "granitemoe": Family(
+        "granitemoe",
+        {
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+            "logits_scaling": 4.0,
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.5,
+            "attention_multiplier": 0.2,
+        },
+        without=("head_dim",),
+        led={"logit_scale": 0.25},
+    ),
+    "hy_v3": Family(
+        "hy_v3",
+        {**EXPERTS, "num_experts": 8, "num_shared_experts": 1, "mlp_layer_types": _DENSE_FIRST},
+        served=checkpoints.with_keys(
+            first_k_dense_replace=1,
+            use_qk_norm=True,
+            qk_norm=True,
+            moe_router_use_sigmoid=True,
+            moe_router_enable_expert_bias=True,
+            route_norm=True,
+            expert_hidden_dim=32,
+            enable_lm_head_fp32=False,
+        ),
+    ),
+    "laguna": Family(
+        "laguna",
+        {
+            **SHARED_EXPERT,
+            **WINDOWS,
+            "num_attention_heads_per_layer": [4] * 4,
+            "mlp_layer_types": _DENSE_FIRST,
+            "gating": True,
+            "rope_parameters": {
+                kind: {
+                    "rope_type": "default",
+                    "rope_theta": 10000.0,
+                    "partial_rotary_factor": 1.0,
+                }
+                for kind in ("full_attention", "sliding_attention")
+            },
+        },
+    ),
+    "exaone_moe": Family(
+        "exaone_moe",
+        {
+            **EXPERTS,
+            **WINDOWS,
+            "sliding_window": 400,  # SGLang's is one token wider than transformers'
+            "sliding_window_pattern": 2,
+            "num_experts": 8,
+            "n_group": 1,
+            "topk_group": 1,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+            "mlp_layer_types": _DENSE_FIRST,
+        },
+        served=checkpoints.with_keys(
+            sliding_window_pattern="LG", is_moe_layer=[False, True, True, True]
+        ),
+        flags=("--attention-backend", "triton"),
+    ),
+    "gemma4_moe": Family(
+        "gemma4_text",
+        {
+            **GEMMA4,
+            "enable_moe_block": True,
+            "num_experts": 8,
+            "top_k_experts": 2,
+            "moe_intermediate_size": 32,
+        },
+        served=GEMMA4_KEYS,
+        led={"softcap": 3.0},
     ),
 }

@@ -34,6 +34,26 @@ MODULES = {
     "MiMoV2FlashForCausalLM": "mimo_v2",
     "MiniMaxM2ForCausalLM": "minimax_m2",
     "NemotronHForCausalLM": "nemotron_h",
+    "Qwen3_5ForCausalLM": "qwen3_5_text",
+    "Qwen3_5MoeForCausalLM": "qwen3_5_text",
+    "Gemma4ForCausalLM": "gemma4_causal",
+    "Glm4MoeLiteForCausalLM": "glm4_moe_lite",
+    "Ministral3ForCausalLM": "ministral3",
+    "LagunaForCausalLM": "laguna",
+    "ExaoneMoEForCausalLM": "exaone_moe",
+    "ExaoneMoeForCausalLM": "exaone_moe",
+    "GlmMoeDsaForCausalLM": "glm4_moe",
+    "MiniMaxM3SparseForCausalLM": "minimax_m3",
+    "MistralLarge3ForCausalLM": "mistral_large_3",
+    "NemotronHPuzzleForCausalLM": "nemotron_h",
+    "BailingMoeForCausalLM": "bailing_moe",
+    "BailingMoEForCausalLM": "bailing_moe",
+    "BailingMoeV2ForCausalLM": "bailing_moe",
+    "Lfm2ForCausalLM": "lfm2",
+    "Lfm2MoeForCausalLM": "lfm2_moe",
+    "LongcatFlashForCausalLM": "longcat_flash",
+    "InternLM3ForCausalLM": "llama",
+    "Glm5NextForConditionalGeneration": "glm5_next",
 }
 # Their setters take no embeddings, and mark the layers behind which they read.
 READS_AFTER = {"BeamForCausalLM": "beam", "MuseSparkForConditionalGeneration": "muse_spark"}
@@ -73,8 +93,8 @@ def _undo_patches() -> Any:
 
 def test_every_setter_has_its_test() -> None:
     with_setter = {name for name, capture in CAPTURES.items() if capture.method in SETTERS}
-    vision = {n for n in CAPTURES if "ConditionalGeneration" in n}
-    assert with_setter - vision - set(READS_AFTER) == set(MODULES)
+    vision = {n for n in CAPTURES if "ConditionalGeneration" in n or n.startswith("NemotronH_")}
+    assert with_setter - vision - set(READS_AFTER) == set(MODULES) - vision
 
 
 # The eagle3 setters of some models number differently where the first id is 1 or the last is L.
@@ -183,6 +203,22 @@ def test_marks_are_taken_off_and_put_back(architecture: str) -> None:
         assert not model.capture_aux_hidden_states
         assert not any(getattr(x, "_is_layer_to_capture", False) for x in model.model.layers)
     assert sorted(model.model.layers_to_capture) == [5, 6]
+
+
+def test_glm_5_next_hands_out_what_its_head_reads_of_its_streams() -> None:
+    """Both are the mean: SGLang's setter against transformers' head."""
+    module = importlib.import_module("sglang.srt.models.glm5_next")
+    heads = importlib.import_module("transformers.models.glm5_next.modeling_glm5_next")
+    model = model_with_setter_of("Glm5NextForConditionalGeneration", layers=12)
+    capture = install(model, "Glm5NextForConditionalGeneration", 12, [4, 5])
+    assert model.model.layers_to_capture == [5, 6]
+    model.model.config = SimpleNamespace(mhc=True, hc_mult=4)
+    streams = torch.randn(3, 4 * 8, generator=torch.Generator().manual_seed(0))
+    handed_out = module.Glm5NextModel._prepare_aux_hidden_state(model.model, streams)
+    read = heads.Glm5NextTextHyperHead()(streams.view(1, 3, 4, 8))[0]
+    torch.testing.assert_close(handed_out, read)
+    with capture.paused():
+        assert not getattr(model.model, "dflash_capture", False)
 
 
 def test_drafting_layers_counted_as_layers_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""Dense families on real servers: every captured latent and every token equal transformers'."""
+"""Dense families and vision models: every captured latent and every token equal transformers'."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import pytest
 
 from families.dense import DENSE
 from families.proof import check, prove
+from families.vision import VISION
+
+FAMILIES = DENSE | VISION
 
 
-@pytest.mark.parametrize("family", DENSE)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_latents_and_tokens(tmp_path: Path, family: str) -> None:
-    check(family, prove(DENSE[family], tmp_path))
+    check(family, prove(FAMILIES[family], tmp_path))
 
 
-def test_two_ranks(tmp_path: Path) -> None:
-    check("llama --tp 2", prove(DENSE["llama"], tmp_path, "--tp", "2"))
+@pytest.mark.parametrize("family", ["llama", "gemma4"])
+def test_two_ranks(tmp_path: Path, family: str) -> None:
+    check(f"{family} --tp 2", prove(FAMILIES[family], tmp_path, "--tp", "2"))

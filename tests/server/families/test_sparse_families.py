@@ -1,4 +1,4 @@
-"""Mixtures of experts and hybrids on real servers: latents and tokens equal transformers'."""
+"""Mixtures of experts and hybrids: every captured latent and every token equal transformers'."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from families.hybrid import HYBRID
 from families.proof import check, prove
 from families.sparse import SPARSE
 
+FAMILIES = SPARSE | HYBRID
 
-@pytest.mark.parametrize("family", SPARSE)
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_latents_and_tokens(tmp_path: Path, family: str) -> None:
-    check(family, prove(SPARSE[family], tmp_path))
+    check(family, prove(FAMILIES[family], tmp_path))
 
 
-def test_two_ranks(tmp_path: Path) -> None:
-    check("qwen3_moe --tp 2", prove(SPARSE["qwen3_moe"], tmp_path, "--tp", "2"))
+@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral"])
+def test_two_ranks(tmp_path: Path, family: str) -> None:
+    check(f"{family} --tp 2", prove(FAMILIES[family], tmp_path, "--tp", "2"))

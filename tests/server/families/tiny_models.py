@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from led_sglang.models.random_qwen3 import byte_tokenizer
 
@@ -28,12 +28,6 @@ _COMMON = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
-# Shared by dense and sparse families.
-WINDOWS = {
-    "sliding_window": 16,
-    "layer_types": ["sliding_attention", "full_attention"] * 2,
-}
-HUNYUAN_ATTENTION = {"use_qk_norm": True, "use_cla": False}
 
 
 @dataclass(frozen=True)
@@ -48,9 +42,10 @@ class Family:
             differ: a name transformers does not know, or drafting layers it does not load.
         zero: parts of the names of parameters that are zero.
         flags: of the server.
-        native: recurrences that plain torch replaces, see native_recurrences.py.
         prefill_graphs: whether SGLang captures prefill graphs of it.
         led: further arguments of the reference, such as `softcap`.
+        vision: of a vision model, whose text model `config` describes, the rest of its
+            configuration; it is asked without images.
     """
 
     model_type: str
@@ -59,9 +54,9 @@ class Family:
     served: Callable[[Path, Path], None] | None = None
     zero: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
-    native: tuple[str, ...] = ()
     prefill_graphs: bool = True
     led: dict[str, Any] = field(default_factory=dict)
+    vision: dict[str, Any] = field(default_factory=dict)
 
 
 def write(family: Family, folder: Path, seed: int = 0) -> tuple[Path, Path]:
@@ -78,10 +73,13 @@ def write(family: Family, folder: Path, seed: int = 0) -> tuple[Path, Path]:
     values = {**_COMMON, **family.config}
     for key in family.without:
         values.pop(key)
+    if family.vision:
+        values = {"text_config": values, **family.vision}
     config = AutoConfig.for_model(family.model_type, **values)
+    kind = AutoModelForImageTextToText if family.vision else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = kind.from_config(config, dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -42,8 +42,7 @@ class GraphServer:
 
     def forwards(self, kind: str, mode: str = GRAPHS) -> list[dict[str, Any]]:
         """The forwards of a kind (DECODE, EXTEND, ...) that this mode was asked of."""
-        lines = control.read_log(self.folder)
-        return [line for line in lines if line["asked"] == mode and line["mode"] == kind]
+        return forwards(self.folder, kind, mode)
 
     def both(self, ask: Callable[[Server], Any]) -> tuple[Any, Any]:
         """Answers of the same requests, eagerly and from graphs."""
@@ -54,24 +53,48 @@ class GraphServer:
         return answers[0], answers[1]
 
     def check_replayed(self, *kinds: str, share: float = 1.0) -> None:
-        """Forwards of these kinds were replays in which no layer's Python ran.
+        """See `check_replayed`."""
+        check_replayed(self.folder, *kinds, share=share)
 
-        Eager ones ran it, so that the count counts.
 
-        Args:
-            kinds: of forwards.
-            share: of the forwards that must have been replays, where SGLang runs some eagerly.
-        """
-        for kind in kinds:
-            lines, eager = self.forwards(kind), self.forwards(kind, EAGER)
-            replayed = [line for line in lines if line["graph"]]
-            unlike = [line for line in lines if not line["graph"]]
-            print(f"{kind}: {len(replayed)} of {len(lines)} forwards were replays")
-            assert lines, kind
-            assert len(replayed) >= share * len(lines), unlike[:3]
-            assert all(line["replays"] and not line["layer_runs"] for line in replayed)
-            assert all(line["layer_runs"] and not line["replays"] for line in [*eager, *unlike])
-            assert eager, kind
+def forwards(folder: Path, kind: str, mode: str) -> list[dict[str, Any]]:
+    """The forwards of a kind (DECODE, EXTEND, ...) that this mode was asked of."""
+    lines = control.read_log(folder)
+    return [line for line in lines if line["asked"] == mode and line["mode"] == kind]
+
+
+def check_replayed(folder: Path, *kinds: str, share: float = 1.0) -> None:
+    """Forwards of these kinds were replays in which no layer's Python ran.
+
+    Eager ones ran it, so that the count counts.
+
+    Args:
+        folder: what passes between a server and its test.
+        kinds: of forwards.
+        share: of the forwards that must have been replays, where SGLang runs some eagerly.
+    """
+    for kind in kinds:
+        lines, eager = forwards(folder, kind, GRAPHS), forwards(folder, kind, EAGER)
+        replayed = [line for line in lines if line["graph"]]
+        unlike = [line for line in lines if not line["graph"]]
+        print(f"{kind}: {len(replayed)} of {len(lines)} forwards were replays")
+        assert lines, kind
+        assert len(replayed) >= share * len(lines), unlike[:3]
+        assert all(line["replays"] and not line["layer_runs"] for line in replayed)
+        assert all(line["layer_runs"] and not line["replays"] for line in [*eager, *unlike])
+        assert eager, kind
+
+
+def graph_environment(folder: Path, *plugins: Path) -> dict[str, str]:
+    """Environment of a server with recorded graphs, which are off until a test asks for them.
+
+    Args:
+        folder: an empty one, for what passes between the server and the test.
+        plugins: further modules with `register()`.
+    """
+    control.set_mode(folder, EAGER)
+    environment = plugin_environment(folder, Path(graph_plugin.__file__), *plugins)
+    return environment | {control.FOLDER: str(folder)}
 
 
 def graph_flags(decode: Sequence[int], prefill: Sequence[int]) -> tuple[str, ...]:
@@ -93,9 +116,7 @@ def serve_graphs(
         plugins: further modules with `register()`.
         how: as for `harness.serve`.
     """
-    control.set_mode(folder, EAGER)
-    environment = plugin_environment(folder, Path(graph_plugin.__file__), *plugins)
-    how["env"] = environment | {control.FOLDER: str(folder)} | how.get("env", {})
+    how["env"] = graph_environment(folder, *plugins) | how.get("env", {})
     with serve(model, *flags, **how) as running:
         yield GraphServer(running, folder)
 
