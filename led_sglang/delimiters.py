@@ -9,6 +9,16 @@ _TAG = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 _CONTROL_TAG = re.compile(r"<\|.+\|>|<｜.+｜>")
 
 
+def as_spelled(tokenizer: Any, text: str) -> str:
+    """A tag `<NAME>` as the tokenizer spells it: Hy3's gives all of them a suffix, `<NAME:x>`."""
+    tag = re.fullmatch(r"<([^<>\s:|]+)>", text)
+    vocabulary = tokenizer.get_vocab()
+    if tag is None or text in vocabulary:
+        return text
+    found = [token for token in vocabulary if token.startswith(f"<{tag[1]}:")]
+    return found[0] if len(found) == 1 and found[0].endswith(">") else text
+
+
 def resolve_delimiters(
     tokenizer: Any, think_start: str, think_end: str, *, named_by_user: bool
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -6,8 +6,8 @@ Each family is one YAML file of `led_sglang.configs`, folder `families`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import Any, cast
@@ -59,6 +59,15 @@ class Preset:
             re.search(pattern, model_name, re.IGNORECASE) for pattern in self.name_patterns
         )
         return by_type and by_name
+
+    def with_texts(self, change: Callable[[str], str]) -> Preset:
+        """The same with each delimiter's text changed."""
+        return replace(
+            self,
+            think_start=change(self.think_start),
+            think_end=change(self.think_end),
+            tool_start=change(self.tool_start),
+        )
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 from typing import Any
 
 from led_sglang.launch_options import (
@@ -31,6 +32,7 @@ BACKEND = "led"
 # Bookkeeping attribute of ServerArgs: no field, and pickled to every child process.
 _OPTIONS_ATTRIBUTE = "_led_options"
 
+_NONE: tuple[int, ...] = ()
 # Names the application that extra HTTP workers load.
 _APP_VARIABLE = "SGLANG_HTTP_SERVER_APP_PATH"
 
@@ -157,6 +159,7 @@ def resolve_settings(
     """
     from sglang.srt.arg_groups.model_override_base import model_config_of
 
+    from led_sglang.delimiters import as_spelled
     from led_sglang.patches.capture import known_architecture
     from led_sglang.patches.compatibility import refuse_incompatible, refuse_incompatible_with_soft
     from led_sglang.patches.families import CAPTURES
@@ -181,15 +184,11 @@ def resolve_settings(
         architecture = known_architecture(list(model_config.hf_config.architectures or []))
         if CAPTURES[architecture].note:
             notices.append(f"{architecture} is not proven: {CAPTURES[architecture].note}")
-    needs_delimiters = (uses_led and think_only) or uses_soft(enabled)
-    tool_text = options.led_tool_start
-    if tool_text is None:
-        tool_text = preset.tool_start
-    start, end, tool, boundaries = (
-        _delimiters(cfg, options, preset, tool_text, notices)
-        if needs_delimiters
-        else ((), (), (), ())
-    )
+    start = end = tool = boundaries = _NONE
+    if (uses_led and think_only) or uses_soft(enabled):
+        tokenizer = _tokenizer(cfg)
+        preset = preset.with_texts(partial(as_spelled, tokenizer))
+        start, end, tool, boundaries = _delimiters(tokenizer, options, preset, notices)
     settings = ServerSettings(
         sampler=sampler,
         enabled=enabled,
@@ -211,7 +210,7 @@ def resolve_settings(
         think_start_ids=start,
         think_end_ids=end,
         boundary_ids=boundaries,
-        tool_start=tool_text if tool else "",
+        tool_start=(options.led_tool_start or preset.tool_start) if tool else "",
         tool_start_ids=tool,
         aliases=options.resolve_aliases(),
         self_check=resolve_self_check(options.led_self_check),
@@ -221,25 +220,30 @@ def resolve_settings(
     return settings, preset, notices
 
 
+def _tokenizer(cfg: Any) -> Any:
+    from sglang.srt.utils.hf_transformers import get_tokenizer
+
+    return get_tokenizer(
+        cfg.tokenizer_path or cfg.model_path,
+        tokenizer_mode=cfg.tokenizer_mode,
+        trust_remote_code=cfg.trust_remote_code,
+        tokenizer_revision=cfg.revision,
+    )
+
+
 def _delimiters(
-    cfg: Any, options: LaunchOptions, preset: Preset, tool_text: str, notices: list[str]
+    tokenizer: Any, options: LaunchOptions, preset: Preset, notices: list[str]
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Token ids of both think delimiters and of the tool start, and those that part turns.
 
     A preset's tool start that the tokenizer or the user's delimiters do not allow is left out, with
     a notice: a model without it calls no tools so.
     """
-    from sglang.srt.utils.hf_transformers import get_tokenizer
-
     from led_sglang.delimiters import boundary_ids, resolve_delimiters, resolve_tool_start
     from led_sglang.phase import ThinkAutomaton
 
-    tokenizer = get_tokenizer(
-        cfg.tokenizer_path or cfg.model_path,
-        tokenizer_mode=cfg.tokenizer_mode,
-        trust_remote_code=cfg.trust_remote_code,
-        tokenizer_revision=cfg.revision,
-    )
+    named = options.led_tool_start
+    tool_text = preset.tool_start if named is None else named
     try:
         start, end = resolve_delimiters(
             tokenizer,
@@ -254,7 +258,7 @@ def _delimiters(
         tool = resolve_tool_start(tokenizer, tool_text)
         ThinkAutomaton(start, end, tool_start=tool)
     except ValueError as error:
-        if options.led_tool_start is not None:
+        if named is not None:
             raise LaunchRefused(f"--led-tool-start {tool_text!r} does not do: {error}") from None
         tool = ()
         notices.append(f"a tool call does not end an open thought: {error}")

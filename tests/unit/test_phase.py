@@ -12,10 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers
+from toy_tokenizer import make_tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from led_sglang.delimiters import boundary_ids, resolve_delimiters, resolve_tool_start
+from led_sglang.delimiters import (
+    as_spelled,
+    boundary_ids,
+    resolve_delimiters,
+    resolve_tool_start,
+)
 from led_sglang.phase import Phase, ThinkAutomaton
 
 BEFORE, THINK, RESPONSE = Phase.BEFORE, Phase.THINK, Phase.RESPONSE
@@ -411,19 +417,6 @@ def test_a_prompt_of_100k_tokens_is_scanned_in_milliseconds() -> None:
     assert min(seconds) < 0.02
 
 
-def make_tokenizer(
-    special: tuple[str, ...] = (), plain: tuple[str, ...] = ()
-) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer with added tokens."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    core.decoder = decoders.ByteLevel()
-    core.add_special_tokens(list(special))
-    core.add_tokens([AddedToken(text, normalized=False, special=False) for text in plain])
-    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token=special[0] if special else None)
-
-
 @pytest.mark.parametrize(
     ("special", "plain", "start", "end", "lengths"),
     [
@@ -464,6 +457,15 @@ def test_a_preset_whose_tag_is_no_token_names_the_flags(start: str, end: str, mi
     flags = "--led-think-start and --led-think-end.*--led-think-only false"
     with pytest.raises(ValueError, match=f"no token '{missing}'.*{flags}"):
         resolve_delimiters(tokenizer, start, end, named_by_user=False)
+
+
+def test_a_presets_tag_is_found_with_the_tokenizers_suffix() -> None:
+    suffixed = make_tokenizer(plain=("<think:x>", "</think:x>", "<tool_calls:x>"))
+    tags = ("<think>", "</think>", "<tool_calls>", "<other>", "[THINK]", "")
+    found = [as_spelled(suffixed, tag) for tag in tags]
+    assert found == ["<think:x>", "</think:x>", "<tool_calls:x>", "<other>", "[THINK]", ""]
+    several = make_tokenizer(plain=("<think>", "<think:x>", "</think:x>", "</think:y>"))
+    assert [as_spelled(several, tag) for tag in tags[:2]] == ["<think>", "</think>"]
 
 
 def test_delimiters_named_by_the_user_may_be_ordinary_text() -> None:

@@ -51,6 +51,22 @@ notes: Where it is from.
         ("ernie4_5_moe", "baidu/ERNIE-4.5-21B-A3B-Thinking", "ernie4_5"),
         ("hunyuan_v1_moe", "tencent/Hunyuan-A13B-Instruct", "hunyuan"),
         ("qwen3_next", "Qwen/Qwen3-Next-80B-A3B-Thinking", "qwen3_next"),
+        ("qwen3_5_text", "Qwen/Qwen3.6-27B", "qwen3_5"),
+        ("qwen3_5_moe_text", "Qwen/Qwen3.5-397B-A17B", "qwen3_5"),
+        ("qwen3_vl_text", "Qwen/Qwen3-VL-8B-Thinking", "qwen3_vl"),
+        ("gemma4_text", "google/gemma-4-31B-it", "gemma4"),
+        ("hy_v3", "tencent/Hy3", "hy_v3"),
+        ("glm4_moe_lite", "zai-org/GLM-4.7-Flash", "glm"),
+        ("glm_moe_dsa", "zai-org/GLM-5", "glm"),
+        ("glm5_next_text", "zai-org/GLM-5.3-Flash", "glm"),
+        ("minimax_m2", "MiniMaxAI/MiniMax-M3", "minimax_m3"),
+        ("minimax_m3_vl_text", "/models/minimax_m3", "minimax_m3"),
+        ("ministral3", "mistralai/Ministral-3-14B-Reasoning-2512", "ministral"),
+        ("exaone_moe", "LGAI-EXAONE/K-EXAONE-236B-A23B", "exaone_moe"),
+        ("step3p5", "stepfun-ai/Step-3.5-Flash", "step3p5"),
+        ("cohere2", "CohereLabs/command-a-reasoning-08-2025", "cohere2"),
+        ("laguna", "poolside/Laguna-XS.2", "laguna"),
+        ("bailing_moe_v2", "inclusionAI/Ring-1T", "ling"),
         # The name alone or the type alone is not enough for these families.
         ("qwen2", "Qwen/Qwen2.5-7B-Instruct", "default"),
         ("llama", "meta-llama/Llama-3.1-8B", "default"),
@@ -70,10 +86,14 @@ def test_delimiters_of_the_families() -> None:
     others = {
         "gpt_oss": ("<|channel|>analysis<|message|>", "<|end|>"),
         "magistral": ("[THINK]", "[/THINK]"),
+        "ministral": ("[THINK]", "[/THINK]"),
+        "gemma4": ("<|channel>", "<channel|>"),
+        "cohere2": ("<|START_THINKING|>", "<|END_THINKING|>"),
+        "minimax_m3": ("<mm:think>", "</mm:think>"),
         "seed_oss": ("<seed:think>", "</seed:think>"),
     }
     assert {name: pair for name, pair in delimiters.items() if pair != think} == others
-    assert len(delimiters) == 23
+    assert len(delimiters) == 34
 
 
 # SGLang's reasoning parser of each family; it has none for the families left out.
@@ -81,20 +101,30 @@ PARSERS = {
     "deepseek_r1": "deepseek-r1",
     "deepseek_r1_distill": "deepseek-r1",
     "deepseek_v32": "deepseek-v3",
+    "cohere2": "cohere_command4",
     "default": "granite_thinking_parser",
+    "gemma4": "gemma4",
     "glm": "glm45",
     "gpt_oss": "gpt-oss",
     "hunyuan": "hunyuan",
+    "hy_v3": "hunyuan",
     "kimi_k2": "kimi_k2",
+    "laguna": "poolside_v1",
+    "ling": "ling3",
     "magistral": "mistral",
     "mimo": "mimo",
     "mimo_v2": "mimo",
     "minimax_m2": "minimax",
+    "minimax_m3": "minimax-m3",
+    "ministral": "mistral",
     "nemotron": "nemotron_3",
     "qwen3": "qwen3",
+    "qwen3_5": "qwen3",
     "qwen3_moe": "qwen3",
     "qwen3_next": "qwen3",
+    "qwen3_vl": "qwen3",
     "qwq": "qwen3",
+    "step3p5": "step3p5",
 }
 
 
@@ -123,9 +153,11 @@ def test_parsers_with_a_tool_start_belong_to_a_preset_or_to_no_model_that_led_se
         and getattr(detector(), "tool_start_token", None)
     }
     # Qwen3's detector under other names.
-    same = {"dots", "interns1", "nanbeige", "poolside_v1", "qwen3-thinking"}
+    same = {"dots", "interns1", "nanbeige", "qwen3-thinking"}
     # Models that patches/families.py does not hold or refuses.
-    not_served = {"k2_horizon", "kimi_k3", "ling3"}
+    not_served = {"kimi_k3"}
+    # Three pairs of delimiters, which the request picks: no preset can hold them.
+    not_served |= {"k2_horizon"}
     with_preset = {parser for name, parser in PARSERS.items() if pick(name).tool_start}
     assert found == with_preset | same | not_served
 
