@@ -10,10 +10,11 @@ from led_sglang.patches.touched import LAUNCH, SERVING, Symbol
 
 _BY_PATH = {symbol.path: symbol for symbol in LAUNCH + SERVING}
 _HOOKS: list[tuple[Symbol, str, Callable[..., Any]]] = []
+_taken: list[tuple[Symbol, str, Callable[..., Any]]] = []  # those that `apply` has handed over
 
 
 def hook(path: str, kind: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Declare a hook on `sglang.srt.<path>`; `kind` is BEFORE, AFTER or AROUND.
+    """Declare a hook on `sglang.srt.<path>`; `kind` is BEFORE, AFTER, AROUND or REPLACE.
 
     Declared hooks do nothing until `apply()`.
     """
@@ -32,8 +33,16 @@ def apply(symbols: tuple[Symbol, ...]) -> None:
     from sglang.srt.plugins.hook_registry import HookRegistry, HookSource, HookType
 
     source = HookSource(plugin_name="led", dist_name="led-sglang")
-    for symbol, kind, function in _HOOKS:
-        if symbol in symbols and symbol.path not in HookRegistry._patched:
+    late: dict[str, list[tuple[HookType, Any, HookSource]]] = {}
+    for declared_hook in _HOOKS:
+        symbol, kind, function = declared_hook
+        if symbol not in symbols or declared_hook in _taken:
+            continue
+        _taken.append(declared_hook)
+        if symbol.path in HookRegistry._patched:
+            # Another plugin's hook is there, and SGLang takes no second look at a symbol.
+            late.setdefault(symbol.path, []).append((HookType[kind], function, source))
+        else:
             HookRegistry.register(symbol.path, function, HookType[kind], source=source)
     # A line for every hook would be no news: the banner counts them, `unapplied` names failures.
     log = logging.getLogger(hook_registry.__name__)
@@ -41,6 +50,8 @@ def apply(symbols: tuple[Symbol, ...]) -> None:
     log.setLevel(logging.WARNING)
     try:
         HookRegistry.apply_hooks()
+        for path, hooks in late.items():
+            HookRegistry._apply_target(path, hooks)
     finally:
         log.setLevel(level)
 
@@ -64,4 +75,8 @@ def unapplied() -> list[str]:
 def _not_applied() -> list[str]:
     from sglang.srt.plugins.hook_registry import HookRegistry
 
-    return [path for path in declared() if path not in HookRegistry._patched]
+    return [
+        declared_hook[0].path
+        for declared_hook in _HOOKS
+        if declared_hook not in _taken or declared_hook[0].path not in HookRegistry._patched
+    ]

@@ -50,6 +50,7 @@ sglang.srt.plugins.hook_registry.HookRegistry
   register(target, hook, hook_type, source): installs every hook below
   apply_hooks(): applies them
   _patched: tells which were applied
+  _apply_target(target, hooks): applies those that another plugin's came before
 sglang.srt.plugins.hook_registry
   HookType: kind of a hook
   HookSource: whose hooks they are
