@@ -22,6 +22,7 @@ serve: $(INSTALLED)  ## serve the bundled model on port 30000: make serve ARGS="
 
 test: $(INSTALLED)  ## all tests, real servers included
 	.ci/install-browser
+	.ci/install-transfer-libraries
 	$(BIN)/pytest -q --numprocesses 2 --dist loadfile
 
 # Each stage of the tiny reasoner is a file; a stage that was interrupted goes on where it stopped.

@@ -6,7 +6,8 @@
 loaded model and its ranks (`binding`, `lm_head`, `kernel_path`, `ranks`), how that is checked
 (`self_check`, `first_streams`), the sampling step (`sampling`), requests (`http_bodies`,
 `model_names`, `requests`, `guards`, `grammars`, `stop_regex`), what an answer says of itself
-(`answers`), statistics (`statistics`, `metrics`).
+(`answers`), statistics (`statistics`, `metrics`), prefill/decode pairs (`pair_settings`,
+`first_token`).
 """
 
 from __future__ import annotations
@@ -79,11 +80,13 @@ def enable() -> None:
         batch_state,
         capture,
         embedding,
+        first_token,
         grammars,
         graph_buffer,
         guards,
         http_bodies,
         model_names,
+        pair_settings,
         ranks,
         requests,
         sampling,

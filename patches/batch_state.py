@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from sglang.srt.sampling.sampling_params import TOP_K_ALL
@@ -22,6 +24,11 @@ TABLE_ATTRIBUTE = "led_rows"  # SamplingBatchInfo: RowTable or None
 STEP_ATTRIBUTE = "led_step"  # SamplingBatchInfo: StepInputs
 _NOTES_ATTRIBUTE = "led_notes"  # Req: RequestNotes, set when the request is created
 _PROMPT_STATE_ATTRIBUTE = "led_prompt_state"  # Req: phase state after the prompt
+
+# On a decode server: requests whose cache has come, from the prefill server or, after a retraction,
+# from the host, and whose first step is still to begin. Their slot holds another request's phase
+# until then, and that one's last step may still be running.
+_handed_over: WeakSet[Any] = WeakSet()
 
 
 @cache
@@ -120,19 +127,35 @@ def _step_begins(result: Any, cls: type, batch: Any, model_runner: Any, **_: Any
         soft_inputs.restore(batch, result)
     if info is None or table_of(info) is None:
         return
-    initial = None
-    if batch.forward_mode.is_extend():
-        initial = _initial_states(batch, model_runner, info.device)
+    initial, automaton = None, model_runner.sampler.automaton
+    if automaton is not None and batch.forward_mode.is_extend():
+        decoding = {id(req) for req in batch.decoding_reqs or ()}
+        entering = [id(req) not in decoding for req in batch.reqs]
+        initial = _initial_states(batch, entering, automaton, info.device)
+    elif automaton is not None and _handed_over:
+        entering = [req in _handed_over for req in batch.reqs]
+        _handed_over.difference_update(batch.reqs)
+        initial = _initial_states(batch, entering, automaton, info.device)
     setattr(info, STEP_ATTRIBUTE, StepInputs(result.req_pool_indices, initial))
 
 
-def _initial_states(batch: Any, model_runner: Any, device: Any) -> Tensor | None:
-    automaton = model_runner.sampler.automaton
-    if automaton is None:
-        return None
-    decoding = {id(req) for req in batch.decoding_reqs or ()}
+@hook(
+    "managers.scheduler_components.batch_result_processor.SchedulerBatchResultProcessor."
+    "process_batch_result_prebuilt",
+    "AFTER",
+)
+def _requests_come(result: Any, self: Any, batch: Any) -> None:
+    """No forward pass brings them in."""
+    _handed_over.update(req for req in batch.reqs if notes_of(req) and not req.finished())
+
+
+def _initial_states(
+    batch: Any, entering: Sequence[bool], automaton: ThinkAutomaton, device: Any
+) -> Tensor:
+    """[B] int64: the state of each request that enters its slot with this step, else KEEP."""
     states = [
-        KEEP if id(req) in decoding else _state_after_prefill(req, automaton) for req in batch.reqs
+        _state_after_prefill(req, automaton) if enters else KEEP
+        for req, enters in zip(batch.reqs, entering, strict=True)
     ]
     pin = is_pin_memory_available(device)
     return upload(torch.tensor(states, dtype=torch.int64), device, pin)

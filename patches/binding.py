@@ -12,6 +12,7 @@ from led_sglang.kernels import FinalNorm, LmHeadShard, NoiseStream
 from led_sglang.methods.base import LoadedModel
 from led_sglang.patches.kernel_path import choose, launch_limits
 from led_sglang.patches.lm_head import final_norm, lm_head_shard
+from led_sglang.patches.published import pair_role
 from led_sglang.patches.ranks import RankGather, sampling_group
 from led_sglang.patches.self_check import CHECKS, Loaded, Report, self_check
 from led_sglang.phase import PhaseTracker, ThinkAutomaton
@@ -19,6 +20,8 @@ from led_sglang.settings import LaunchRefused, ServerSettings
 
 # Keeps the server's stream apart from a request's seed of the same number.
 _STREAM = 0x1ED
+# And the two servers of a pair from each other: the first step of both has the same number.
+_ROLE_STREAMS = {"null": 0, "prefill": 1 << 9, "decode": 2 << 9}
 
 
 @dataclass(frozen=True)
@@ -107,4 +110,5 @@ def _noise_stream(device: torch.device, group: Any) -> NoiseStream:
     parallel = get_parallel()
     # Replicas (--dp) count in dp_rank, groups of attention data parallelism in attn_dp_rank.
     replica = parallel.attn_dp_rank + (parallel.dp_rank or 0)
-    return NoiseStream.start((seed << 16) + (replica << 12) + _STREAM, device)
+    own = (replica << 12) + _ROLE_STREAMS[pair_role()] + _STREAM
+    return NoiseStream.start((seed << 16) + own, device)

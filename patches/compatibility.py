@@ -37,6 +37,10 @@ _REFUSED: tuple[tuple[str, str], ...] = (
         "its front end is another program, which checks no LED parameters and shows no statistics",
     ),
     ("use_ray", "Ray actors do not load SGLang plugins"),
+    (
+        "enable_pd_role_switch",
+        "LED's noise and its first tokens are set up for the role that a server starts in",
+    ),
     ("is_embedding", "an embedding model does not decode"),
     ("encoder_only", "an encoder does not decode"),
 )
@@ -76,10 +80,11 @@ def refuse_incompatible(cfg: Any) -> None:
             "its front end checks no LED parameters, seeds no samples and shows no statistics",
             way_out="unset it",
         )
-    if cfg.disaggregation_mode != "null":
+    if cfg.disaggregation_mode != "null" and cfg.pp_size > 1:
         _refuse(
-            f"--disaggregation-mode {cfg.disaggregation_mode}",
-            "the think phase does not travel from the prefill to the decode server",
+            "--disaggregation-mode beside --pipeline-parallel-size > 1",
+            "a request's first token would be reported by another stage than the one that sends it",
+            way_out="drop one of them",
         )
     # --enable-dp-attention is an older name that SGLang folds into --attn-dp-size.
     if (cfg.enable_dp_attention or cfg.attn_dp_size > 1) and not cfg.enable_dp_lm_head:
@@ -112,6 +117,11 @@ def refuse_incompatible_with_soft(cfg: Any) -> None:
     if cfg.enable_dp_attention or cfg.attn_dp_size > 1:
         _refuse_soft(
             "attention data parallelism", "a rank's batch is padded with rows of other requests"
+        )
+    if cfg.disaggregation_mode != "null":
+        _refuse_soft(
+            f"--disaggregation-mode {cfg.disaggregation_mode}",
+            "a prefill server hands over tokens, and no mixtures",
         )
 
 

@@ -24,3 +24,11 @@ def settings_or_none() -> ServerSettings | None:
     except ValueError:  # nothing published yet
         return None
     return getattr(server_args, _SETTINGS_ATTRIBUTE, None)
+
+
+def pair_role() -> str:
+    """This server's part in a pair: "prefill" or "decode", or "null" where it is none."""
+    from sglang.srt.runtime_context import get_disagg
+
+    role: str = get_disagg().disaggregation_mode
+    return role

@@ -70,8 +70,13 @@ def announce(settings: ServerSettings) -> None:
 
     A collective would not do, since a rank without LED takes no part in it and all would wait.
     """
-    # JSON: another version's settings can be read as well.
-    _store().set(_key(dist.get_rank()), json.dumps({"version": __version__, **asdict(settings)}))
+    _store().set(_key(dist.get_rank()), json.dumps(described(settings)))
+
+
+def described(settings: ServerSettings) -> dict[str, Any]:
+    """Settings as JSON: another version's can be read as well."""
+    known: dict[str, Any] = json.loads(json.dumps({"version": __version__, **asdict(settings)}))
+    return known
 
 
 def refuse_other_settings(nodes: int) -> None:
@@ -94,7 +99,12 @@ def refuse_other_settings(nodes: int) -> None:
         places = {rank: f"node {rank * nodes // world}" for rank in range(world)}
     else:
         places = {rank: f"rank {rank}" for rank in range(world)}
-    problem = _plain_places(with_led, places) or _other_settings(settings, places)
+    problem = _plain_places(with_led, places)
+    if not problem and (differing := other_settings(settings, places)):
+        problem = (
+            f"the nodes of this server have different LED settings: {differing}; start every node "
+            "with the same flags and the same model"
+        )
     if not problem:
         return
     # One of them keeps the store and would end it.
@@ -124,23 +134,25 @@ def _plain_places(with_led: Sequence[int], places: Mapping[int, str]) -> str:
     )
 
 
-def _other_settings(settings: Mapping[int, Mapping[str, Any]], places: Mapping[int, str]) -> str:
+def other_settings(settings: Mapping[int, Mapping[str, Any]], places: Mapping[int, str]) -> str:
+    """What the first of them differs in from another one, by flag; empty where all are alike.
+
+    Args:
+        settings: see `described`.
+        places: where each of them holds.
+    """
     first = settings[0]
-    for rank, other in settings.items():
+    for number, other in settings.items():
         names = [name for name in {**first, **other} if other.get(name) != first.get(name)]
         if not names:
             continue
         differing = [
             f"{_FLAGS[name]} ({first.get(name)} on {places[0]}, {other.get(name)} on "
-            f"{places[rank]})"
+            f"{places[number]})"
             for name in names
             if name in _FLAGS
         ]
-        return (
-            "the nodes of this server have different LED settings: "
-            + (", ".join(differing) or f"the files of the model ({', '.join(names)})")
-            + "; start every node with the same flags and the same model"
-        )
+        return ", ".join(differing) or f"the files of the model ({', '.join(names)})"
     return ""
 
 

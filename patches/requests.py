@@ -21,6 +21,8 @@ from led_sglang.settings import ServerSettings
 # How many samples of each parallel request have been sent, by the identity of the parameters they
 # share; the parameters are kept as well, so that no other object can take their identity.
 _samples_sent: dict[int, tuple[Any, int]] = {}
+# Rooms of a pair are numbers below the one; those of a batch's prompts follow each other.
+_ROOMS, _ROOMS_APART = 2**63, 2**32
 
 
 @hook("sampling.sampling_params.SamplingParams.verify", "AFTER")
@@ -186,23 +188,28 @@ def _seed_by_id(req: Any) -> None:
 
 
 @hook("managers.tokenizer_manager.TokenizerManager._send_one_request", "BEFORE")
-def _seed_each_sample(self: Any, tokenized_obj: Any) -> None:
-    """With n > 1, sample i draws with seed + i (docs/method.md#randomness).
+def _tell_samples_apart(self: Any, tokenized_obj: Any) -> None:
+    """With n > 1, sample i draws with seed + i (docs/method.md#randomness), and meets the other
+    server of a pair in a room of its own.
 
-    SGLang sends the n samples one after another, all holding the same parameters object.
+    SGLang sends the n samples one after another, all holding the same parameters object, after a
+    request for their prompt alone.
     """
     params = getattr(tokenized_obj, "sampling_params", None)
     settings = settings_or_none()
     if settings is None or params is None or params.n <= 1 or params.max_new_tokens == 0:
         return
+    _, index = _samples_sent.pop(id(params), (params, 0))
+    if index + 1 < params.n:
+        _samples_sent[id(params)] = (params, index + 1)
+    if tokenized_obj.bootstrap_room is not None:
+        room = tokenized_obj.bootstrap_room + (index + 1) * _ROOMS_APART
+        tokenized_obj.bootstrap_room = room % _ROOMS
     seed = params.sampling_seed
     if seed is None:
         return
     if parse_request(params.custom_params, settings, foreign_keys=True).params is None:
         return
-    _, index = _samples_sent.pop(id(params), (params, 0))
-    if index + 1 < params.n:
-        _samples_sent[id(params)] = (params, index + 1)
     tokenized_obj.sampling_params = copy.copy(params)
     # seeds live in SGLang's signed 64-bit range
     tokenized_obj.sampling_params.sampling_seed = (seed + index + 2**63) % 2**64 - 2**63

@@ -23,7 +23,7 @@ from led_sglang.patches.binding import Binding, bind
 from led_sglang.patches.embedding import SoftInputs
 from led_sglang.patches.first_streams import FirstStreams
 from led_sglang.patches.hooks import hook
-from led_sglang.patches.published import settings_or_none
+from led_sglang.patches.published import pair_role, settings_or_none
 from led_sglang.patches.refusal import ending_with_a_sentence
 from led_sglang.patches.sampling_mask import fill_sampling_mask
 from led_sglang.patches.self_check import Report
@@ -113,6 +113,7 @@ class LedSampler(Sampler):
         self._step: _Step | None = None
         # Whether the captured layers are still to be looked at once.
         self._unseen = bool(settings.captured) and settings.self_check != "off"
+        self._hands_over = pair_role() == "prefill"
         self._flat: tuple[Tensor, Tensor] | None = None
         self.output_logprob_processor = _OutputLogprobs(self)
         # The backend SGLang would have chosen; `led` itself means nothing to the built-in code.
@@ -242,8 +243,8 @@ class LedSampler(Sampler):
         step.picks = [
             method.step(context) for samplers, method in self._samplers if samplers & table.samplers
         ]
-        # Only the first rank talks to the detokenizer.
-        answers = get_parallel().attn_tp_rank == 0
+        # Only the first rank talks to the detokenizer, but every one to a decode server.
+        answers = get_parallel().attn_tp_rank == 0 or self._hands_over
         records = [p.record for p in step.picks if p.record and (answers or p.record.every_rank)]
         if self._unseen:
             self._unseen = False

@@ -129,6 +129,7 @@ sglang.srt.runtime_context
   get_exec(): resolved execution settings
   get_parallel(): ranks and groups
   get_server_args(): the settings stashed at launch
+  get_disagg(): the server's part in a prefill/decode pair
 sglang.srt.distributed.parallel_state.GroupCoordinator
   _all_gather_into_tensor(self, output, input): the step's one collective
   all_gather_object(self, obj): what ranks settle at launch
@@ -171,6 +172,7 @@ sglang.srt.managers.schedule_batch.Req
   _check_str_based_finish(self, new_accepted_len): limits the time of a stop_regex
   set_finish_with_abort(self, error_msg, status_code, err_type): ends a request that the second
       check refuses
+  build_rebootstrap_payload(self): asks a prefill server for a cache once more
 sglang.srt.managers.schedule_batch
   FINISH_ABORT: how a request ends that cannot go on
 sglang.srt.managers.scheduler.Scheduler
@@ -238,15 +240,36 @@ sglang.srt.managers.scheduler_components.batch_result_processor.SchedulerBatchRe
   _apply_prefill_grammar(self, req, next_token_id, already_advanced): says why a grammar ended an
       answer
   _accept_grammar_tokens(self, req, tokens): the same
+  process_batch_result_prebuilt(self, batch): requests that come from a prefill server
   consume_auxiliary_output(batch, output, output_starts): hands per-token statistics to the
       scheduler
+sglang.srt.disaggregation.common.conn
+  PrefillServerInfo: what a decode server learns of a prefill server, LED's settings included
+sglang.srt.disaggregation.common.conn.CommonKVReceiver
+  init(self, prefill_dp_rank): refuses requests of a prefill server with other settings
+sglang.srt.disaggregation.base
+  KVPoll: how a refused request ends
+sglang.srt.disaggregation.utils.MetadataBuffers
+  __init__(self, size, hidden_size, hidden_states_dtype, max_sampling_mask_tokens,
+      max_top_logprobs_num, custom_mem_pool, output_dsa_topk_indices_dim, kv_checksum_enabled): one
+      buffer more, for the first token's statistics
+  get_buf_infos(self): where it is
+  set_buf(self, req): writes them
+sglang.srt.disaggregation.prefill.SchedulerDisaggregationPrefillMixin
+  process_batch_result_disagg_prefill(self, batch, result): counts before it sends
+  send_kv_chunk(self, req, last_chunk, end_idx): what it sends
+  optimistic_release_and_requeue(self, req): a first token is thrown away
+sglang.srt.disaggregation.decode.DecodeTransferQueue
+  _commit_transfer_to_req(self, decode_req): reads the statistics where the token is taken over
 sglang.srt.environ.Envs
   SGLANG_HTTP_SERVER_APP_PATH: loads plugins in extra HTTP workers
   SGLANG_RUST_SERVER: another front end, which is refused
 """)
 
-# The CPU platform's attention.
+# The CPU platform's attention, and what a pair needs there.
 ON_CPU = _table("""
+sglang.srt.disaggregation.mooncake.conn.MooncakeKVSender
+  supports_host_tensor_indices: page-locked memory, which the platform has none of
 sglang.srt.layers.attention.attention_registry
   register_attention_backend(name): puts the batched attention in place of torch_native
 sglang.srt.layers.attention.torch_native_backend.TorchNativeAttnBackend

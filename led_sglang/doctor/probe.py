@@ -92,12 +92,13 @@ def examine(client: ServerClient, expected: Expectations) -> list[Finding]:
             ),
         ]
     settings = parts[0]["settings"]
+    role = info.get("disaggregation_mode") or "null"
     return [
         Finding("server", server),
         *(_kernels(part["kernels"], expected.kernels) for part in _each(parts, "kernels")),
         _graphs(states, expected.graphs),
         _sampler(settings, expected.sampler),
-        *_answers(client, settings),
+        *(_answers(client, settings) if role == "null" else [_half_of_a_pair(role)]),
     ]
 
 
@@ -142,6 +143,11 @@ def _sampler(settings: Mapping[str, Any], wanted: str | None) -> Finding:
         )
     enabled = ", ".join(settings["enabled"])
     return Finding("sampler", f"{found} by default, of {enabled}", wrong)
+
+
+def _half_of_a_pair(role: str) -> Finding:
+    found = f"not asked: the {role} server of a pair answers through a gateway alone"
+    return Finding("probe", found)
 
 
 def _answers(client: ServerClient, settings: Mapping[str, Any]) -> list[Finding]:

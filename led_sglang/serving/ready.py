@@ -109,6 +109,10 @@ def ready_block(
     ]
     if address.api_key:
         lines.append(f"  key      asked for; the request below takes it from {_KEY_VARIABLE}")
+    role = info.get("disaggregation_mode") or "null"
+    if role != "null":
+        lines.append(f"  pair     its {role} server; a gateway in front of both answers")
+        return "\n".join(lines)
     tokenizes = not info.get("skip_tokenizer_init")
     return "\n".join([*lines, "Try it:", _curl(address, question, chats, tokenizes)])
 

@@ -46,10 +46,11 @@ def _platform_class() -> type:
 
         def init_backend(self) -> None:
             # Called where the model runs.
-            from led_sglang.patches.cpu import attention, operations, recurrences
+            from led_sglang.patches.cpu import attention, operations, pairs, recurrences
 
             attention.install()
             operations.install()
+            pairs.install()
             recurrences.install_layers()
 
         def post_load_model(self, model: Any) -> None:
@@ -80,6 +81,12 @@ def _platform_class() -> type:
 
             # Left to itself, SGLang has snapshots of those states kept, which are a GPU's.
             overrides.supports_mamba_cache_extra_buffer = lambda view, hf_config: False
+            if server_args.disaggregation_decode_retraction_backup is None:
+                # SGLang's other way copies through page-locked memory.
+                server_args.disaggregation_decode_retraction_backup = "cpu_tensor"
+            if server_args.disaggregation_mode != "null":
+                # Mooncake would open a connection for each piece of a cache, and run out of ports.
+                os.environ.setdefault("MC_TCP_ENABLE_CONNECTION_POOL", "1")
 
     return TorchCpu
 

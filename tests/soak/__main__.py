@@ -2,9 +2,11 @@
 
     python tests/soak --requests 5000 --concurrency 64
     python tests/soak --requests 1000 --concurrency 64 --tp 2 --soft
+    python tests/soak --requests 1000 --concurrency 32 --pair
 
 Every `regular` answer is compared with a plain server's, every seeded LED or DoLa answer with the
-same server's answer to that request alone; with --tp 2 the ranks are compared token by token.
+same server's answer to that request alone; with --tp 2 the ranks are compared token by token. With
+--pair the servers are a prefill/decode pair, and a single server says what is to be answered.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ import asyncio
 import os
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "server"))
 
 from harness import PLAIN_COMMAND, PLAIN_ENVIRONMENT, gsm8k_problems, serve
+from pair import serve_pair
 from rank_log import compared, environment
 from traffic import Outcome, Traffic
 from watch import Memory, drained, memory_of
@@ -42,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--soft", action="store_true", help="soft thinking too, and so without mixed chunks"
     )
+    parser.add_argument("--pair", action="store_true", help="a prefill/decode pair")
     parser.add_argument("--max-growth", type=float, help="MiB/min of any process that still pass")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
@@ -98,17 +103,30 @@ def soak(options: argparse.Namespace, folder: Path) -> tuple[Outcome, Memory, di
         small.append("--enable-mixed-chunk")
     log = folder / "ranks"
     log.mkdir()
-    with serve(model, *flags, *small, env=environment(log)) as server:
-        seeded = [job for job in jobs if job.kind == "seeded"]
-        expected += answered_alone(server, seeded, plain=False)
+    seeded = [job for job in jobs if job.kind == "seeded"]
+    with ExitStack() as stack:
+        serving = serve(model, *flags, *small, env=environment(log))
+        if options.pair:
+            with serving as single:
+                expected += answered_alone(single, seeded, plain=False)
+            pair_flags = [flag for flag in small if flag != "--enable-mixed-chunk"]
+            pair = stack.enter_context(
+                serve_pair(model, *flags, *pair_flags, "--num-reserved-decode-tokens", "8")
+            )
+            server, servers = pair, {"prefill": pair.prefill, "decode": pair.decode}
+        else:
+            server = stack.enter_context(serving)
+            servers = {"": server}
+            expected += answered_alone(server, seeded, plain=False)
         everything: list[Job] = expected + [job for job in jobs if job.kind == "free"]
         traffic = Traffic(server.url, everything, options.abort_share, options.seed)
-        with memory_of(server) as memory:
+        with memory_of(servers) as memory:
             outcome = asyncio.run(traffic.run(options.requests, options.concurrency))
-        left = drained(server)
+        left = drained(servers)
         # After all that: an empty pool, and the first answers once more.
-        if server.post("/flush_cache", {}).status_code != 200:
-            outcome.fail("the cache could not be flushed: something still holds it")
+        for emptied in servers.values():
+            if emptied.post("/flush_cache", {}).status_code != 200:
+                outcome.fail("the cache could not be flushed: something still holds it")
         if answered_alone(server, seeded[:4], plain=False) != expected[len(regular) :][:4]:
             outcome.fail("after the soak a request got other tokens than before it")
     for wanted in ("retractions", "regular compared", "seeded compared"):

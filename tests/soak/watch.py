@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -38,10 +38,14 @@ class Memory:
 
 
 @contextmanager
-def memory_of(server: Server) -> Iterator[Memory]:
-    """Sample the server's processes until the block ends."""
+def memory_of(servers: Mapping[str, Server]) -> Iterator[Memory]:
+    """Sample the processes of servers, which have names, until the block ends."""
     memory, stop = Memory(), threading.Event()
-    named = _named(psutil.Process(server.process.pid))
+    named = {
+        f"{which} {name}".strip(): process
+        for which, server in servers.items()
+        for name, process in _named(psutil.Process(server.process.pid)).items()
+    }
     memory.mib = {name: [] for name in named}
 
     def sample() -> None:
@@ -69,22 +73,29 @@ def _named(server: psutil.Process) -> dict[str, psutil.Process]:
     return {"server": server, **named, "detokenizer": detokenizer}
 
 
-def gauges(server: Server) -> dict[str, float]:
-    """Requests running and waiting, and KV tokens neither free nor evictable (all ranks)."""
-    wanted = ("num_running_reqs", "num_queue_reqs", "num_used_tokens")
-    found = dict.fromkeys(wanted, 0.0)
-    for line in server.get("/metrics").text.splitlines():
+# Requests running and waiting, KV tokens neither free nor evictable; the queues of a pair.
+_GAUGES = (
+    *("num_running_reqs", "num_queue_reqs", "num_used_tokens"),
+    *("num_prefill_bootstrap_queue_reqs", "num_prefill_inflight_queue_reqs"),
+    *("num_decode_prealloc_queue_reqs", "num_decode_transfer_queue_reqs"),
+)
+
+
+def gauges(servers: Iterable[Server]) -> dict[str, float]:
+    """What the servers hold, all ranks together."""
+    found = dict.fromkeys(_GAUGES, 0.0)
+    for line in (line for s in servers for line in s.get("/metrics").text.splitlines()):
         match = re.match(r"sglang:(\w+)(?:\{.*\})? ([-+.eE\d]+)$", line)
         if match and match[1] in found:
             found[match[1]] += float(match[2])
     return found
 
 
-def drained(server: Server, timeout_s: float = 60.0) -> dict[str, float]:
+def drained(servers: Mapping[str, Server], timeout_s: float = 60.0) -> dict[str, float]:
     """The gauges once all are zero, or after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while True:
-        now = gauges(server)
+        now = gauges(servers.values())
         if not any(now.values()) or time.monotonic() > deadline:
             return now
         time.sleep(1.0)
