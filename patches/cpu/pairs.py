@@ -10,6 +10,15 @@ from typing import Any
 
 import torch
 
+# Of Mooncake's TCP transport. By default a transfer fails that has more than some 2,000 pieces, or
+# whose pieces wait for more than a second; a page of one token makes a piece for each layer.
+TRANSFER_LIMITS = {
+    "MC_TCP_ENABLE_CONNECTION_POOL": "1",
+    "MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER": "65535",
+    "MC_TCP_MAX_PENDING_ADMISSIONS_PER_PEER": "65535",
+    "MC_TCP_ADMISSION_TIMEOUT_MS": "600000",
+}
+
 
 class DoneEvent:
     """A CUDA event of a device that has done all it was asked for."""

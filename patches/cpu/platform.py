@@ -85,8 +85,10 @@ def _platform_class() -> type:
                 # SGLang's other way copies through page-locked memory.
                 server_args.disaggregation_decode_retraction_backup = "cpu_tensor"
             if server_args.disaggregation_mode != "null":
-                # Mooncake would open a connection for each piece of a cache, and run out of ports.
-                os.environ.setdefault("MC_TCP_ENABLE_CONNECTION_POOL", "1")
+                from led_sglang.patches.cpu.pairs import TRANSFER_LIMITS
+
+                for name, value in TRANSFER_LIMITS.items():
+                    os.environ.setdefault(name, value)
 
     return TorchCpu
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
@@ -147,3 +148,22 @@ def test_the_cpu_platform_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     event.synchronize()
     assert event.query()
     assert not MooncakeKVSender.supports_host_tensor_indices
+
+
+def test_the_cpu_platform_lets_transfers_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    from led_sglang.patches.cpu import platform
+
+    first, *others = pairs.TRANSFER_LIMITS
+    for name in pairs.TRANSFER_LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(first, "what a user has set")
+    fields = ("max_total_tokens", "max_mamba_cache_size", "disaggregation_decode_retraction_backup")
+    for role in ("null", "decode"):
+        args = SimpleNamespace(disaggregation_mode=role, **dict.fromkeys(fields))
+        platform.TorchCpu().apply_server_args_defaults(args)
+        found = [os.environ.get(name) for name in others]
+        assert (None in found) == (role == "null")
+        assert args.disaggregation_decode_retraction_backup == "cpu_tensor"
+    assert os.environ[first] == "what a user has set"
+    for name in others:
+        del os.environ[name]
