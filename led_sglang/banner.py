@@ -71,3 +71,8 @@ def print_banner(
 ) -> None:
     """Print the banner to standard error, where SGLang's own log goes."""
     print(banner(settings, preset, notices, hooks), file=sys.stderr, flush=True)
+
+
+def print_note(notice: str) -> None:
+    """Print what is known only once the model is loaded, as the banner shows it."""
+    print(f"note        {notice}", file=sys.stderr, flush=True)

@@ -23,11 +23,20 @@ from led_sglang.settings import LaunchRefused
 # Launches without a command line (`sgl.Engine`) read the same options from here, as JSON.
 ENVIRONMENT_VARIABLE = "LED_SGLANG"
 SELF_CHECKS = ("on", "strict", "off")
+TRUNCATION_CHECKS = ("on", "off")
 
 
-def _flag(metavar: str, text: str, kind: type = str) -> Any:
-    """A flag of the field's name (`led_depth`: `--led-depth`), None where it is not given."""
-    return field(default=None, metadata={"metavar": metavar, "help": text, "kind": kind})
+def _flag(metavar: str, text: str, kind: type = str, bare: str | None = None) -> Any:
+    """A flag of the field's name (`led_depth`: `--led-depth`), None where it is not given.
+
+    Args:
+        metavar: of its value.
+        text: of the help.
+        kind: of the value.
+        bare: what the flag says without a value; None: it needs one.
+    """
+    metadata = {"metavar": metavar, "help": text, "kind": kind, "bare": bare}
+    return field(default=None, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,19 @@ class LaunchOptions:
         "they differ), strict (the launch ends) or off (default: on)",
     )
 
+    led_truncation_check: str | None = _flag(
+        "MODE",
+        "prove the captured layers on the loaded model before the first request, by one short "
+        "prefill a layer: on (the launch ends where one is not what the model's own head reads "
+        "there) or off (default: on)",
+    )
+    led_unproven_architecture: str | None = _flag(
+        "BOOL",
+        "serve an architecture that LED does not know, if that check proves one of its ways to "
+        "capture the layers: true, which may be left out, or false (default: false)",
+        bare="true",
+    )
+
     @classmethod
     def from_flags(cls, arguments: argparse.Namespace) -> LaunchOptions:
         """Options that a parser with `add_flags` has read.
@@ -142,6 +164,7 @@ class LaunchOptions:
         self.parse_think_only()
         self.resolve_aliases()
         resolve_self_check(self.led_self_check)
+        self.resolve_truncation_check()
         resolve_candidates(self.led_candidates, 1)
         resolve_layers(self.led_layers)
         resolve_logprobs(self.led_logprobs)
@@ -182,10 +205,23 @@ class LaunchOptions:
         Raises:
             LaunchRefused: neither true nor false.
         """
-        text = "true" if self.led_think_only is None else self.led_think_only.lower()
-        if text not in ("true", "false"):
-            raise LaunchRefused(f"--led-think-only must be true or false, got {text!r}")
-        return text == "true"
+        return _true_or_false("--led-think-only", self.led_think_only, default=True)
+
+    def resolve_truncation_check(self) -> tuple[str, bool]:
+        """What a launch does about the captured layers, and whether it tries unknown architectures.
+
+        Raises:
+            LaunchRefused: other values, or such a try without the check.
+        """
+        check = _one_of(TRUNCATION_CHECKS, "--led-truncation-check", self.led_truncation_check)
+        flag = "--led-unproven-architecture"
+        unproven = _true_or_false(flag, self.led_unproven_architecture, default=False)
+        if unproven and check == "off":
+            raise LaunchRefused(
+                f"{flag} serves what the truncation check proves; drop --led-truncation-check off, "
+                f"or drop {flag}"
+            )
+        return check, unproven
 
     def resolve_aliases(self) -> tuple[SamplerSpec, ...]:
         """What `--led-aliases` names.
@@ -213,7 +249,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             metavar=option.metadata["metavar"],
             default=None,
             help=option.metadata["help"],
+            **_value(option.metadata["bare"]),
         )
+
+
+def _value(bare: str | None) -> dict[str, Any]:
+    """What a parser is told of a flag that may stand without a value."""
+    return {} if bare is None else {"nargs": "?", "const": bare}
+
+
+def _true_or_false(flag: str, given: str | None, default: bool) -> bool:
+    text = str(default).lower() if given is None else given.lower()
+    if text not in ("true", "false"):
+        raise LaunchRefused(f"{flag} must be true or false, got {text!r}")
+    return text == "true"
 
 
 def _typed(name: str, value: Any, kind: type, where: str) -> Any:

@@ -45,6 +45,9 @@ class ServerSettings:
     # Samplers with settings that a model's name may end with, beside the samplers' own names.
     aliases: tuple[SamplerSpec, ...] = ()
     self_check: str = "on"
+    truncation_check: str = "on"
+    # Whether the architecture is not in the table of captures, and is tried.
+    unproven: bool = False
 
     @property
     def has_delimiters(self) -> bool:

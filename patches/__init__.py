@@ -2,7 +2,8 @@
 
 `touched.py` lists every symbol; the other files hold the hooks by what they are for: launch
 (`launch`, `server_args`, `compatibility`, `refusal`, `http_worker`), captured layers (`capture`,
-`graph_buffer`), per-row state (`batch_state`), soft inputs (`embedding`), what a step needs of the
+`setters`, `stream_capture`, `graph_buffer`) and their proof (`proven_capture`, `truncation`,
+`short_prefill`), per-row state (`batch_state`), soft inputs (`embedding`), what a step needs of the
 loaded model and its ranks (`binding`, `lm_head`, `kernel_path`, `ranks`), how that is checked
 (`self_check`, `first_streams`), the sampling step (`sampling`), requests (`http_bodies`,
 `model_names`, `requests`, `guards`, `grammars`, `stop_regex`), what an answer says of itself
@@ -87,6 +88,7 @@ def enable() -> None:
         http_bodies,
         model_names,
         pair_settings,
+        proven_capture,
         ranks,
         requests,
         sampling,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from led_sglang.patches.families import CAPTURES, Capture
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.lm_head import causal_lm, decoder_stack
 from led_sglang.patches.published import settings_or_none
-from led_sglang.patches.refusal import ending_with_a_sentence
+from led_sglang.patches.refusal import (
+    CONFIG_ERRORS,
+    ending_with_a_sentence,
+    unreadable_checkpoint,
+)
 from led_sglang.patches.setters import SETTERS, SetterCapture
 from led_sglang.patches.stream_capture import (
     StreamCollector,
@@ -25,31 +30,75 @@ WRAPPERS = {
     "snapshot": capture_snapshots,
     "whole_input": capture_whole_inputs,
 }
+# For architectures that the table does not know, in this order: SGLang's own ways first.
+UNPROVEN_METHODS = (*SETTERS, "boundary", "layer_input", "whole_input")
+
+Captured = SetterCapture | StreamCollector
+# SGLang runs a model that it has no class for by transformers' layers.
+_FALLBACK = "sglang.srt.models.transformers"
+# Of SGLang's models: what this file adds to them.
+_ATTRIBUTE = "led_capture"
 
 
-def known_architecture(architectures: list[str]) -> str:
+def known_architecture(architectures: list[str], unproven: bool = False) -> str:
     """The one of a model's architectures that the table knows and does not refuse.
 
     Args:
         architectures: of the model's config.json.
+        unproven: whether one that the table does not know will do: its first name then.
 
     Raises:
         LaunchRefused: the table refuses it, or knows none of them.
     """
     name = next((a for a in architectures if a in CAPTURES), None)
+    if name is None and unproven and architectures:
+        return architectures[0]
     if name is None:
         named = ", ".join(architectures) or "a model whose config names no architecture"
-        raise LaunchRefused(_refusal(named, "LED does not know how its layers are built"))
+        reason = "LED does not know how its layers are built"
+        raise LaunchRefused(refusal(named, reason, "have it tried (--led-unproven-architecture)"))
     if CAPTURES[name].method == "refused":
-        raise LaunchRefused(_refusal(name, CAPTURES[name].note))
+        raise LaunchRefused(refusal(name, CAPTURES[name].note))
     return name
 
 
-def _refusal(name: str, reason: str | None) -> str:
+def refusal(name: str, reason: str | None, other_way: str | None = None) -> str:
+    """The sentence with which a launch ends, and what to do instead."""
+    ways = ["serve another model (docs/models.md lists them)"]
+    ways += [other_way] if other_way else []
     return (
-        f"LED cannot capture the layers of {name}: {reason}; serve another model (docs/models.md "
-        "lists them), or start without LED (--sampler regular)"
+        f"LED cannot capture the layers of {name}: {reason}; {', '.join(ways)}, or start without "
+        "LED (--sampler regular)"
     )
+
+
+@hook("model_executor.model_runner.ModelRunner.load_model", "AROUND")
+def _load(original: Any, self: Any) -> None:
+    settings = settings_or_none()
+    if settings is None:
+        original(self)
+        return
+    with ending_with_a_sentence():
+        if settings.unproven:
+            _refuse_fallback(self.model_config, settings.architecture)
+        try:
+            original(self)
+        except CONFIG_ERRORS as error:
+            raise unreadable_checkpoint(error) from None
+
+
+def _refuse_fallback(model_config: Any, architecture: str) -> None:
+    """Refuse what SGLang would run by transformers' layers, without a word of its own."""
+    # Imports every model's class: SGLang has done so in this process, and not where it launches.
+    from sglang.srt.model_loader.utils import get_model_architecture
+
+    try:
+        model_class, _ = get_model_architecture(model_config)
+    except ValueError as error:
+        raise LaunchRefused(refusal(architecture, str(error).splitlines()[0])) from None
+    if model_class.__module__ == _FALLBACK:
+        reason = "SGLang has no class for it and falls back to transformers' layers"
+        raise LaunchRefused(refusal(architecture, reason))
 
 
 @hook(
@@ -64,12 +113,52 @@ def _configure(original: Any, **arguments: Any) -> None:
         original(**arguments)
         return
     with ending_with_a_sentence():
-        install(arguments["model"], settings.architecture, settings.num_layers, list(layer_ids))
+        model, architecture = arguments["model"], settings.architecture
+        if settings.unproven:  # the way is chosen once the model can run
+            capture = _first_offered(model, architecture, settings.num_layers, list(layer_ids))
+        else:
+            capture = install(model, architecture, settings.num_layers, list(layer_ids))
+        keep(model, capture)
 
 
-def install(
+def keep(model: Any, capture: Captured) -> None:
+    """Note what is installed in a model, for `capture_of`."""
+    setattr(model, _ATTRIBUTE, capture)
+
+
+def capture_of(model: Any) -> Captured | None:
+    """What captures the layers of a model, in this process."""
+    capture: Captured | None = getattr(model, _ATTRIBUTE, None)
+    return capture
+
+
+def offered(
+    model: Any, num_layers: int, layer_ids: list[int]
+) -> Iterator[tuple[str, Captured | str]]:
+    """The ways that an unknown architecture is tried by, each installed, or why it cannot be.
+
+    Whoever takes the next one has removed the one before.
+    """
+    for method in UNPROVEN_METHODS:
+        try:
+            yield method, capture_by(method, model, num_layers, layer_ids)
+        except (AttributeError, ValueError) as error:
+            yield method, f"not offered ({error})"
+
+
+def _first_offered(
     model: Any, architecture: str, num_layers: int, layer_ids: list[int]
-) -> SetterCapture | StreamCollector:
+) -> Captured:
+    """What SGLang's own preparations run with, before the ways are tried in earnest."""
+    refused = []
+    for method, capture in offered(model, num_layers, layer_ids):
+        if not isinstance(capture, str):
+            return capture
+        refused.append(f"{method}: {capture}")
+    raise LaunchRefused(refusal(architecture, "; ".join(refused)))
+
+
+def install(model: Any, architecture: str, num_layers: int, layer_ids: list[int]) -> Captured:
     """Make a model hand out the outputs of some layers with its logits.
 
     Args:
@@ -89,23 +178,21 @@ def install(
         capture = capture_by(row.method, model, num_layers, layer_ids)
     except AttributeError as error:
         reason = f"SGLang builds it in another way than LED knows ({error})"
-        raise LaunchRefused(_refusal(architecture, reason)) from None
+        raise LaunchRefused(refusal(architecture, reason)) from None
     except ValueError as error:
         reason = f"{SETTERS[row.method]} refuses its layers {layer_ids} ({error})"
-        raise LaunchRefused(_refusal(architecture, reason)) from None
+        raise LaunchRefused(refusal(architecture, reason)) from None
     if isinstance(capture, SetterCapture):
         wanted = _marks(row, layer_ids)
         marked = capture.marked()
         if wanted not in marked:
             shown = " and ".join(map(str, marked)) or None
             reason = f"{SETTERS[row.method]} marks layers {shown} where LED needs {wanted}"
-            raise LaunchRefused(_refusal(architecture, reason))
+            raise LaunchRefused(refusal(architecture, reason))
     return capture
 
 
-def capture_by(
-    method: str, model: Any, num_layers: int, layer_ids: list[int]
-) -> SetterCapture | StreamCollector:
+def capture_by(method: str, model: Any, num_layers: int, layer_ids: list[int]) -> Captured:
     """Capture by this method of the table, see `install`.
 
     Raises:

@@ -14,7 +14,7 @@ from typing import Any
 from led_sglang.common.terminal import FAILED, uninterrupted
 from led_sglang.patches import check_symbols, hooks
 from led_sglang.patches.ending import ctrl_c_ends_requests
-from led_sglang.patches.refusal import REFUSED_STATUS
+from led_sglang.patches.refusal import CONFIG_ERRORS, REFUSED_STATUS, unreadable_checkpoint
 from led_sglang.patches.touched import LAUNCH
 from led_sglang.settings import LaunchRefused
 
@@ -86,6 +86,8 @@ def _refusing(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
             return method(self)
         except (AssertionError, ValueError) as error:
             raise LaunchRefused(str(error) or repr(error)) from error
+        except CONFIG_ERRORS as error:
+            raise unreadable_checkpoint(error) from None
 
     return call
 

@@ -98,12 +98,21 @@ def _head(model: Any) -> Any:
     return model.model.embed_tokens if tied else model.lm_head
 
 
-def final_norm(model: Any) -> FinalNorm:
-    """The model's final norm as a function of hidden states [rows, H] alone."""
-    stack = decoder_stack(model)
+def norm_of(stack: Any) -> Any:
+    """The norm behind the last layer of a decoder stack, a module.
+
+    Raises:
+        AttributeError: SGLang calls it by another name.
+    """
     norm = next((n for name in _NORMS if (n := getattr(stack, name, None)) is not None), None)
     if norm is None:
-        raise AttributeError(f"{type(model).__name__} has no final norm where LED looks for it")
+        raise AttributeError(f"{type(stack).__name__} has no final norm where LED looks for it")
+    return norm
+
+
+def final_norm(model: Any) -> FinalNorm:
+    """The model's final norm as a function of hidden states [rows, H] alone."""
+    norm = norm_of(decoder_stack(model))
 
     def apply(hidden_states: torch.Tensor) -> torch.Tensor:
         normed = norm(hidden_states.contiguous())

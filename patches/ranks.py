@@ -37,6 +37,8 @@ _FLAGS = {
     "logprobs": "--led-logprobs",
     "version": "the version of led-sglang",
     "self_check": "--led-self-check",
+    "truncation_check": "--led-truncation-check",
+    "unproven": "--led-unproven-architecture",
 }
 
 

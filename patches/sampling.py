@@ -23,6 +23,7 @@ from led_sglang.patches.binding import Binding, bind
 from led_sglang.patches.embedding import SoftInputs
 from led_sglang.patches.first_streams import FirstStreams
 from led_sglang.patches.hooks import hook
+from led_sglang.patches.proven_capture import Report as CaptureReport
 from led_sglang.patches.published import pair_role, settings_or_none
 from led_sglang.patches.refusal import ending_with_a_sentence
 from led_sglang.patches.sampling_mask import fill_sampling_mask
@@ -106,6 +107,8 @@ class LedSampler(Sampler):
         assert settings is not None, "the sampler factory checks this"
         self.automaton = automaton_of(settings)
         self.soft_inputs: SoftInputs | None = None
+        # What the truncation check found; None before it, and where nothing is captured.
+        self.proof: CaptureReport | None = None
         self._settings = settings
         self._methods = [m for m in METHODS if set(m.samplers) & set(settings.enabled)]
         self._states: dict[str, Any] = {}

@@ -160,13 +160,14 @@ def resolve_settings(
     from sglang.srt.arg_groups.model_override_base import model_config_of
 
     from led_sglang.delimiters import as_spelled
-    from led_sglang.patches.capture import known_architecture
+    from led_sglang.patches.capture import UNPROVEN_METHODS, known_architecture
     from led_sglang.patches.compatibility import refuse_incompatible, refuse_incompatible_with_soft
     from led_sglang.patches.families import CAPTURES
     from led_sglang.patches.model_names import refuse_clashing_names
 
     sampler, enabled = options.resolve_samplers()
     think_only = options.parse_think_only()
+    truncation_check, try_unknown = options.resolve_truncation_check()
     model_config = model_config_of(server_args)
     text_config = model_config.hf_text_config
     preset = pick_preset(text_config.model_type, f"{cfg.model_path} {cfg.served_model_name or ''}")
@@ -181,9 +182,16 @@ def resolve_settings(
         refuse_incompatible_with_soft(cfg)
     architecture = ""
     if uses_led or uses_dola:
-        architecture = known_architecture(list(model_config.hf_config.architectures or []))
-        if CAPTURES[architecture].note:
-            notices.append(f"{architecture} is not proven: {CAPTURES[architecture].note}")
+        names = list(model_config.hf_config.architectures or [])
+        architecture = known_architecture(names, try_unknown)
+        row = CAPTURES.get(architecture)
+        if row is None:
+            ways = ", ".join(UNPROVEN_METHODS)
+            notices.append(
+                f"{architecture} is not in LED's table: {ways} are tried on the loaded model"
+            )
+        elif row.note:
+            notices.append(f"{architecture} is not proven: {row.note}")
     start = end = tool = boundaries = _NONE
     if (uses_led and think_only) or uses_soft(enabled):
         tokenizer = _tokenizer(cfg)
@@ -214,6 +222,8 @@ def resolve_settings(
         tool_start_ids=tool,
         aliases=options.resolve_aliases(),
         self_check=resolve_self_check(options.led_self_check),
+        truncation_check=truncation_check,
+        unproven=bool(architecture) and architecture not in CAPTURES,
     )
     refuse_clashing_names(cfg, settings)
     check_aliases(settings)

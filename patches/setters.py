@@ -79,6 +79,6 @@ def _are_numbers(values: Iterable[Any]) -> bool:
 def _put(place: Any, attributes: _Marks) -> None:
     for name, value in attributes.items():
         if value is _ABSENT:
-            delattr(place, name)
+            vars(place).pop(name, None)
         else:
             setattr(place, name, value)

@@ -145,6 +145,7 @@ def _show_in_server_info(result: Any, self: Any, recv_req: Any) -> None:
             "machine": _machine(self.scheduler),
             "kernels": step.name if step.reason is None else f"{step.name}: {step.reason}",
             "self_check": sampler.checked.shown(),
+            "truncation_check": sampler.proof and sampler.proof.shown(),
             "totals": _counters.report(),
             "reads_soft_inputs": sampler.soft_inputs is not None,
         }

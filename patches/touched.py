@@ -123,6 +123,8 @@ sglang.srt.layers.layer_boundary.stage.StageBoundary
       no attention
 sglang.srt.utils.common
   is_pin_memory_available(device): uploads that do not block
+  require_mlp_sync(): whether ranks must agree on a batch before it runs
+  require_mlp_tp_gather(moe_a2a_backend): the same
 sglang.srt.runtime_context
   get_device(): the server's random seed
   get_platform(): the built-in sampling backend
@@ -130,6 +132,8 @@ sglang.srt.runtime_context
   get_parallel(): ranks and groups
   get_server_args(): the settings stashed at launch
   get_disagg(): the server's part in a prefill/decode pair
+  get_model(): whether weights are loaded later
+  get_schedule(): the size of a page
 sglang.srt.distributed.parallel_state.GroupCoordinator
   _all_gather_into_tensor(self, output, input): the step's one collective
   all_gather_object(self, obj): what ranks settle at launch
@@ -139,6 +143,21 @@ sglang.srt.model_executor.model_runner_components.attention_backend_setup
   configure_aux_hidden_state_capture(model, eagle_use_aux_hidden_state,
       eagle_aux_hidden_state_layer_ids, dflash_use_aux_hidden_state, dflash_target_layer_ids,
       is_dspark): turns the residual-stream capture on
+sglang.srt.model_loader.utils
+  get_model_architecture(model_config): whether SGLang has a class for an unknown architecture
+sglang.srt.model_executor.model_runner_components.cuda_graph_setup
+  capture_prefill_graph(model_runner, eager_runner, force_for_draft_worker): proves the captured
+      layers before the first graph
+sglang.srt.managers.schedule_batch.ScheduleBatch
+  init_new(reqs, req_to_token_pool, token_to_kv_pool_allocator, tree_cache, model_config,
+      enable_overlap, spec_algorithm, chunked_req, dllm_config): the short prefills of that proof
+  prepare_for_extend(self): the same
+sglang.srt.managers.scheduler_components.dp_attn
+  prepare_mlp_sync_batch_raw(local_batch, model_runner, get_idle_batch, disable_cuda_graph,
+      require_mlp_tp_gather, disable_overlap_schedule, offload_tags, draft_require_mlp_tp_gather,
+      dwdp, sync_wait_carry): the same, where ranks attend to requests of their own
+sglang.srt.mem_cache.memory_pool.ReqToTokenPool
+  clear(self): gives back what they used
 sglang.srt.model_executor.model_runner_components.weight_updater.WeightUpdater
   update_weights_from_tensor(self, named_tensors, load_format): tensors that fit no parameter
   update_weights_from_disk(self, model_path, load_format, weight_name_filter,
@@ -146,7 +165,10 @@ sglang.srt.model_executor.model_runner_components.weight_updater.WeightUpdater
   end_weight_update(self, run_post_load): the same
 sglang.srt.model_executor.model_runner.ModelRunner
   init_torch_distributed(self): compares the settings of all nodes, before the model is loaded
+  load_model(self): what a checkpoint lacks ends the launch with a sentence
   init_attention_backends(self): installs soft inputs before CUDA graphs are captured
+  _forward_raw(self, forward_batch, pp_proxy_tensors, reinit_attn_backend, split_forward_count): a
+      short prefill that nothing counts
   sample(self, logits_output, forward_batch): methods that change the logits, before penalties
   get_aux_hidden_states_width(self): one buffer for the captured layers of all decode graphs
   prewarm_sampling(self): binds the sampler to the loaded model, verifies the hooks

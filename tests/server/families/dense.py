@@ -50,6 +50,7 @@ DENSE = {
             "layers.3.mlp.down_proj",
         ),
         prefill_graphs=False,  # some of its layers do not attend
+        tried="refused",  # nor are copies of the stream among the ways that are tried
     ),
     "gemma2": Family(
         "gemma2",

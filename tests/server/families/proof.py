@@ -16,7 +16,7 @@ from graphs.served import check_replayed, graph_environment, graph_flags
 from harness import run_to_the_end
 from oracle import Oracle, Verdict
 
-from families import recording_server
+from families import launch_checks, recording_server
 from families.tiny_models import Family, write
 
 NEW_TOKENS = 32
@@ -99,6 +99,7 @@ def prove(family: Family, folder: Path, *flags: str) -> dict[str, Proof]:
             "SGLANG_MAMBA_CONV_DTYPE": "float32",
         },
     )
+    launch_checks.check(family, record, oracle.layers)
     check_replayed(passed, "DECODE", *(["EXTEND"] if family.prefill_graphs else []))
     proofs = {}
     for mode in (EAGER, GRAPHS):

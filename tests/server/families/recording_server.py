@@ -20,6 +20,8 @@ import torch
 from graphs import control
 from harness import Body
 
+from families import launch_checks
+
 FOLDER = "LED_TEST_RECORD"
 _ASKED, _FLUSH_S = "asked.json", 30.0
 
@@ -172,6 +174,7 @@ def _serve() -> int:
         (f"{components}idle_sleeper.IdleSleeper.maybe_sleep", "go_on", "AROUND"),
     ):
         HookRegistry.register(target, getattr(recorder, hook), HookType[kind])
+    launch_checks.register()
     sglang.launch_server.run_server = _run_schedulers
     return main()
 

@@ -46,6 +46,8 @@ class Family:
         led: further arguments of the reference, such as `softcap`.
         vision: of a vision model, whose text model `config` describes, the rest of its
             configuration; it is asked without images.
+        tried: the way to capture that a launch finds without the table, if it is not the table's;
+            "refused": none.
     """
 
     model_type: str
@@ -57,6 +59,7 @@ class Family:
     prefill_graphs: bool = True
     led: dict[str, Any] = field(default_factory=dict)
     vision: dict[str, Any] = field(default_factory=dict)
+    tried: str | None = None
 
 
 def write(family: Family, folder: Path, seed: int = 0) -> tuple[Path, Path]:

@@ -103,6 +103,10 @@ def test_is_parallel_as_asked(server: Server) -> None:
     assert info["ep_size"] == (1 if name == "attention" else 2)
     assert info["enable_dp_attention"] == (name != "experts")
     assert len(info["internal_states"]) == (1 if name == "experts" else 2)
+    for state in info["internal_states"]:
+        found = state["led"]["truncation_check"]
+        assert found["skipped"] is None
+        assert all(own <= 1e-4 and other > 0.1 for own, other in found["layers"].values())
 
 
 def test_eight_at_once(server: Server, oracle: Oracle) -> None:
