@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 # Relative distance that rounding may put between norm(h^l) and what the head reads at l.
 _ROUNDING = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 # Two layers that the head reads this much alike are one: what lies between them does nothing.
-_ALIKE = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+_ALIKE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 # The right layer must be closer than the nearest other one by this factor.
 _FACTOR = 3.0
 

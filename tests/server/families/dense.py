@@ -28,10 +28,12 @@ DENSE = {
     "llama": Family("llama"),
     "mistral": Family("mistral", {"sliding_window": None}),
     "phi3": Family("phi3", without=("head_dim",)),
-    "qwen2": Family("qwen2", {"tie_word_embeddings": True}, without=("head_dim",)),
-    "qwen3": Family("qwen3"),
+    "qwen2": Family("qwen2", {"tie_word_embeddings": True}, without=("head_dim",), tried="eagle3"),
+    "qwen3": Family("qwen3", tried="dflash"),
     "mimo": Family("qwen2", without=("head_dim",), served=checkpoints.mimo),
-    "glm4": Family("glm4", {"attention_bias": True, "partial_rotary_factor": 0.5}),
+    "glm4": Family(
+        "glm4", {"attention_bias": True, "partial_rotary_factor": 0.5}, tried="boundary"
+    ),
     "gemma3": Family(
         "gemma3_text", {"tie_word_embeddings": True, "query_pre_attn_scalar": 16, **WINDOWS}
     ),
@@ -64,6 +66,7 @@ DENSE = {
         },
         served=checkpoints.with_keys(hidden_act="gelu_pytorch_tanh"),
         led={"softcap": 3.0},
+        tried="layer_input",
     ),
     "exaone4": Family(
         "exaone4",
@@ -112,6 +115,7 @@ DENSE = {
         },
         without=("head_dim",),
         led={"logit_scale": 0.5},
+        tried="whole_input",
     ),
     "gemma4": Family("gemma4_text", GEMMA4, served=GEMMA4_KEYS, led={"softcap": 3.0}),
     "gemma4_embeddings": Family(

@@ -46,8 +46,8 @@ class Family:
         led: further arguments of the reference, such as `softcap`.
         vision: of a vision model, whose text model `config` describes, the rest of its
             configuration; it is asked without images.
-        tried: the way to capture that a launch finds without the table, if it is not the table's;
-            "refused": none.
+        tried: the way to capture that a launch must find without the table, "refused" for none;
+            None: the table's, or one that is tried earlier.
     """
 
     model_type: str
