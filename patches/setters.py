@@ -23,7 +23,7 @@ class SetterCapture:
         layer_ids: what it is called with: 0-based layers whose outputs are wanted.
 
     Raises:
-        AttributeError: the model has no such setter.
+        AttributeError: the model has no such setter, or one that does not fit its stack.
     """
 
     def __init__(self, model: Any, setter: str, layer_ids: list[int]) -> None:
@@ -33,8 +33,16 @@ class SetterCapture:
         places = [model, language_model, language_model.model, stack, *stack.layers]
         places = list({id(place): place for place in places}.values())
         before = [_plain_attributes(place) for place in places]
-        getattr(owner, setter)(list(layer_ids))
         self._changes: list[tuple[Any, _Marks, _Marks]] = []
+        try:
+            getattr(owner, setter)(list(layer_ids))
+        except BaseException:
+            self._note_changes(places, before)
+            self.remove()  # of one that gives up halfway
+            raise
+        self._note_changes(places, before)
+
+    def _note_changes(self, places: list[Any], before: list[_Marks]) -> None:
         for place, old in zip(places, before, strict=True):
             new = {k: v for k, v in _plain_attributes(place).items() if old.get(k, _ABSENT) != v}
             if new:

@@ -221,6 +221,17 @@ def test_glm_5_next_hands_out_what_its_head_reads_of_its_streams() -> None:
         assert not getattr(model.model, "dflash_capture", False)
 
 
+def test_a_setter_that_gives_up_halfway_leaves_nothing_behind() -> None:
+    """As Qwen3-VL's dflash setter: its stack has none to hand the layers to."""
+    model = model_with_setter_of("Qwen3MoeForCausalLM", layers=12)
+    model.capture_aux_hidden_states = False
+    model.model = SimpleNamespace(layers=model.model.layers, layers_to_capture=[])
+    with pytest.raises(LaunchRefused, match="has no attribute 'set_dflash_layers_to_capture'"):
+        install(model, "Qwen3MoeForCausalLM", 12, [4, 5])
+    assert model.capture_aux_hidden_states is False
+    assert model.model.layers_to_capture == []
+
+
 def test_drafting_layers_counted_as_layers_are_refused() -> None:
     model = model_with_setter_of("LlamaForCausalLM", layers=13)
     with pytest.raises(LaunchRefused, match="13 layers where its config says 12"):
