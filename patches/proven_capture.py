@@ -52,10 +52,12 @@ class Report:
 
     def shown(self) -> dict[str, Any]:
         """As it appears there."""
-        layers = self.layers and {
-            f"h^{layer}": [own, other if math.isfinite(other) else None]
-            for layer, (own, other) in self.layers.items()
-        }
+        layers = None
+        if self.layers is not None:
+            layers = {
+                f"h^{layer}": (own, other if math.isfinite(other) else None)
+                for layer, (own, other) in self.layers.items()
+            }
         return vars(self) | {"layers": layers}
 
 

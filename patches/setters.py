@@ -71,7 +71,7 @@ class SetterCapture:
 
 def _plain_attributes(place: Any) -> _Marks:
     """Flags, numbers and collections of numbers, the latter copied."""
-    found = {}
+    found: _Marks = {}
     for name, value in vars(place).items():
         if value is None or isinstance(value, int):
             found[name] = value

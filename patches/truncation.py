@@ -98,7 +98,7 @@ class Finding:
 
 
 def examine(
-    stack: nn.Module,
+    stack: Any,
     capture: Capturing,
     norm: FinalNorm,
     layers: Sequence[int],
