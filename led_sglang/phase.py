@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from led_sglang.common.phases import Phase
+from led_sglang.kernels.draft_tree import DraftTree, node_states
 from led_sglang.kernels.phase import KEEP, DeviceTables, ThinkPhase
 
 __all__ = ["KEEP", "Phase", "PhaseTracker", "StepInputs", "ThinkAutomaton"]
@@ -178,6 +179,28 @@ class PhaseTracker:
     def begin(self, step: StepInputs) -> ThinkPhase:
         """The phases of a step's rows, before sampling."""
         return ThinkPhase(self._tables, self._states, step.slots, step.initial)
+
+    def begin_drafts(self, slots: torch.Tensor, tree: DraftTree) -> ThinkPhase:
+        """The phases of all drafted nodes, a row each; the slots' own stay until `commit`.
+
+        Args:
+            slots: [B] request slots, whose state is that behind the root.
+            tree: of B drafts.
+        """
+        states = node_states(tree, self._states[slots], self._tables).flatten()
+        return ThinkPhase(
+            self._tables, states, torch.arange(len(states), device=slots.device), None
+        )
+
+    def commit(self, slots: torch.Tensor, drafts: ThinkPhase, last: torch.Tensor) -> None:
+        """Move the slots on to where their drafts have led.
+
+        Args:
+            slots: [B] request slots.
+            drafts: from `begin_drafts`, finished.
+            last: [B] int64, the row of each request's last accepted node.
+        """
+        self._states[slots] = drafts.states[last]
 
 
 def _ends_with(tokens: tuple[int, ...], delimiter: tuple[int, ...]) -> bool:

@@ -2,13 +2,13 @@
 
 `touched.py` lists every symbol; the other files hold the hooks by what they are for: launch
 (`launch`, `server_args`, `compatibility`, `refusal`, `http_worker`), captured layers (`capture`,
-`setters`, `stream_capture`, `graph_buffer`) and their proof (`proven_capture`, `truncation`,
-`short_prefill`), per-row state (`batch_state`), soft inputs (`embedding`), what a step needs of the
-loaded model and its ranks (`binding`, `lm_head`, `kernel_path`, `ranks`), how that is checked
-(`self_check`, `first_streams`), the sampling step (`sampling`), requests (`http_bodies`,
-`model_names`, `requests`, `guards`, `grammars`, `stop_regex`), what an answer says of itself
-(`answers`), statistics (`statistics`, `metrics`), prefill/decode pairs (`pair_settings`,
-`first_token`).
+`setters`, `stream_capture`, `captured_streams`, `graph_buffer`) and their proof (`proven_capture`,
+`truncation`, `short_prefill`), per-row state (`batch_state`), soft inputs (`embedding`), what a
+step needs of the loaded model and its ranks (`binding`, `lm_head`, `kernel_path`, `ranks`), how
+that is checked (`self_check`, `first_streams`), the sampling step (`methods_at_work`, `batch_step`,
+`sampling`), the verification of drafts (`speculation`), requests (`http_bodies`, `model_names`,
+`requests`, `guards`, `grammars`, `stop_regex`), what an answer says of itself (`answers`),
+statistics (`statistics`, `metrics`), prefill/decode pairs (`pair_settings`, `first_token`).
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ def enable() -> None:
         ranks,
         requests,
         sampling,
+        speculation,
         statistics,
         stop_regex,
         weight_updates,

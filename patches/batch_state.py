@@ -22,6 +22,7 @@ from led_sglang.settings import ServerSettings
 # Attributes this file adds to SGLang's objects.
 TABLE_ATTRIBUTE = "led_rows"  # SamplingBatchInfo: RowTable or None
 STEP_ATTRIBUTE = "led_step"  # SamplingBatchInfo: StepInputs
+SAMPLER_ATTRIBUTE = "led_sampler"  # SamplingBatchInfo: who makes its tokens, for a verification
 _NOTES_ATTRIBUTE = "led_notes"  # Req: RequestNotes, set when the request is created
 _PROMPT_STATE_ATTRIBUTE = "led_prompt_state"  # Req: phase state after the prompt
 
@@ -121,14 +122,16 @@ def _rows_copied(result: Any, self: Any) -> None:
 
 @hook("model_executor.forward_batch_info.ForwardBatch.init_new", "AFTER")
 def _step_begins(result: Any, cls: type, batch: Any, model_runner: Any, **_: Any) -> None:
-    info = result.sampling_info
-    soft_inputs = getattr(model_runner.sampler, "soft_inputs", None)
-    if soft_inputs is not None and batch.forward_mode.is_extend():
-        soft_inputs.restore(batch, result)
+    info, methods = result.sampling_info, getattr(model_runner.sampler, "methods", None)
+    if methods is None or model_runner.is_draft_worker:
+        return
+    prefills = batch.forward_mode.is_extend() and not batch.forward_mode.is_target_verify()
+    if methods.soft_inputs is not None and prefills:
+        methods.soft_inputs.restore(batch, result)
     if info is None or table_of(info) is None:
         return
-    initial, automaton = None, model_runner.sampler.automaton
-    if automaton is not None and batch.forward_mode.is_extend():
+    initial, automaton = None, methods.automaton
+    if automaton is not None and prefills:
         decoding = {id(req) for req in batch.decoding_reqs or ()}
         entering = [id(req) not in decoding for req in batch.reqs]
         initial = _initial_states(batch, entering, automaton, info.device)
@@ -137,6 +140,7 @@ def _step_begins(result: Any, cls: type, batch: Any, model_runner: Any, **_: Any
         _handed_over.difference_update(batch.reqs)
         initial = _initial_states(batch, entering, automaton, info.device)
     setattr(info, STEP_ATTRIBUTE, StepInputs(result.req_pool_indices, initial))
+    setattr(info, SAMPLER_ATTRIBUTE, model_runner.sampler)
 
 
 @hook(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from led_sglang.patches.captured_streams import share_columns
 from led_sglang.patches.families import CAPTURES, Capture
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.lm_head import causal_lm, decoder_stack
@@ -22,7 +23,7 @@ from led_sglang.patches.stream_capture import (
     capture_snapshots,
     capture_whole_inputs,
 )
-from led_sglang.settings import LaunchRefused
+from led_sglang.settings import LaunchRefused, ServerSettings
 
 WRAPPERS = {
     "boundary": capture_at_boundaries,
@@ -113,12 +114,32 @@ def _configure(original: Any, **arguments: Any) -> None:
         original(**arguments)
         return
     with ending_with_a_sentence():
-        model, architecture = arguments["model"], settings.architecture
+        model, architecture, layer_ids = arguments["model"], settings.architecture, list(layer_ids)
+        if arguments["eagle_use_aux_hidden_state"]:
+            original(**{**arguments, "dflash_use_aux_hidden_state": False})
+            layer_ids = share_columns(model, layer_ids, _drafters_layers(model, settings))
+            # The proof at launch looks at LED's own layers alone: it leaves this capture out.
+            install(model, architecture, settings.num_layers, layer_ids)
+            return
         if settings.unproven:  # the way is chosen once the model can run
-            capture = _first_offered(model, architecture, settings.num_layers, list(layer_ids))
+            capture = _first_offered(model, architecture, settings.num_layers, layer_ids)
         else:
-            capture = install(model, architecture, settings.num_layers, list(layer_ids))
+            capture = install(model, architecture, settings.num_layers, layer_ids)
         keep(model, capture)
+
+
+def _drafters_layers(model: Any, settings: ServerSettings) -> list[int]:
+    """Layers (0-based, by their outputs) that SGLang has just marked for an EAGLE3 drafter.
+
+    Raises:
+        LaunchRefused: they cannot be told in this family.
+    """
+    marked = getattr(decoder_stack(model), "layers_to_capture", None)
+    row = None if settings.unproven else CAPTURES[settings.architecture]
+    if not marked or row is None or row.method not in SETTERS or row.marks != "before":
+        reason = "it does not tell which of its layers an EAGLE3 drafter reads"
+        raise LaunchRefused(refusal(settings.architecture, reason))
+    return [layer - 1 for layer in marked]
 
 
 def keep(model: Any, capture: Captured) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, NoReturn
 
 from led_sglang.launch_options import flag_of
 from led_sglang.settings import LaunchRefused
@@ -15,7 +15,6 @@ _OWN_PART = "each rank would capture its own part of a prompt's tokens only"
 _ONE_KERNEL = "one kernel runs all layers, and nothing between them can be captured"
 # Flags by their fields, each with the reason.
 _REFUSED: tuple[tuple[str, str], ...] = (
-    ("speculative_algorithm", "drafted tokens are verified against the final layer only"),
     ("enable_watermark", "the watermark forces tokens LED would overwrite"),
     ("enable_two_batch_overlap", "the halves of a batch would be captured apart"),
     ("enable_pdmux", "prefill and decode would share LED's state across streams"),
@@ -62,26 +61,26 @@ def refuse_incompatible(cfg: Any) -> None:
         )
     for field, reason in _REFUSED:
         if getattr(cfg, field):
-            _refuse(flag_of(field), reason)
+            refuse(flag_of(field), reason)
     if cfg.pp_size > 1:
-        _refuse("--pipeline-parallel-size > 1", "only the last stage sees the captured layers")
+        refuse("--pipeline-parallel-size > 1", "only the last stage sees the captured layers")
     if cfg.attn_cp_size > 1:
-        _refuse("--attn-cp-size > 1", "the ranks capture different parts of a prompt's tokens each")
+        refuse("--attn-cp-size > 1", "the ranks capture different parts of a prompt's tokens each")
     if cfg.dcp_size > 1:
-        _refuse(
+        refuse(
             "--dcp-size > 1",
             "no test has shown the captured layers right where ranks share a prompt's KV cache",
         )
     if cfg.model_impl == "transformers":
-        _refuse("--model-impl transformers", "those models offer no captured layers")
+        refuse("--model-impl transformers", "those models offer no captured layers")
     if os.environ.get("SGLANG_RUST_SERVER", "").lower() not in ("", "0", "false", "no", "off"):
-        _refuse(
+        refuse(
             "the environment variable SGLANG_RUST_SERVER",
             "its front end checks no LED parameters, seeds no samples and shows no statistics",
             way_out="unset it",
         )
     if cfg.disaggregation_mode != "null" and cfg.pp_size > 1:
-        _refuse(
+        refuse(
             "--disaggregation-mode beside --pipeline-parallel-size > 1",
             "a request's first token would be reported by another stage than the one that sends it",
             way_out="drop one of them",
@@ -132,7 +131,12 @@ def _refuse_soft(flag: str, reason: str) -> None:
     )
 
 
-def _refuse(flag: str, reason: str, way_out: str = "drop the flag") -> None:
+def refuse(flag: str, reason: str, way_out: str = "drop the flag") -> NoReturn:
+    """End the launch.
+
+    Raises:
+        LaunchRefused: always.
+    """
     raise LaunchRefused(
         f"LED cannot run with {flag} ({reason}); {way_out}, or start without LED "
         "(--sampler regular)"

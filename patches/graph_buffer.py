@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from led_sglang.patches.captured_streams import columns_of
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.published import settings_or_none
 
@@ -23,7 +24,9 @@ def _width(original: Any, self: Any) -> int:
         return width
     if share_buffer not in self.capture_tail_hooks:
         self.capture_tail_hooks.append(share_buffer)
-    return len(settings.captured) * int(self.model_config.hidden_size)
+    columns = columns_of(self.model)
+    count = len(settings.captured) if columns is None else columns.count
+    return count * int(self.model_config.hidden_size)
 
 
 def share_buffer(runner: Any, output: Any, forward_batch: Any, num_tokens: int) -> None:

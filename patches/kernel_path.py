@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 import torch
+from sglang.srt.runtime_context import get_spec
 
 from led_sglang.kernels import AllGather, FinalNorm, LaunchLimits, LmHeadShard, Step, prepare
 from led_sglang.kernels.step import ANOTHER_RANK
@@ -22,8 +23,10 @@ _LOGITS = (torch.float32,)
 
 def launch_limits(runner: Any, settings: ServerSettings) -> LaunchLimits:
     """The largest step of a server, see `choose`."""
+    # A request is a row, and under speculative decoding a row for each node of its draft.
+    drafted = 1 if runner.spec_algorithm.is_none() else get_spec().speculative_num_draft_tokens
     return LaunchLimits(
-        batch=runner.req_to_token_pool.req_to_token.shape[0],
+        batch=runner.req_to_token_pool.req_to_token.shape[0] * drafted,
         candidates=MAX_CANDIDATES,
         depth=settings.depth,
         vocab=runner.model_config.vocab_size,

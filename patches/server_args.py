@@ -130,7 +130,7 @@ def _enable(server_args: Any, cfg: Any, options: LaunchOptions) -> None:
     patches.enable()
     settings, preset, notices = resolve_settings(server_args, cfg, options)
     publish_settings(server_args, settings)
-    _declare_capture(server_args, settings)
+    _declare_capture(server_args, settings, drafts=cfg.speculative_algorithm is not None)
     if cfg.tokenizer_worker_num > 1:
         _load_plugins_in_http_workers()
     total = len(hooks.declared())
@@ -164,6 +164,7 @@ def resolve_settings(
     from led_sglang.patches.compatibility import refuse_incompatible, refuse_incompatible_with_soft
     from led_sglang.patches.families import CAPTURES
     from led_sglang.patches.model_names import refuse_clashing_names
+    from led_sglang.patches.speculation.launch import refuse_inexact_speculation
 
     sampler, enabled = options.resolve_samplers()
     think_only = options.parse_think_only()
@@ -178,6 +179,8 @@ def resolve_settings(
     uses_led, uses_dola = "led" in enabled, "dola" in enabled
     if set(enabled) != {"regular"}:
         refuse_incompatible(cfg)
+        speculation = refuse_inexact_speculation(cfg, enabled)
+        notices += [speculation] if speculation else []
     if uses_soft(enabled):
         refuse_incompatible_with_soft(cfg)
     architecture = ""
@@ -275,8 +278,12 @@ def _delimiters(
     return start, end, tool, tuple(sorted(boundary_ids(tokenizer)))
 
 
-def _declare_capture(server_args: Any, settings: ServerSettings) -> None:
-    """SGLang's capture-only mode: `hidden_states` becomes [rows, C*H], deepest layer first."""
+def _declare_capture(server_args: Any, settings: ServerSettings, *, drafts: bool) -> None:
+    """SGLang's capture-only mode: `hidden_states` becomes [rows, C*H], deepest layer first.
+
+    Beside `drafts` SGLang takes no layers from here, and would ask for them of a drafter too
+    (`speculation.streams` names them); the mode keeps the last hidden states for the drafter.
+    """
     from sglang.srt.arg_groups.overrides import declare_resolution
 
     if not settings.captured:
@@ -287,6 +294,8 @@ def _declare_capture(server_args: Any, settings: ServerSettings) -> None:
         # The AROUND hook on configure_aux_hidden_state_capture picks the model's own setter.
         aux_hidden_state_capture="dflash",
         # The id of a layer names its output: h^l leaves layer l - 1 (0-based).
-        return_aux_hidden_state_layer_ids=[layer - 1 for layer in settings.captured],
+        return_aux_hidden_state_layer_ids=(
+            None if drafts else [layer - 1 for layer in settings.captured]
+        ),
         return_hidden_states_mode="last",
     )

@@ -26,21 +26,24 @@ class StepStatistics:
     """A step's records: on the device, then on the host, where they are counted when their tokens
     are committed (SGLang's `DeviceAuxiliaryOutput` and `HostAuxiliaryOutput`)."""
 
-    def __init__(self, records: Sequence[Record], step: Step) -> None:
+    def __init__(self, records: Sequence[Record], step: Step, per_request: int = 1) -> None:
+        """Rows of the records follow the batch's requests, `per_request` of each: of as many tokens
+        as a verification may have accepted."""
         self._records = records
         self._step = step
+        self._per_request = per_request
         self._projected = step.projected if metrics.are_shown() else None
 
     def copy_to_host(self, copy_tensor: Callable[[Tensor], Tensor]) -> StepStatistics:
         copied = StepStatistics(
-            [record.copied(copy_tensor) for record in self._records], self._step
+            [record.copied(copy_tensor) for record in self._records], self._step, self._per_request
         )
         if self._projected is not None:
             copied._projected = copy_tensor(self._projected)
         return copied
 
     def consume(self, batch: Any, commits: Sequence[Any]) -> None:
-        committed = _BatchCommits(batch.reqs, commits)
+        committed = _BatchCommits(batch.reqs, commits, self._per_request)
         _counters.falls_back(self._step.reason is not None)
         if self._projected is not None:
             _counters.projected_on_device(int(self._projected))
@@ -51,19 +54,24 @@ class StepStatistics:
 class _BatchCommits:
     """The committed tokens of SGLang's batch, see `Commits`."""
 
-    def __init__(self, requests: Sequence[Any], commits: Sequence[Any]) -> None:
-        self._requests, self._commits = requests, commits
+    def __init__(self, requests: Sequence[Any], commits: Sequence[Any], per_request: int) -> None:
+        self._requests, self._commits, self._per_request = requests, commits, per_request
 
     def notes(self, row: int) -> RequestNotes | None:
-        return None if self._commits[row] is None else notes_of(self._requests[row])
+        request, place = divmod(row, self._per_request)
+        commit = self._commits[request]
+        committed = commit is not None and place < len(commit.token_ids)
+        return notes_of(self._requests[request]) if committed else None
 
     def token_id(self, row: int) -> int:
-        token: int = self._commits[row].token_ids[0]
+        request, place = divmod(row, self._per_request)
+        token: int = self._commits[request].token_ids[place]
         return token
 
     def position(self, row: int) -> int:
-        position: int = self._commits[row].output_index
-        return position
+        request, place = divmod(row, self._per_request)
+        first: int = self._commits[request].output_index
+        return first + place
 
 
 _counters = ServerCounters()
@@ -123,7 +131,7 @@ def _show_in_server_info(result: Any, self: Any, recv_req: Any) -> None:
     settings = settings_or_none()
     if settings is not None:
         sampler = self.scheduler.tp_worker.model_runner.sampler
-        step = sampler.step
+        step = sampler.methods.step
         if step.projected is not None:
             _counters.projected_on_device(int(step.projected))
         result.internal_state["led"] = {
@@ -144,8 +152,8 @@ def _show_in_server_info(result: Any, self: Any, recv_req: Any) -> None:
             },
             "machine": _machine(self.scheduler),
             "kernels": step.name if step.reason is None else f"{step.name}: {step.reason}",
-            "self_check": sampler.checked.shown(),
+            "self_check": sampler.methods.checked.shown(),
             "truncation_check": sampler.proof and sampler.proof.shown(),
             "totals": _counters.report(),
-            "reads_soft_inputs": sampler.soft_inputs is not None,
+            "reads_soft_inputs": sampler.methods.soft_inputs is not None,
         }

@@ -100,11 +100,16 @@ sglang.srt.layers.sampler.Sampler
       place before ranks are synchronised
 sglang.srt.layers.sampler
   SYNC_TOKEN_IDS_ACROSS_TP: whether ranks agree on their tokens once they have sampled
+sglang.kernels.ops.sampling
+  softmax(logits, temperatures): posteriors at the nodes of a draft
 sglang.kernels.ops.sampling.renorm
   top_p_renorm_prob: top_p of rows with a seed, without a sort
 sglang.srt.layers.logprob_processor.OutputLogprobProcessor
   compute_logprobs(self, logprobs, top_logprobs_nums, token_ids_logprobs, batch_next_token_ids):
       log-probabilities of LED's tokens, not of the engine's
+sglang.srt.layers.logprob_processor
+  compute_spec_logprobs(batch, logits_output, predict, accept_index, chain_stride): the same for
+      accepted drafts
 sglang.srt.layers.logits_processor
   should_apply_lm_head_quant_method(lm_head, quant_method): LM heads that are called, not read
   SamplingMaskStatus: whether a sampling mask holds
@@ -134,6 +139,7 @@ sglang.srt.runtime_context
   get_disagg(): the server's part in a prefill/decode pair
   get_model(): whether weights are loaded later
   get_schedule(): the size of a page
+  get_spec(): how many nodes a draft has
 sglang.srt.distributed.parallel_state.GroupCoordinator
   _all_gather_into_tensor(self, output, input): the step's one collective
   all_gather_object(self, obj): what ranks settle at launch
@@ -158,6 +164,17 @@ sglang.srt.managers.scheduler_components.dp_attn
       dwdp, sync_wait_carry): the same, where ranks attend to requests of their own
 sglang.srt.mem_cache.memory_pool.ReqToTokenPool
   clear(self): gives back what they used
+sglang.srt.model_executor.model_runner_components.spec_aux_hidden_state
+  resolve_spec_aux_hidden_state_config(server_args, model_config, spec_algorithm,
+      is_draft_worker): the same under speculative decoding
+sglang.srt.mem_cache.allocation_sizing
+  get_req_to_token_extra_context_len(): room in a request's row of KV slots
+  get_alloc_reserve_per_decode(): for what speculation reserves
+sglang.srt.speculative.eagle_utils
+  eagle_sample(verify_input, batch, logits_output, grammar_mask, uno_target_max_top_k,
+      watermark_state, watermark_full_mask): LED's own token at every node of a draft
+  verify_tree_greedy_func(predicts, accept_index, accept_token_num, candidates, retrieve_index,
+      retrieve_next_token, retrieve_next_sibling, target_predict, topk): how far drafts hold them
 sglang.srt.model_executor.model_runner_components.weight_updater.WeightUpdater
   update_weights_from_tensor(self, named_tensors, load_format): tensors that fit no parameter
   update_weights_from_disk(self, model_path, load_format, weight_name_filter,
@@ -170,8 +187,12 @@ sglang.srt.model_executor.model_runner.ModelRunner
   _forward_raw(self, forward_batch, pp_proxy_tensors, reinit_attn_backend, split_forward_count): a
       short prefill that nothing counts
   sample(self, logits_output, forward_batch): methods that change the logits, before penalties
+  forward(self, forward_batch, skip_attn_backend_init, pp_proxy_tensors, reinit_attn_backend,
+      split_forward_count): parts captured streams from what a drafter waits for
   get_aux_hidden_states_width(self): one buffer for the captured layers of all decode graphs
   prewarm_sampling(self): binds the sampler to the loaded model, verifies the hooks
+sglang.srt.model_executor.forward_batch_info
+  CaptureHiddenMode: keeps the captured streams where no drafter reads them
 sglang.srt.model_executor.forward_batch_info.ForwardBatch
   init_new(batch, model_runner, capture_hidden_mode, return_hidden_states_before_norm,
       extend_position_info, spec_mrope_positions, kv_loc_plan, write_cols): request slots and
@@ -288,10 +309,26 @@ sglang.srt.environ.Envs
   SGLANG_RUST_SERVER: another front end, which is refused
 """)
 
-# The CPU platform's attention, and what a pair needs there.
+# The CPU platform's attention, what a pair needs there, and what stands there for speculation's
+# kernels.
 ON_CPU = _table("""
 sglang.srt.disaggregation.mooncake.conn.MooncakeKVSender
   supports_host_tensor_indices: page-locked memory, which the platform has none of
+sglang.srt.arg_groups.speculative_hook
+  _disable_overlap_schedule_for_cpu(server_args): the overlap scheduler stays on
+sglang.srt.mem_cache.allocation
+  assign_req_to_token_pool_func(req_pool_indices, req_to_token, start_offset, end_offset,
+      out_cache_loc, batch_size): KV slots of a draft
+sglang.srt.mem_cache.memory_pool.MHATokenToKVPool
+  _init_kv_copy_and_warmup(self): moves accepted keys and values
+sglang.srt.speculative.spec_utils
+  fill_front_out_cache_loc_func(num_front, out_cache_loc, front_out_cache_loc): where to
+  fill_accept_out_cache_loc_func(accept_index, out_cache_loc, accept_out_cache_loc, size): from
+      where
+sglang.srt.speculative.eagle_utils
+  tree_speculative_sampling_target_only: the engine's verification
+  top_k_renorm_prob: its filters
+  top_p_renorm_prob: the same
 sglang.srt.layers.attention.attention_registry
   register_attention_backend(name): puts the batched attention in place of torch_native
 sglang.srt.layers.attention.torch_native_backend.TorchNativeAttnBackend

@@ -7,7 +7,7 @@ from typing import Any
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.lm_head import lm_head_shard
 from led_sglang.patches.published import settings_or_none
-from led_sglang.patches.sampling import LedSampler
+from led_sglang.patches.sampling import serves_led
 
 _UPDATER = "model_executor.model_runner_components.weight_updater.WeightUpdater."
 
@@ -45,12 +45,12 @@ def _check_head(updater: Any) -> None:
     Raises:
         RuntimeError: the model's LM head is another tensor now, and LED would read the old one.
     """
-    sampler = updater.get_model_runner().sampler
-    if not isinstance(sampler, LedSampler):
+    runner = updater.get_model_runner()
+    if not serves_led(runner):
         return
     addresses = [
         None if head.weight is None else head.weight.data_ptr()
-        for head in (sampler.head, lm_head_shard(updater.get_model()))
+        for head in (runner.sampler.methods.head, lm_head_shard(updater.get_model()))
     ]
     if addresses[0] != addresses[1]:
         raise RuntimeError(

@@ -15,9 +15,14 @@ import torch
 # Where LED computes on the device, from the batch's rows to the copies of its records.
 WATCHED = (
     ("led_sglang.methods.rows", "RowTable", ("build", "keep", "join")),
-    ("led_sglang.patches.sampling", "LedSampler", ("change_logits", "_decide", "take_over")),
-    ("led_sglang.methods.regular", "SeededRows", ("of", "pick")),
-    ("led_sglang.phase", "PhaseTracker", ("begin",)),
+    (
+        "led_sglang.patches.methods_at_work",
+        "MethodsAtWork",
+        ("change_logits", "decide", "publish"),
+    ),
+    ("led_sglang.patches.batch_step", "BatchStep", ("take_over",)),
+    ("led_sglang.methods.regular", "SeededRows", ("of", "of_drafts", "pick")),
+    ("led_sglang.phase", "PhaseTracker", ("begin", "begin_drafts", "commit")),
     ("led_sglang.kernels.phase", "ThinkPhase", ("finish",)),
     ("led_sglang.patches.embedding", "SoftInputs", ("restore", "_embed")),
     ("led_sglang.patches.statistics", "StepStatistics", ("copy_to_host",)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ _CHUNK = 2**23
 @dataclass(frozen=True)
 class SeededRows:
     """The rows of a batch that draw with a seed, in three parts by their filters, [n] each.
+
+    A request without a seed draws from the engine's random stream; at the nodes of a draft, where
+    the engine draws for its own rows alone, with a seed of the server's noise.
 
     Attributes:
         ranked: places of those with a top_k.
@@ -42,24 +45,46 @@ class SeededRows:
 
     @classmethod
     def of(cls, table: RowTable) -> SeededRows | None:
-        """Those of a batch, read once; None where no row has a seed."""
+        """Those of a batch whose requests have a seed, read once; None where no row has one."""
+        return cls._those(table, lambda row: row.seed is not None and _may_need_it(row))
 
+    @classmethod
+    def of_drafts(cls, table: RowTable) -> SeededRows | None:
+        """All but the `regular` rows of a table of drafted nodes, read once."""
+        return cls._those(table, lambda row: not row.regular and _may_need_it(row))
+
+    @classmethod
+    def _those(cls, table: RowTable, concerned: Callable[[Row], bool]) -> SeededRows | None:
         def places(part: Callable[[Row], bool]) -> Tensor:
-            found = [i for i, row in enumerate(table.rows) if _concerned(row) and part(row)]
+            found = [i for i, row in enumerate(table.rows) if concerned(row) and part(row)]
             return table.upload(torch.tensor(found, dtype=torch.int64))
 
-        if not any(map(_concerned, table.rows)):
+        if not any(map(concerned, table.rows)):
             return None
         return cls(
             ranked=places(lambda row: row.top_k > 0),
             nucleus=places(lambda row: row.top_k <= 0 and row.top_p < 1.0),
             whole=places(lambda row: row.top_k <= 0 and row.top_p >= 1.0),
-            top_k=max(row.top_k for row in table.rows if _concerned(row)),
+            top_k=max(row.top_k for row in table.rows if concerned(row)),
             top_ks=table.filters["top_k"],
             top_ps=table.filters["top_p"],
             min_ps=table.filters["min_p"],
             seeds=table.seeds,
         )
+
+    def with_seeds(self, seeds: Tensor) -> SeededRows:
+        """The same rows with other seeds [B] int64."""
+        return replace(self, seeds=seeds)
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return any(part.numel() for part in (self.ranked, self.nucleus, self.whole))
+
+    def among(self, wanted: Tensor) -> SeededRows:
+        """Those of `wanted` [B] bool; waits for the device, so on a CPU alone."""
+        parts = (self.ranked, self.nucleus, self.whole)
+        ranked, nucleus, whole = (part[wanted[part]] for part in parts)
+        return replace(self, ranked=ranked, nucleus=nucleus, whole=whole)
 
     def pick(
         self, probs: Tensor, positions: Tensor, token_ids: Tensor, top_p: TopP | None
@@ -105,13 +130,13 @@ class SeededRows:
         return ids.gather(1, score.argmax(1, keepdim=True))[:, 0]
 
 
-def _concerned(row: Row) -> bool:
-    """Whether a row may need the engine's pick with its seed.
+def _may_need_it(row: Row) -> bool:
+    """Whether a row may need a pick of the engine's kind.
 
     Not where its method picks each of its tokens. A row that thinks now is concerned: the host
     learns a token one step late, and the one in flight may have ended the thought.
     """
-    return row.seed is not None and not getattr(row.params, "picks_every_token", False)
+    return not getattr(row.params, "picks_every_token", False)
 
 
 def _top_p(probs: Tensor, top_p: Tensor) -> Tensor:

@@ -91,7 +91,8 @@ class Record(Protocol):
     every_rank: ClassVar[bool]
 
     def copied(self, copy: Callable[[Tensor], Tensor]) -> Record:
-        """The same with every tensor passed through `copy` (asynchronous, to the host)."""
+        """The same with every tensor, a row each of the step's, passed through `copy`: to the host
+        (asynchronous), or to those of its rows that are committed."""
 
     def commit(self, commits: Commits, counters: Counters) -> None:
         """Count and note the step's committed tokens; the record is on the host."""

@@ -98,6 +98,17 @@ def upload(values: Tensor, device: torch.device | str, pin: bool) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Repeated:
+    """`RowTable.once`'s way to a table with each row `times` times: those of drafted nodes."""
+
+    times: int
+
+    def __call__(self, table: RowTable) -> RowTable:
+        places = [place for place in range(len(table.rows)) for _ in range(self.times)]
+        return table.keep(places, table.upload(torch.tensor(places, dtype=torch.int64)))
+
+
+@dataclass(frozen=True)
 class RowTable:
     """Rows of a batch.
 
@@ -195,6 +206,11 @@ class RowTable:
     def filters(self) -> dict[str, Tensor]:
         """top_k, top_p and min_p of every request, [B] each; top_k beyond V filters nothing."""
         return {name: self._common[name] for name in ("top_k", "top_p", "min_p")}
+
+    @property
+    def regular_rows(self) -> Tensor:
+        """[B] bool: the rows that the engine alone samples."""
+        return self.packed[:, 0] == 0
 
     def mask(self, *samplers: str) -> Tensor:
         """[B] bool: the rows of these samplers."""

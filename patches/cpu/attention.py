@@ -3,7 +3,8 @@
 SGLang's own runs a dozen small operations per request and layer, and computes the queries of a
 cached prefix again only to drop them: nine tenths of the time of a small model on a CPU. Here the
 rows with one query each (all of a decode batch, and prompts that are cached but for their last
-token) are one padded call; longer prompts run one by one over their new tokens.
+token) are one padded call, and so are those with a draft each; longer prompts run one by one over
+their new tokens.
 """
 
 from __future__ import annotations
@@ -43,21 +44,28 @@ def install() -> None:
 
 @dataclass
 class _Rows:
-    """Requests with one query each: where their keys are, and which are theirs."""
+    """Requests with as many queries each: where their keys are, and which each query sees.
 
-    slots: Tensor  # [rows, longest] KV slots; beyond a row's length, any valid slot
-    lengths: Tensor  # [rows]
-    # per window, [rows, 1, 1, longest]
-    masks: dict[int | None, Tensor] = field(default_factory=dict)
+    Attributes:
+        slots: [rows, longest] KV slots; beyond a row's length, any valid slot.
+        seen: [rows, queries, longest] bool, without a window.
+        key_positions: [rows or 1, longest] in the sequences.
+        positions: [rows, queries] of the queries.
+        masks: per window, [rows, queries, longest].
+    """
+
+    slots: Tensor
+    seen: Tensor
+    key_positions: Tensor
+    positions: Tensor
+    masks: dict[int, Tensor] = field(default_factory=dict)
 
     def mask(self, window: int | None) -> Tensor:
+        if window is None:
+            return self.seen
         if window not in self.masks:
-            positions = torch.arange(self.slots.shape[1], device=self.slots.device)
-            ends = self.lengths[:, None]
-            seen = positions < ends
-            if window is not None:
-                seen &= positions >= ends - 1 - window
-            self.masks[window] = seen[:, None, None, :]
+            near = self.key_positions[:, None, :] >= self.positions[:, :, None] - window
+            self.masks[window] = self.seen & near
         return self.masks[window]
 
 
@@ -93,6 +101,9 @@ class BatchedTorchAttention(TorchNativeAttnBackend):
     def init_forward_metadata(self, forward_batch: Any) -> None:
         super().init_forward_metadata(forward_batch)
         self._decode_rows: _Rows | None = None
+        # Of a forward that verifies drafts: SGLang's description of them.
+        verifies = forward_batch is not None and forward_batch.forward_mode.is_target_verify()
+        self._drafts: Any = forward_batch.spec_info if verifies else None
         self._extend_plan: tuple[_Rows | None, Tensor, list[tuple[int, int, int, int]]] | None = (
             None
         )
@@ -106,7 +117,7 @@ class BatchedTorchAttention(TorchNativeAttnBackend):
             return super()._run_sdpa_forward_decode(query, output, *batch, **how)
         if self._decode_rows is None:
             self._decode_rows = _rows(req_to_token, requests, lengths)
-        output.copy_(_one_query_each(query, self._decode_rows, k_cache, v_cache, self._form(how)))
+        output.copy_(_queries_of_each(query, self._decode_rows, k_cache, v_cache, self._form(how)))
         return output
 
     def _run_sdpa_forward_extend(
@@ -116,6 +127,12 @@ class BatchedTorchAttention(TorchNativeAttnBackend):
         k_cache, v_cache, req_to_token, requests, lengths, _, new_lengths, encoder_lens = batch
         if encoder_lens is not None or not how.get("causal"):
             return super()._run_sdpa_forward_extend(query, output, *batch, **how)
+        if self._drafts is not None:
+            if self._decode_rows is None:
+                self._decode_rows = _drafted_rows(req_to_token, requests, lengths, self._drafts)
+            rows = self._decode_rows
+            output.copy_(_queries_of_each(query, rows, k_cache, v_cache, self._form(how)))
+            return output
         if self._extend_plan is None:
             single = (new_lengths == 1).nonzero().squeeze(1)
             ends = new_lengths.cumsum(0)
@@ -124,9 +141,9 @@ class BatchedTorchAttention(TorchNativeAttnBackend):
             plan = zip(*(column.tolist() for column in columns), strict=True)
             longer = [row for row in plan if row[2] - row[1] > 1]
             self._extend_plan = (short if len(single) else None), ends[single] - 1, longer
-        (rows, at, longer), form = self._extend_plan, self._form(how)
-        if rows is not None:
-            output[at] = _one_query_each(query[at], rows, k_cache, v_cache, form)
+        (single_rows, at, longer), form = self._extend_plan, self._form(how)
+        if single_rows is not None:
+            output[at] = _queries_of_each(query[at], single_rows, k_cache, v_cache, form)
         for request, start, end, length in longer:
             slots = req_to_token[request, :length]
             output[start:end] = _new_tokens(query[start:end], k_cache[slots], v_cache[slots], form)
@@ -137,34 +154,68 @@ class BatchedTorchAttention(TorchNativeAttnBackend):
         return _Form(named.get("scaling"), named.get("enable_gqa", False), window, self._sinks)
 
 
+def _slots(req_to_token: Tensor, requests: Tensor, longest: int) -> Tensor:
+    """[rows, longest or a little more] KV slots, as far as the table goes."""
+    padded = -(-longest // PADDED_TO) * PADDED_TO
+    return req_to_token[:, :padded][requests]
+
+
 def _rows(req_to_token: Tensor, requests: Tensor, lengths: Tensor) -> _Rows:
-    longest = -(-int(lengths.max()) // PADDED_TO) * PADDED_TO if len(lengths) else 0
-    return _Rows(req_to_token[:, :longest][requests], lengths)
+    """Requests with one query each, at the end of their `lengths`."""
+    slots = _slots(req_to_token, requests, int(lengths.max()) if len(lengths) else 0)
+    key_positions = torch.arange(slots.shape[1], device=lengths.device)[None]
+    seen = (key_positions < lengths[:, None])[:, None, :]
+    return _Rows(slots, seen, key_positions, lengths[:, None] - 1)
 
 
-def _one_query_each(
+def _drafted_rows(req_to_token: Tensor, requests: Tensor, lengths: Tensor, drafts: Any) -> _Rows:
+    """Requests with a query for each node of a drafted tree, whose keys follow their `lengths`.
+
+    A node sees what is committed, its ancestors and itself. SGLang's mask of all requests is one
+    line: of each, [nodes, length + nodes].
+    """
+    width = drafts.draft_token_num
+    node = torch.arange(width, device=lengths.device)
+    totals = (lengths + width)[:, None, None]
+    starts = (lengths + width).cumsum(0) * width - (lengths + width) * width
+    places = starts[:, None, None] + node[:, None] * totals + lengths[:, None, None] + node
+    tree = drafts.custom_mask[places]
+    slots = _slots(req_to_token, requests, int(lengths.max()) + width)
+    key_positions = torch.arange(slots.shape[1], device=lengths.device).repeat(len(lengths), 1)
+    seen = (key_positions < lengths[:, None])[:, None, :].repeat(1, width, 1)
+    columns = lengths[:, None] + node
+    seen.scatter_(2, columns[:, None, :].expand_as(tree), tree)
+    positions = lengths[:, None] + tree.sum(2) - 1
+    key_positions.scatter_(1, columns, positions)
+    return _Rows(slots, seen, key_positions, positions)
+
+
+def _queries_of_each(
     query: Tensor, rows: _Rows, k_cache: Tensor, v_cache: Tensor, form: _Form
 ) -> Tensor:
-    """[rows, heads, head_size] of as many requests, each attending to all its keys."""
+    """Queries [rows * queries, heads, head_size], each attending to the keys that it sees."""
     heads = k_cache.shape[1]
-    longest = rows.slots.shape[1]
+    queries, longest = rows.seen.shape[1:]
     mask = rows.mask(form.window)
     # Query heads that share keys stand as queries of one head: nothing is repeated per query head.
-    grouped = query.unflatten(1, (heads, -1))
+    grouped = query.unflatten(0, (-1, queries)).unflatten(2, (heads, -1))
+    group = grouped.shape[3]
+    grouped = grouped.transpose(1, 2).flatten(2, 3)  # [rows, key heads, queries * group, head_size]
     output = grouped.new_empty(*grouped.shape[:3], v_cache.shape[2])
     together = max(1, GATHERED_NUMBERS // (longest * heads * (query.shape[2] + v_cache.shape[2])))
-    for first in range(0, len(query), together):
+    for first in range(0, len(grouped), together):
         some = slice(first, first + together)
         slots = rows.slots[some].flatten()
         keys = _gathered(k_cache, slots, longest).to(query.dtype)
         values = _gathered(v_cache, slots, longest).to(query.dtype)
-        bias = mask[some]
+        bias = mask[some, None].repeat_interleave(group, 2) if queries > 1 else mask[some, None]
         if form.sinks is not None:
-            keys, values, bias = _with_sinks(keys, values, bias, form.sinks.view(heads, -1, 1))
+            sinks = form.sinks.view(heads, 1, group).expand(heads, queries, group)
+            keys, values, bias = _with_sinks(keys, values, bias, sinks.reshape(heads, -1, 1))
         output[some] = scaled_dot_product_attention(
             grouped[some], keys, values, attn_mask=bias, scale=form.scaling
         )
-    return output.flatten(1, 2)
+    return output.unflatten(2, (queries, group)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
 
 
 def _gathered(cache: Tensor, slots: Tensor, longest: int) -> Tensor:

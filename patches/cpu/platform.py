@@ -58,6 +58,17 @@ def _platform_class() -> type:
 
             recurrences.install_kernels()
 
+        def get_speculative_worker_cls(self, algorithm: str) -> None:
+            # Asked once, before SGLang makes its own worker, which imports these.
+            from led_sglang.patches.cpu import speculation
+
+            speculation.install()
+
+        def get_speculative_cache_locs_fn(self) -> Any:
+            from led_sglang.patches.cpu import speculation
+
+            return speculation.extend_cache_locs
+
         # /start_profile asks an out-of-tree platform for these.
         def get_torch_profiler_activity_str(self) -> str:
             return "CPU"
@@ -71,6 +82,9 @@ def _platform_class() -> type:
             return False
 
         def apply_server_args_defaults(self, server_args: Any) -> None:
+            from led_sglang.patches.cpu import speculation
+
+            speculation.keep_overlap()
             # An idle scheduler would busy-poll a whole core of the user's machine.
             server_args.sleep_on_idle = True
             if server_args.max_total_tokens is None:

@@ -32,8 +32,10 @@ AUX_FLAGS = (
     *("--speculative-algorithm", "DFLASH"),
     *("--return-aux-hidden-state-layer-ids", "3"),
 )
+NGRAM = ("--speculative-algorithm", "NGRAM")
 FLAGS = [
-    (("--speculative-algorithm", "NGRAM"), "--speculative-algorithm"),
+    (("--speculative-algorithm", "DFLASH"), "DFLASH"),
+    ((*NGRAM, "--speculative-accept-threshold-acc", "0.9"), "--speculative-accept-threshold-acc"),
     (("--enable-two-batch-overlap",), "--enable-two-batch-overlap"),
     (("--enable-pdmux",), "--enable-pdmux"),
     (("--enable-return-hidden-states",), "--enable-return-hidden-states"),
@@ -101,6 +103,7 @@ def test_flags(model_path: Path, flags: tuple[str, ...], named: str) -> None:
     ("name", "value", "flags"),
     [
         ("SGLANG_RUST_SERVER", "1", ()),
+        ("SGLANG_SIMULATE_ACC_LEN", "2", NGRAM),
         ("SGLANG_HTTP_SERVER_APP_PATH", "my.app:app", ("--tokenizer-worker-num", "2")),
     ],
 )

@@ -9,22 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from led_sglang.patches.captured_streams import streams_of
 from led_sglang.patches.first_streams import FirstStreams
-from led_sglang.patches.sampling import LedSampler
 
 CAPTURED, HIDDEN, ROWS = 4, 16, 3
 
 
 def captured(hidden_states: Tensor | None) -> Tensor:
-    """What a sampler of `CAPTURED` layers makes of a forward's hidden states."""
-    sampler: Any = LedSampler.__new__(LedSampler)
-    settings = SimpleNamespace(captured=(3, 2, 1, 0), architecture="MiMoForCausalLM")
-    # torch's modules cannot take attributes before their __init__
-    sampler.__dict__ |= {"_settings": settings, "_bound": SimpleNamespace(hidden_size=HIDDEN)}
-    view: Tensor = sampler._captured(
-        SimpleNamespace(hidden_states=hidden_states), torch.empty(ROWS, 7)
-    )
-    return view
+    """What a step of `CAPTURED` layers makes of a forward's hidden states."""
+    settings: Any = SimpleNamespace(captured=(3, 2, 1, 0), architecture="MiMoForCausalLM")
+    output = SimpleNamespace(hidden_states=hidden_states)
+    return streams_of(output, torch.empty(ROWS, 7), HIDDEN, settings)
 
 
 def test_captured_layers_are_viewed_and_not_copied() -> None:

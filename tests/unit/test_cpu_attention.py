@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import random
+from types import SimpleNamespace
+
 import pytest
 import torch
+from drafts import Draft
 from torch import Tensor
 
 from led_sglang.patches.cpu.attention import PADDED_TO, BatchedTorchAttention
@@ -139,3 +143,50 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
     assert max(LENGTHS) > 2 * PADDED_TO
     for row in range(len(LENGTHS)):
         assert torch.equal(run(slice(row, row + 1))[0], together[row])
+
+
+@WINDOWS
+@SINKS
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (6, 1), (3, 3)])
+def test_drafts(heads: int, kv_heads: int, window: int | None, with_sinks: bool) -> None:
+    """Each node sees what is committed, its ancestors and itself, at the positions of its way."""
+    keys, values, table, requests = case(torch.float32, heads, kv_heads, 32)
+    sinks = torch.randn(heads) if with_sinks else None
+    rng = random.Random(heads)
+    batch = [Draft.drawn(rng, 6, 9) for _ in LENGTHS]
+    masks = [
+        torch.cat([torch.ones(6, length, dtype=torch.bool), draft.mask()], 1).flatten()
+        for length, draft in zip(LENGTHS, batch, strict=True)
+    ]
+    attention = backend(sinks)
+    attention._drafts = SimpleNamespace(draft_token_num=6, custom_mask=torch.cat(masks))
+    query = torch.randn(len(LENGTHS) * 6, heads, 32)
+    output = torch.full((len(query), heads, 16), torch.nan)
+    attention._run_sdpa_forward_extend(
+        query, output, keys, values, table, requests, torch.tensor(LENGTHS), None, None, None,
+        scaling=0.2, enable_gqa=heads != kv_heads, causal=True, sliding_window_size=window,
+    )  # fmt: skip
+    for row, (request, length, draft) in enumerate(zip(requests, LENGTHS, batch, strict=True)):
+        for node in range(6):
+            way = [0, *draft.way(node)]
+            slots = torch.cat([table[request, :length], table[request, [length + n for n in way]]])
+            position = length + len(way) - 1
+            want = reference(
+                query[row * 6 + node], keys[slots], values[slots], position, 0.2, window, sinks
+            )
+            torch.testing.assert_close(output[row * 6 + node].double(), want, atol=1e-5, rtol=1e-5)
+
+
+def test_rows_as_long_as_the_table_of_slots() -> None:
+    """Padding ends where the table does."""
+    keys, values, _, requests = case(torch.float32, 4, 2, 32, 32)
+    table = torch.randint(SLOTS, (16, 70), dtype=torch.int32)
+    lengths = torch.full((len(LENGTHS),), 70)
+    query = torch.randn(len(LENGTHS), 4, 32)
+    output = backend()._run_sdpa_forward_decode(
+        query, torch.empty_like(query), keys, values, table, requests, lengths, None,
+        scaling=0.2, enable_gqa=True,
+    )  # fmt: skip
+    slots = table[requests[0]]
+    want = reference(query[0], keys[slots], values[slots], 69, 0.2, None, None)
+    torch.testing.assert_close(output[0].double(), want, atol=1e-5, rtol=1e-5)

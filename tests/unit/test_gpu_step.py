@@ -173,6 +173,7 @@ class Loop:
                 enabled=False, update_after_decode=lambda **given: None
             ),
             prefill_attention_backend_str="triton",
+            spec_algorithm=SpeculativeAlgorithm.NONE,
         )
         self.runner._preprocess_logits = ModelRunner._preprocess_logits.__get__(self.runner)
         self.sampler = LedSampler()
@@ -184,8 +185,8 @@ class Loop:
 
     def launch(self) -> None:
         """As a model runner does before the first request."""
-        self.sampler.allocate(self.runner)
-        self.gpu.allocated(lambda: self.sampler.bind(self.runner))
+        self.sampler.methods.allocate(self.runner)
+        self.gpu.allocated(lambda: self.sampler.methods.bind(self.runner))
         for stream in (self.schedule, self.forward, self.copy):
             stream.wait_stream(self.gpu.default)
         self.gpu.may_wait = False
@@ -228,7 +229,7 @@ class Loop:
                 next_token_logits=on_gpu(count, V),
                 hidden_states=on_gpu(count, len(SETTINGS.captured) * H, dtype=torch.bfloat16),
             )
-            soft = self.sampler.soft_inputs
+            soft = self.sampler.methods.soft_inputs
             if soft is not None and batch.forward_mode.is_decode():
                 soft._enter(None, (), {"forward_batch": step})
                 soft._embed(batch.input_ids)
@@ -403,7 +404,7 @@ def test_no_step_waits_and_no_stream_races(loop: Loop, batch: str, ranks: int) -
             tensors = [x for x in tree_leaves(vars(record)) if isinstance(x, Tensor)]
             assert tensors
             assert not any(x.is_cuda for x in tensors)
-    step = loop.sampler.step
+    step = loop.sampler.methods.step
     assert (step.name, step.reason) == ("triton", None)
     ours = [n for n in loop.gpu.launches[loop.launched :] if n != "compute_position_kernel"]
     assert bool(ours) == (batch in ("led", "all"))
@@ -475,7 +476,7 @@ def _hand_out_state(monkeypatch: pytest.MonkeyPatch, loop: Loop) -> None:
     original = SoftRecord.copied
 
     def copied(self: Any, copy: Any) -> Any:
-        return original(replace(self, ids=loop.sampler._states["soft-thinking"].ids), copy)
+        return original(replace(self, ids=loop.sampler.methods._states["soft-thinking"].ids), copy)
 
     monkeypatch.setattr(SoftRecord, "copied", copied)
 
