@@ -51,7 +51,10 @@ def _captured(settings: ServerSettings) -> str:
     if not settings.latent_layers:
         return "no layer (depth 1)"
     last, first = settings.latent_layers[0], settings.latent_layers[-1]
-    return f"h^{first} .. h^{last} of {settings.num_layers} layers"
+    captured = f"h^{first} .. h^{last} of {settings.num_layers} layers"
+    if settings.stage_start:
+        captured += f", on the last pipeline stage, which begins at layer {settings.stage_start}"
+    return captured
 
 
 def _think_phase(settings: ServerSettings) -> str:

@@ -40,6 +40,8 @@ class ServerSettings:
     # Empty where tool calls do not end a thought.
     tool_start: str = ""
     tool_start_ids: tuple[int, ...] = ()
+    # First layer of the last pipeline stage; 0 without pipeline parallelism.
+    stage_start: int = 0
     # What `output_token_logprobs` hold by default: see LED's parameter of this name.
     logprobs: str = "engine"
     # Samplers with settings that a model's name may end with, beside the samplers' own names.

@@ -4,11 +4,12 @@
 (`launch`, `server_args`, `compatibility`, `refusal`, `http_worker`), captured layers (`capture`,
 `setters`, `stream_capture`, `captured_streams`, `graph_buffer`) and their proof (`proven_capture`,
 `truncation`, `short_prefill`), per-row state (`batch_state`), soft inputs (`embedding`), what a
-step needs of the loaded model and its ranks (`binding`, `lm_head`, `kernel_path`, `ranks`), how
-that is checked (`self_check`, `first_streams`), the sampling step (`methods_at_work`, `batch_step`,
-`sampling`), the verification of drafts (`speculation`), requests (`http_bodies`, `model_names`,
-`requests`, `guards`, `grammars`, `stop_regex`), what an answer says of itself (`answers`),
-statistics (`statistics`, `metrics`), prefill/decode pairs (`pair_settings`, `first_token`).
+step needs of the loaded model, its ranks and stages (`binding`, `lm_head`, `kernel_path`, `ranks`,
+`stages`), how that is checked (`self_check`, `first_streams`), the sampling step
+(`methods_at_work`, `batch_step`, `sampling`), the verification of drafts (`speculation`), requests
+(`http_bodies`, `model_names`, `requests`, `guards`, `grammars`, `stop_regex`), what an answer says
+of itself (`answers`), statistics (`statistics`, `metrics`), prefill/decode pairs (`pair_settings`,
+`first_token`).
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ def enable() -> None:
         requests,
         sampling,
         speculation,
+        stages,
         statistics,
         stop_regex,
         weight_updates,

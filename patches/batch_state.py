@@ -16,6 +16,7 @@ from led_sglang.methods.registry import METHODS
 from led_sglang.methods.reporting import RequestNotes
 from led_sglang.methods.rows import REGULAR_ROW, Layout, Row, RowTable, upload
 from led_sglang.patches.hooks import hook
+from led_sglang.patches.stages import samples_here
 from led_sglang.phase import KEEP, Phase, StepInputs, ThinkAutomaton
 from led_sglang.settings import ServerSettings
 
@@ -80,13 +81,13 @@ def request_row(req: Any) -> Row:
 
 
 def table_of(sampling_info: Any) -> RowTable | None:
-    """The rows of a batch, or None where the engine alone samples all of them."""
+    """The rows of a batch, or None where the engine alone samples all of them, or another stage."""
     return getattr(sampling_info, TABLE_ATTRIBUTE, None)
 
 
 @hook("sampling.sampling_batch_info.SamplingBatchInfo.adjusted_from_schedule_batch", "AFTER")
 def _rows_enter(result: Any, self: Any, batch: Any, vocab_size: int) -> None:
-    rows = [request_row(req) for req in batch.reqs]
+    rows = [request_row(req) for req in batch.reqs] if samples_here() else []
     table = None
     if not all(row.regular for row in rows):
         pin = is_pin_memory_available(self.device)

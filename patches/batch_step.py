@@ -55,10 +55,9 @@ class BatchStep:
         elif changed:
             settled(token_ids, False)
 
-    def records(self, answers: bool) -> list[Record]:
-        """What the methods want the host to know; all of it where this rank `answers`."""
-        records = (picks.record for picks in self.picks)
-        return [record for record in records if record and (answers or record.every_rank)]
+    def records(self) -> list[Record]:
+        """What the methods want the host to know."""
+        return [picks.record for picks in self.picks if picks.record is not None]
 
     def reported_logprobs(self, logprobs: Tensor, rows: Tensor | None = None) -> Tensor:
         """Log-probabilities of the tokens: log q where a row asked for it and LED drew.

@@ -16,6 +16,7 @@ from led_sglang.patches.refusal import (
     unreadable_checkpoint,
 )
 from led_sglang.patches.setters import SETTERS, SetterCapture
+from led_sglang.patches.stages import from_the_last_stage
 from led_sglang.patches.stream_capture import (
     StreamCollector,
     capture_at_boundaries,
@@ -113,19 +114,23 @@ def _configure(original: Any, **arguments: Any) -> None:
     if settings is None or not settings.captured or not arguments["dflash_use_aux_hidden_state"]:
         original(**arguments)
         return
-    with ending_with_a_sentence():
-        model, architecture, layer_ids = arguments["model"], settings.architecture, list(layer_ids)
+
+    def install_here() -> None:
+        model, architecture, wanted = arguments["model"], settings.architecture, list(layer_ids)
         if arguments["eagle_use_aux_hidden_state"]:
             original(**{**arguments, "dflash_use_aux_hidden_state": False})
-            layer_ids = share_columns(model, layer_ids, _drafters_layers(model, settings))
+            wanted = share_columns(model, wanted, _drafters_layers(model, settings))
             # The proof at launch looks at LED's own layers alone: it leaves this capture out.
-            install(model, architecture, settings.num_layers, layer_ids)
+            install(model, architecture, settings.num_layers, wanted)
             return
         if settings.unproven:  # the way is chosen once the model can run
-            capture = _first_offered(model, architecture, settings.num_layers, layer_ids)
+            capture = _first_offered(model, architecture, settings.num_layers, wanted)
         else:
-            capture = install(model, architecture, settings.num_layers, layer_ids)
+            capture = install(model, architecture, settings.num_layers, wanted)
         keep(model, capture)
+
+    with ending_with_a_sentence():
+        from_the_last_stage(install_here)
 
 
 def _drafters_layers(model: Any, settings: ServerSettings) -> list[int]:
@@ -183,7 +188,7 @@ def install(model: Any, architecture: str, num_layers: int, layer_ids: list[int]
     """Make a model hand out the outputs of some layers with its logits.
 
     Args:
-        model: a loaded SGLang model.
+        model: a loaded SGLang model, or its last pipeline stage.
         architecture: its key in the table.
         num_layers: L of its config, drafting layers not counted.
         layer_ids: 0-based, ascending; -1 is the embeddings.
@@ -223,6 +228,9 @@ def capture_by(method: str, model: Any, num_layers: int, layer_ids: list[int]) -
     language_model, stack = causal_lm(model), decoder_stack(model)
     if len(stack.layers) != num_layers:
         raise AttributeError(f"{len(stack.layers)} layers where its config says {num_layers}")
+    start = getattr(stack, "start_layer", 0)
+    if layer_ids[0] + 1 < start:
+        raise AttributeError(f"its last pipeline stage begins at layer {start}, and not earlier")
     if method in SETTERS:
         return SetterCapture(model, SETTERS[method], layer_ids)
     # These read before layer i the stream that left layer i - 1.

@@ -62,8 +62,12 @@ def refuse_incompatible(cfg: Any) -> None:
     for field, reason in _REFUSED:
         if getattr(cfg, field):
             refuse(flag_of(field), reason)
-    if cfg.pp_size > 1:
-        refuse("--pipeline-parallel-size > 1", "only the last stage sees the captured layers")
+    if cfg.speculative_algorithm and cfg.pp_size > 1:
+        refuse(
+            "--speculative-algorithm beside --pipeline-parallel-size > 1",
+            "no test has shown drafts that are verified on the last of several stages",
+            way_out="drop one of them",
+        )
     if cfg.attn_cp_size > 1:
         refuse("--attn-cp-size > 1", "the ranks capture different parts of a prompt's tokens each")
     if cfg.dcp_size > 1:
@@ -113,6 +117,11 @@ def refuse_incompatible_with_soft(cfg: Any) -> None:
     for field, reason in _REFUSED_WITH_SOFT:
         if getattr(cfg, field):
             _refuse_soft(flag_of(field), reason)
+    if cfg.pp_size > 1:
+        _refuse_soft(
+            "--pipeline-parallel-size > 1",
+            "their mixtures are made on the last stage and embedded on the first",
+        )
     if cfg.enable_dp_attention or cfg.attn_dp_size > 1:
         _refuse_soft(
             "attention data parallelism", "a rank's batch is padded with rows of other requests"

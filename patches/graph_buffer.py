@@ -13,13 +13,15 @@ from typing import Any
 from led_sglang.patches.captured_streams import columns_of
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.published import settings_or_none
+from led_sglang.patches.stages import samples_here
 
 
 @hook("model_executor.model_runner.ModelRunner.get_aux_hidden_states_width", "AROUND")
 def _width(original: Any, self: Any) -> int:
     """Asked once for every set of decode graphs, before the first is captured."""
     settings = settings_or_none()
-    if settings is None or not settings.captured or self.is_draft_worker:
+    captures = settings is not None and settings.captured and samples_here()
+    if settings is None or not captures or self.is_draft_worker:
         width: int = original(self)
         return width
     if share_buffer not in self.capture_tail_hooks:

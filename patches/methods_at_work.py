@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from sglang.srt.runtime_context import get_parallel
 from torch import Tensor
 
 from led_sglang.kernels import LmHeadShard, Step
@@ -18,9 +17,14 @@ from led_sglang.patches.binding import Binding, bind
 from led_sglang.patches.captured_streams import streams_of
 from led_sglang.patches.embedding import SoftInputs
 from led_sglang.patches.first_streams import FirstStreams
-from led_sglang.patches.published import pair_role
-from led_sglang.patches.self_check import Report
-from led_sglang.patches.statistics import StepStatistics, show_from_the_start
+from led_sglang.patches.proven_capture import Report as CaptureReport
+from led_sglang.patches.stages import from_the_last_stage, samples_here
+from led_sglang.patches.statistics import (
+    FromTheLastStage,
+    Serving,
+    StepStatistics,
+    show_from_the_start,
+)
 from led_sglang.phase import ThinkAutomaton
 from led_sglang.settings import ServerSettings
 
@@ -33,7 +37,8 @@ class MethodsAtWork:
         automaton: of its delimiters; None without a think phase.
     """
 
-    bound: Binding  # set by `bind`
+    bound: Binding  # set by `bind`, where this process samples
+    _serving: Serving  # set by `bind`
 
     def __init__(self, settings: ServerSettings, automaton: ThinkAutomaton | None) -> None:
         self.automaton = automaton
@@ -46,7 +51,6 @@ class MethodsAtWork:
         self._changers: list[tuple[frozenset[str], LogitsChanger]] = []
         # Whether the captured layers are still to be looked at once.
         self._unseen = bool(settings.captured) and settings.self_check != "off"
-        self._hands_over = pair_role() == "prefill"
 
     def allocate(self, model_runner: Any) -> None:
         """Let the methods make what they keep by request slot; before graphs are captured.
@@ -61,12 +65,21 @@ class MethodsAtWork:
             if isinstance(state, SoftState):
                 self.soft_inputs = SoftInputs(model_runner.model, state)
 
-    def bind(self, model_runner: Any) -> None:
+    def bind(self, model_runner: Any, proof: CaptureReport | None) -> None:
         """Take what a step needs from the loaded model; called once, before the first request.
 
+        Args:
+            proof: what the truncation check found.
+
         Raises:
-            LaunchRefused: the model lacks a part LED needs.
+            LaunchRefused: the model lacks a part LED needs; on every stage alike.
         """
+        self._serving = from_the_last_stage(lambda: self._bind(model_runner, proof))
+        if not samples_here():
+            model_runner.sampling_observer = FromTheLastStage(self._serving)
+        show_from_the_start(self._serving, self._settings.depth)
+
+    def _bind(self, model_runner: Any, proof: CaptureReport | None) -> Serving:
         self.bound = bind(model_runner, self._settings, self.automaton)
         for method in self._methods:
             at_work = method.bind(self.bound.model, self._states[method.samplers[0]])
@@ -74,7 +87,8 @@ class MethodsAtWork:
                 self._samplers.append((frozenset(method.samplers), at_work))
             else:
                 self._changers.append((frozenset(method.samplers), at_work))
-        show_from_the_start(self.step, self._settings.depth, self.checked)
+        soft = self.soft_inputs is not None
+        return Serving(self.step.name, self.step.reason, self.bound.checked, soft, proof)
 
     @property
     def step(self) -> Step:
@@ -87,9 +101,11 @@ class MethodsAtWork:
         return self.bound.model.head
 
     @property
-    def checked(self) -> Report:
-        """What the self-check found at launch."""
-        return self.bound.checked
+    def serving(self) -> Serving:
+        """Who computes LED's steps on this server, by what is known here."""
+        if samples_here():
+            self._serving.reason = self.step.reason
+        return self._serving
 
     def change_logits(self, logits_output: Any, table: RowTable) -> None:
         """Let the methods that change logits do so, before penalties, grammar and temperature."""
@@ -140,9 +156,7 @@ class MethodsAtWork:
             nodes: [requests, A] int64, of a verification: the rows whose tokens may be committed,
                 in their order; None: all, one of each request.
         """
-        # Only the first rank talks to the detokenizer, but every one to a decode server.
-        answers = get_parallel().attn_tp_rank == 0 or self._hands_over
-        records: list[Record] = step.records(answers)
+        records: list[Record] = step.records()
         per_request = 1
         if nodes is not None:
             rows, per_request = nodes.flatten(), nodes.shape[1]
@@ -152,7 +166,7 @@ class MethodsAtWork:
             captured = self._captured(logits_output, logits)
             records.append(FirstStreams.of(captured, logits, self._settings.captured))
         if records:
-            statistics = StepStatistics(records, self.step, per_request)
+            statistics = StepStatistics.of(records, self.step, per_request)
             logits_output.auxiliary_device_output = statistics
 
     def _captured(self, logits_output: Any, logits: Tensor) -> Tensor:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from sglang.srt.runtime_context import get_parallel
-
 from led_sglang.patches.hooks import hook
+from led_sglang.patches.stages import answers_here
 
 # Of this scheduler's metrics (model name, ranks, `--extra-metric-labels`); None without them.
 _labels: dict[str, Any] | None = None
@@ -48,10 +47,10 @@ _SELF_CHECK = (
 
 @hook("observability.metrics_collector.SchedulerMetricsCollector.__init__", "AFTER")
 def _remember_labels(result: Any, self: Any, *args: Any, **kwargs: Any) -> None:
-    """SGLang makes a collector with `--enable-metrics` alone, before it loads the model; of a
-    tensor-parallel group the first rank's is shown, and its counts are the group's."""
+    """SGLang makes a collector with `--enable-metrics` alone, before it loads the model; of ranks
+    and stages the first one's is shown, and its counts are all of theirs."""
     global _labels
-    if get_parallel().attn_tp_rank == 0:
+    if answers_here():
         _labels = dict(self.labels)
 
 

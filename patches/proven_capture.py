@@ -99,6 +99,9 @@ def prove(runner: Any, settings: ServerSettings, capture: Captured) -> Report:
     architecture = settings.architecture
     if settings.truncation_check == "off":
         return Report("off", CAPTURES[architecture].method)
+    if get_parallel().pp_size > 1:
+        reason = "the last pipeline stage cannot run without those before it"
+        return Report("on", CAPTURES[architecture].method, reason)
     with Meter(torch.device(runner.device)) as meter:
         if settings.unproven:
             capture.remove()

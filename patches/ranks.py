@@ -39,6 +39,7 @@ _FLAGS = {
     "self_check": "--led-self-check",
     "truncation_check": "--led-truncation-check",
     "unproven": "--led-unproven-architecture",
+    "stage_start": "--pp-size or SGLANG_PP_LAYER_PARTITION",
 }
 
 

@@ -19,6 +19,7 @@ from led_sglang.patches.proven_capture import Report as CaptureReport
 from led_sglang.patches.published import settings_or_none
 from led_sglang.patches.refusal import ending_with_a_sentence
 from led_sglang.patches.sampling_mask import fill_sampling_mask
+from led_sglang.patches.stages import samples_here
 
 
 class _OutputLogprobs(OutputLogprobProcessor):
@@ -51,6 +52,8 @@ class LedSampler(Sampler):
     A batch without LED rows takes exactly the engine's path. Otherwise the engine samples every row
     as always, from its own random stream, and LED's tokens replace those of the rows it owns before
     log-probabilities are looked up and ranks are synchronised.
+
+    Of several pipeline stages only the last one samples; the others know who does.
     """
 
     def __init__(self) -> None:
@@ -169,7 +172,7 @@ def _change_logits(self: Any, logits_output: Any, forward_batch: Any) -> None:
 
 @hook("model_executor.model_runner.ModelRunner.init_attention_backends", "AFTER")
 def _before_graphs(result: Any, self: Any) -> None:
-    if serves_led(self):
+    if serves_led(self) and samples_here():
         with ending_with_a_sentence():
             self.sampler.methods.allocate(self)
 
@@ -181,4 +184,4 @@ def _bind(result: Any, self: Any) -> None:
 
         with ending_with_a_sentence():
             patches.verify()
-            self.sampler.methods.bind(self)
+            self.sampler.methods.bind(self, self.sampler.proof)

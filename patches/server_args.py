@@ -10,6 +10,7 @@ from typing import Any
 from led_sglang.launch_options import (
     LaunchOptions,
     add_flags,
+    dola_layers_of_last_stage,
     latent_layers,
     resolve_candidates,
     resolve_depth,
@@ -165,6 +166,7 @@ def resolve_settings(
     from led_sglang.patches.families import CAPTURES
     from led_sglang.patches.model_names import refuse_clashing_names
     from led_sglang.patches.speculation.launch import refuse_inexact_speculation
+    from led_sglang.patches.stages import stage_start
 
     sampler, enabled = options.resolve_samplers()
     think_only = options.parse_think_only()
@@ -173,21 +175,36 @@ def resolve_settings(
     text_config = model_config.hf_text_config
     preset = pick_preset(text_config.model_type, f"{cfg.model_path} {cfg.served_model_name or ''}")
     num_layers = int(text_config.num_hidden_layers)
-    depth, clamped = resolve_depth(options.led_depth, preset.depth, num_layers)
-    notices = [clamped] if clamped else []
     tied = bool(getattr(text_config, "tie_word_embeddings", False))
     uses_led, uses_dola = "led" in enabled, "dola" in enabled
+    notices: list[str] = []
     if set(enabled) != {"regular"}:
         refuse_incompatible(cfg)
         speculation = refuse_inexact_speculation(cfg, enabled)
         notices += [speculation] if speculation else []
     if uses_soft(enabled):
         refuse_incompatible_with_soft(cfg)
+    first_layer = stage_start(num_layers, cfg.pp_size)
+    depth, depth_notice = resolve_depth(options.led_depth, preset.depth, num_layers, first_layer)
+    dola_layers: tuple[int, ...] = ()
+    dola_notice: str | None = None
+    if uses_dola:
+        dola_layers, dola_notice = dola_layers_of_last_stage(
+            options.dola_layers,
+            resolve_dola_layers(options.dola_layers, num_layers, tied),
+            first_layer,
+        )
+    notices += [notice for notice in (depth_notice, dola_notice) if notice]
     architecture = ""
     if uses_led or uses_dola:
         names = list(model_config.hf_config.architectures or [])
         architecture = known_architecture(names, try_unknown)
         row = CAPTURES.get(architecture)
+        if row is None and cfg.pp_size > 1:
+            raise LaunchRefused(
+                f"{architecture} is not in LED's table, and ways to capture its layers cannot be "
+                "tried on pipeline stages; drop --pp-size (--tp divides the model as well)"
+            )
         if row is None:
             ways = ", ".join(UNPROVEN_METHODS)
             notices.append(
@@ -211,9 +228,7 @@ def resolve_settings(
         architecture=architecture,
         num_layers=num_layers,
         latent_layers=latent_layers(num_layers, depth) if uses_led else (),
-        dola_layers=(
-            resolve_dola_layers(options.dola_layers, num_layers, tied) if uses_dola else ()
-        ),
+        dola_layers=dola_layers,
         tied_embeddings=tied,
         preset=preset.name,
         think_start=options.led_think_start or preset.think_start,
@@ -223,6 +238,7 @@ def resolve_settings(
         boundary_ids=boundaries,
         tool_start=(options.led_tool_start or preset.tool_start) if tool else "",
         tool_start_ids=tool,
+        stage_start=first_layer,
         aliases=options.resolve_aliases(),
         self_check=resolve_self_check(options.led_self_check),
         truncation_check=truncation_check,

@@ -153,8 +153,11 @@ def capture_snapshots(layers: Any, collector: StreamCollector) -> None:
     Raises:
         AttributeError: the layers have no boundaries.
     """
-    # Any boundary will do: the stream is the batch's.
-    boundary = next(b for b in (layer.entry_boundary for layer in layers) if b is not None)
+    # Any boundary will do: the stream is the batch's. Layers of other pipeline stages have none.
+    boundaries = (getattr(layer, "entry_boundary", None) for layer in layers)
+    boundary = next((boundary for boundary in boundaries if boundary is not None), None)
+    if boundary is None:
+        raise AttributeError("no layer has an entry_boundary")
 
     def read(given: dict[str, Any]) -> None:
         given["hidden_states"], stream = boundary.capture_output(

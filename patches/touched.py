@@ -145,6 +145,14 @@ sglang.srt.distributed.parallel_state.GroupCoordinator
   all_gather_object(self, obj): what ranks settle at launch
 sglang.srt.layers.dp_attention
   is_dp_attention_enabled(): which ranks sample the same rows
+sglang.srt.distributed.utils
+  get_pp_indices(num_hidden_layers, pp_rank, pp_size): the layers of the last pipeline stage
+sglang.srt.model_loader.utils
+  get_model_architecture(model_config): whether a model can be divided into pipeline stages
+sglang.srt.sampling.sampling_observer_pp.PipelineParallelAuxiliaryOutput
+  to_pp_tensors(self): statistics leave the last pipeline stage
+sglang.srt.sampling.sampling_observer_pp.PipelineParallelSamplingObserver
+  from_pp_tensors(self, tensors): and arrive on the first
 sglang.srt.model_executor.model_runner_components.attention_backend_setup
   configure_aux_hidden_state_capture(model, eagle_use_aux_hidden_state,
       eagle_aux_hidden_state_layer_ids, dflash_use_aux_hidden_state, dflash_target_layer_ids,
@@ -182,7 +190,9 @@ sglang.srt.model_executor.model_runner_components.weight_updater.WeightUpdater
   end_weight_update(self, run_post_load): the same
 sglang.srt.model_executor.model_runner.ModelRunner
   init_torch_distributed(self): compares the settings of all nodes, before the model is loaded
-  load_model(self): what a checkpoint lacks ends the launch with a sentence
+  load_model(self): what a checkpoint lacks, and models that cannot be divided into pipeline stages,
+      end the launch with a sentence
+  sampling_observer: takes in the statistics of the last pipeline stage
   init_attention_backends(self): installs soft inputs before CUDA graphs are captured
   _forward_raw(self, forward_batch, pp_proxy_tensors, reinit_attn_backend, split_forward_count): a
       short prefill that nothing counts

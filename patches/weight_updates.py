@@ -8,6 +8,7 @@ from led_sglang.patches.hooks import hook
 from led_sglang.patches.lm_head import lm_head_shard
 from led_sglang.patches.published import settings_or_none
 from led_sglang.patches.sampling import serves_led
+from led_sglang.patches.stages import samples_here
 
 _UPDATER = "model_executor.model_runner_components.weight_updater.WeightUpdater."
 
@@ -46,7 +47,7 @@ def _check_head(updater: Any) -> None:
         RuntimeError: the model's LM head is another tensor now, and LED would read the old one.
     """
     runner = updater.get_model_runner()
-    if not serves_led(runner):
+    if not serves_led(runner) or not samples_here():
         return
     addresses = [
         None if head.weight is None else head.weight.data_ptr()

@@ -70,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     hidden: dict[str, Any] = {"help": argparse.SUPPRESS}
     sglang.add_argument("--model-path", "--model", **hidden)
     sglang.add_argument("--tensor-parallel-size", "--tp-size", "--tp", dest="tp", **hidden)
+    sglang.add_argument("--pipeline-parallel-size", "--pp-size", dest="pp", **hidden)
     sglang.add_argument("--node-rank", default="0", **hidden)
     for flag in _TEXTS:
         sglang.add_argument(f"--{flag}", **hidden)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from math import prod
 
 from led_sglang.common.terminal import FAILED
 from led_sglang.launch_options import ENVIRONMENT_VARIABLE, LaunchOptions
@@ -102,8 +103,9 @@ def _with_platform(argv: list[str], given: argparse.Namespace) -> list[str]:
             f"--device {given.device} was asked for, but no accelerator is found here"
         )
     os.environ["SGLANG_PLATFORM"] = PLATFORM_NAME
-    if given.tp is not None and given.tp.isdecimal() and int(given.tp) > 1:
-        os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", thread_binding(int(given.tp)))
+    ranks = prod(int(size) for size in (given.tp, given.pp) if size and size.isdecimal())
+    if ranks > 1:
+        os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", thread_binding(ranks))
     return argv if given.device else [*argv, "--device", "cpu"]
 
 

@@ -115,7 +115,7 @@ def __getattr__(name: str) -> type:
 
 
 def thread_binding(ranks: int) -> str:
-    """Cores per tensor-parallel rank in SGLang's notation, e.g. "0|1" or "0-3|4-7"."""
+    """Cores per rank in SGLang's notation, e.g. "0|1" or "0-3|4-7"."""
     cores = sorted(os.sched_getaffinity(0))
     per_rank = max(len(cores) // ranks, 1)
     shares = []

@@ -48,7 +48,8 @@ FLAGS = [
     (("--attn-cp-size", "2", "--tp", "2"), "--attn-cp-size"),
     (("--dcp-size", "2", "--tp", "2"), "--dcp-size"),
     (("--model-impl", "transformers"), "--model-impl"),
-    (("--pp-size", "2"), "--pipeline-parallel-size"),
+    (("--pp-size", "2", "--led-depth", "7"), "SGLANG_PP_LAYER_PARTITION"),
+    (("--pp-size", "13"), "--pp-size 13"),
     (("--disaggregation-mode", "prefill", "--enable-pd-role-switch"), "--enable-pd-role-switch"),
     (("--disaggregation-mode", "prefill", "--pp-size", "2"), "--pipeline-parallel-size"),
     (("--enable-watermark",), "--enable-watermark"),
@@ -84,6 +85,11 @@ FLAGS = [
         ("--sampler", "soft-thinking", "--disaggregation-mode", "decode"),
         "--disaggregation-mode",
     ),
+    (("--sampler", "soft-thinking", "--pp-size", "2"), "--pipeline-parallel-size"),
+    (
+        ("--pp-size", "2", "--enable-samplers", "dola", "--dola-layers", "4,8"),
+        "SGLANG_PP_LAYER_PARTITION",
+    ),
     (("--led-think-start", "<a>", "--led-think-end", "<a>"), "think delimiters"),
     (("--led-tool-start", "<think>"), "--led-tool-start"),
     (("--served-model-name", "tiny:v1"), "--served-model-name"),
@@ -105,6 +111,8 @@ def test_flags(model_path: Path, flags: tuple[str, ...], named: str) -> None:
         ("SGLANG_RUST_SERVER", "1", ()),
         ("SGLANG_SIMULATE_ACC_LEN", "2", NGRAM),
         ("SGLANG_HTTP_SERVER_APP_PATH", "my.app:app", ("--tokenizer-worker-num", "2")),
+        ("SGLANG_PP_LAYER_PARTITION", "11,1", ("--pp-size", "2", "--led-depth", "2")),
+        ("SGLANG_PP_LAYER_PARTITION", "4", ("--pp-size", "2")),
     ],
 )
 def test_environment(

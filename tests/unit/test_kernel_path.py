@@ -16,8 +16,9 @@ from led_sglang.kernels import step as choice
 from led_sglang.kernels.cpu import step as cpu_step
 from led_sglang.kernels.step import ANOTHER_RANK
 from led_sglang.kernels.triton import support
-from led_sglang.patches import kernel_path, statistics
+from led_sglang.patches import kernel_path, methods_at_work, statistics
 from led_sglang.patches.self_check import Report
+from led_sglang.patches.statistics import Serving
 
 SETTINGS: Any = SimpleNamespace(depth=8, captured=tuple(range(8)))
 
@@ -139,10 +140,13 @@ def test_server_info_says_what_fell_back_since_the_launch(monkeypatch: pytest.Mo
     settings = MagicMock(latent_layers=(3, 2), enabled=("led",), boundary_ids=())
     monkeypatch.setattr(statistics, "settings_or_none", lambda: settings)
     monkeypatch.setattr(statistics, "_machine", lambda scheduler: {})
+    monkeypatch.setattr(statistics, "samples_here", lambda: True)
+    monkeypatch.setattr(methods_at_work, "samples_here", lambda: True)
     step = SimpleNamespace(name="triton", reason=None, projected=None)
-    checked = Report("on", "nothing", 0.5)
-    sampler = SimpleNamespace(step=step, soft_inputs=None, checked=checked)
-    runner = SimpleNamespace(sampler=sampler)
+    methods: Any = methods_at_work.MethodsAtWork.__new__(methods_at_work.MethodsAtWork)
+    methods.bound = SimpleNamespace(model=SimpleNamespace(step=step))
+    methods._serving = Serving("triton", None, Report("on", "nothing", 0.5), False)
+    runner = SimpleNamespace(sampler=SimpleNamespace(methods=methods))
     controller = SimpleNamespace(
         scheduler=SimpleNamespace(tp_worker=MagicMock(model_runner=runner))
     )
