@@ -90,6 +90,9 @@ def run_module(
 
     os.setsid()
     redirect(log, env)
+    # It picks how values are kept when it is imported, by an environment variable that SGLang sets.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "prometheus_client"]:
+        del sys.modules[name]
     # Only a new interpreter would read it.
     sys.path[:0] = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
     multiprocessing.set_start_method("fork", force=True)

@@ -265,7 +265,7 @@ def proven(other: tuple[str | None, str | None], mine: Finding) -> Report:
     runner = SimpleNamespace(
         device="cpu", model=SimpleNamespace(), model_config=SimpleNamespace(hidden_size=HIDDEN)
     )
-    parallel = SimpleNamespace(tp_group=Ranks(other), tp_rank=0)
+    parallel = SimpleNamespace(tp_group=Ranks(other), tp_rank=0, pp_size=1)
     with (
         mock.patch.multiple(
             proven_capture,
