@@ -65,7 +65,7 @@ class MethodsAtWork:
             if isinstance(state, SoftState):
                 self.soft_inputs = SoftInputs(model_runner.model, state)
 
-    def bind(self, model_runner: Any, proof: CaptureReport | None) -> None:
+    def bind(self, model_runner: Any, proof: CaptureReport | None = None) -> None:
         """Take what a step needs from the loaded model; called once, before the first request.
 
         Args:

@@ -31,6 +31,7 @@ def choose(
         dtype=torch.bfloat16,
         req_to_token_pool=SimpleNamespace(req_to_token=torch.empty(4, 0)),
         model_config=SimpleNamespace(vocab_size=100),
+        spec_algorithm=SimpleNamespace(is_none=lambda: True),
     )
     # FakeTensorMode: a GPU that is not there
     where = device if torch._guards.detect_fake_mode() else "cpu"

@@ -24,7 +24,7 @@ from led_sglang.methods.led.params import LedParams
 from led_sglang.methods.led.sampler import LedSampler as LedMethod
 from led_sglang.methods.registry import METHODS
 from led_sglang.methods.rows import REGULAR_ROW, Layout, Row, RowTable
-from led_sglang.patches import methods_at_work
+from led_sglang.patches import statistics
 from led_sglang.patches.captured_streams import STREAMS_ATTRIBUTE, share_columns
 from led_sglang.patches.cpu.speculation import follow_tokens
 from led_sglang.patches.methods_at_work import MethodsAtWork, SameTemperatures
@@ -51,8 +51,8 @@ def model() -> tuple[Tensor, Tensor, Tensor]:
 @pytest.fixture
 def at_work(monkeypatch: pytest.MonkeyPatch, model: tuple[Tensor, Tensor, Tensor]) -> Any:
     """What the hook takes for the sampler of a loaded model, on one rank."""
-    one = SimpleNamespace(attn_tp_rank=0, tp_group=SimpleNamespace(world_size=1))
-    for module in (methods_at_work, verify):
+    one = SimpleNamespace(attn_tp_rank=0, pp_size=1, tp_group=SimpleNamespace(world_size=1))
+    for module in (statistics, verify):
         monkeypatch.setattr(module, "get_parallel", lambda: one)
     monkeypatch.setattr(methods_at_work, "pair_role", lambda: "null")
     monkeypatch.setattr(verify, "is_dp_attention_enabled", lambda: False)
