@@ -54,7 +54,7 @@ def at_work(monkeypatch: pytest.MonkeyPatch, model: tuple[Tensor, Tensor, Tensor
     one = SimpleNamespace(attn_tp_rank=0, pp_size=1, tp_group=SimpleNamespace(world_size=1))
     for module in (statistics, verify):
         monkeypatch.setattr(module, "get_parallel", lambda: one)
-    monkeypatch.setattr(methods_at_work, "pair_role", lambda: "null")
+    monkeypatch.setattr(statistics, "pair_role", lambda: "null")
     monkeypatch.setattr(verify, "is_dp_attention_enabled", lambda: False)
     monkeypatch.setattr(eagle_utils, "verify_tree_greedy_func", follow_tokens)
     shard = LmHeadShard(model[0], 0, V)
