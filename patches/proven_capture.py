@@ -22,6 +22,7 @@ from led_sglang.patches.lm_head import decoder_stack, final_norm
 from led_sglang.patches.published import settings_or_none
 from led_sglang.patches.refusal import ending_with_a_sentence
 from led_sglang.patches.short_prefill import ShortPrefill, eagerly
+from led_sglang.patches.stages import from_the_last_stage
 from led_sglang.patches.truncation import Finding, Meter, examine, said, widest_input
 from led_sglang.settings import LaunchRefused, ServerSettings
 
@@ -35,7 +36,7 @@ class Report:
     Attributes:
         mode: `--led-truncation-check`.
         method: by which the layers are captured.
-        skipped: why nothing was compared, or not h^0; None where all was.
+        skipped: why nothing was compared, or not the lowest layer; None where all was.
         layers: by l, the relative distance of norm(h^l) from what the model's own head reads at l,
             and that of the nearest other layer (infinite where there is none); None where nothing
             was compared.
@@ -67,11 +68,15 @@ def _before_graphs(
 ) -> None:
     """SGLang's runner without graphs is ready and its kernels are warm; no graph is captured."""
     settings, sampler = settings_or_none(), model_runner.sampler
+    if settings is None or sampler.proof is not None:
+        return  # graphs are captured anew
     capture = capture_of(model_runner.model)
-    if settings is None or capture is None or sampler.proof is not None:
-        return  # nothing is captured in this process, or graphs are captured anew
+
+    def proven() -> Report | None:
+        return None if capture is None else prove(model_runner, settings, capture)
+
     with ending_with_a_sentence(), eagerly(model_runner, eager_runner):
-        sampler.proof = prove(model_runner, settings, capture)
+        sampler.proof = from_the_last_stage(proven)
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ class Verdict:
 
 
 def prove(runner: Any, settings: ServerSettings, capture: Captured) -> Report:
-    """Examine what is captured, on all ranks alike.
+    """Examine what is captured, on all ranks alike; of several stages, on those of the last one.
 
     Args:
         runner: SGLang's model runner, which can prefill eagerly.
@@ -99,9 +104,6 @@ def prove(runner: Any, settings: ServerSettings, capture: Captured) -> Report:
     architecture = settings.architecture
     if settings.truncation_check == "off":
         return Report("off", CAPTURES[architecture].method)
-    if get_parallel().pp_size > 1:
-        reason = "the last pipeline stage cannot run without those before it"
-        return Report("on", CAPTURES[architecture].method, reason)
     with Meter(torch.device(runner.device)) as meter:
         if settings.unproven:
             capture.remove()

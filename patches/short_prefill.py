@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
 from sglang.srt.managers.scheduler_components.dp_attn import prepare_mlp_sync_batch_raw
-from sglang.srt.model_executor.forward_batch_info import ForwardBatch
-from sglang.srt.runtime_context import get_schedule
+from sglang.srt.model_executor.forward_batch_info import ForwardBatch, PPProxyTensors
+from sglang.srt.runtime_context import get_parallel, get_schedule
 from sglang.srt.sampling.sampling_params import SamplingParams
 from sglang.srt.utils.common import require_mlp_sync, require_mlp_tp_gather
 from torch import Tensor
@@ -83,7 +83,7 @@ class ShortPrefill:
             batch = self._batch()
             read = _HeadInput(causal_lm(runner.model).logits_processor)
             with read, torch.random.fork_rng(devices=_devices(runner.device)):
-                output = runner._forward_raw(batch, None).logits_output
+                output = runner._forward_raw(batch, self._from_earlier_stages()).logits_output
         finally:
             runner.req_to_token_pool.clear()
             runner.token_to_kv_pool_allocator.clear()
@@ -91,6 +91,24 @@ class ShortPrefill:
         rows = read.hidden[(ends - 1).to(read.hidden.device)]
         captured = output.hidden_states
         return Read(rows, None if captured is None else captured.clone(), int(ends[-1]))
+
+    def _from_earlier_stages(self) -> PPProxyTensors | None:
+        """What the last pipeline stage takes for the others' work: any numbers do, as long as they
+        are the same each time. None on the only stage."""
+        runner = self._runner
+        if get_parallel().pp_size == 1:
+            return None
+        generator = torch.Generator().manual_seed(1)
+        shape = (sum(map(len, self._prompts)), int(runner.model_config.hidden_size))
+        streams = {
+            name: torch.randn(shape, generator=generator).to(runner.device, runner.dtype)
+            for name in ("hidden_states", "residual")
+        }
+        indices = runner.get_pp_proxy_topk_size()  # of a sparse attention that shares them
+        if indices is not None:
+            empty = torch.zeros(shape[0], indices, dtype=torch.int32, device=runner.device)
+            streams["topk_indices"] = empty
+        return PPProxyTensors(streams)
 
     def _batch(self) -> Any:
         runner, sampling = self._runner, SamplingParams(temperature=0, max_new_tokens=1)

@@ -196,6 +196,7 @@ sglang.srt.model_executor.model_runner.ModelRunner
   init_attention_backends(self): installs soft inputs before CUDA graphs are captured
   _forward_raw(self, forward_batch, pp_proxy_tensors, reinit_attn_backend, split_forward_count): a
       short prefill that nothing counts
+  get_pp_proxy_topk_size(self): what the last pipeline stage takes for it beside two streams
   sample(self, logits_output, forward_batch): methods that change the logits, before penalties
   forward(self, forward_batch, skip_attn_backend_init, pp_proxy_tensors, reinit_attn_backend,
       split_forward_count): parts captured streams from what a drafter waits for
@@ -203,6 +204,7 @@ sglang.srt.model_executor.model_runner.ModelRunner
   prewarm_sampling(self): binds the sampler to the loaded model, verifies the hooks
 sglang.srt.model_executor.forward_batch_info
   CaptureHiddenMode: keeps the captured streams where no drafter reads them
+  PPProxyTensors: what the last pipeline stage is given in a short prefill of its own
 sglang.srt.model_executor.forward_batch_info.ForwardBatch
   init_new(batch, model_runner, capture_hidden_mode, return_hidden_states_before_norm,
       extend_position_info, spec_mrope_positions, kv_loc_plan, write_cols): request slots and

@@ -66,7 +66,8 @@ class Finding:
         depths: the captured layers.
         bound: what `own` may be.
         unable: why nothing could be compared; None if it could.
-        unread: why h^0 could not; None if it could, or is not captured.
+        unread: why h^0 could not, or on a later pipeline stage the stream that enters it; None if
+            it could, or is not captured.
         fault: why what is captured is no h^l, told without comparing; None otherwise.
     """
 
@@ -137,9 +138,9 @@ def examine(
                 try:
                     truths[layer] = _read_at(stack, layer, prefill)
                 except Exception as error:
-                    if layer > 0:
+                    if layer > getattr(stack, "start_layer", 0):
                         raise
-                    unread = f"h^0: its stack does not run without a layer ({said(error)})"
+                    unread = f"h^{layer}: its stack does not run without a layer ({said(error)})"
     except Exception as error:
         return Finding(unable=f"its stack cannot be ended at a layer ({said(error)})")
     if all(torch.equal(truth, full.head_input) for truth in truths.values()):
@@ -169,7 +170,8 @@ def _read_at(stack: nn.Module, layer: int, prefill: Callable[[], Read]) -> Tenso
 def ended_at(stack: Any, layer: int) -> Iterator[None]:
     """Let a decoder stack run its first layers alone.
 
-    SGLang's classes go as far as `end_layer` says, which pipelines set, or through `layers`.
+    SGLang's classes go as far as `end_layer` says, which pipelines set, or through `layers`. A
+    later stage of a pipeline goes by the former, and looks up its first layer in the latter.
 
     Args:
         stack: the module that runs the layers.
@@ -179,7 +181,8 @@ def ended_at(stack: Any, layer: int) -> Iterator[None]:
     before = {name: getattr(stack, name) for name in ends}
     norm = norm_of(stack).register_forward_hook(_with_first_residual)
     try:
-        stack.layers = nn.ModuleList(layers[:layer])
+        if not getattr(stack, "start_layer", 0):
+            stack.layers = nn.ModuleList(layers[:layer])
         for name in ends:
             setattr(stack, name, layer)
         yield

@@ -212,6 +212,11 @@ def test_the_first_stage_tells_of_the_last(stages: Stages, asked: list[dict[str,
     assert led["self_check"]["seconds"] > 0.0  # the last stage's: the first one checks nothing
     assert led["settings"]["captured_layers"] == [11, 10, 9, 8, 7, 6, 5, 4]
     assert led["settings"]["stage_start"] == 4
+    proof = led["truncation_check"]
+    assert proof["skipped"] is None
+    captured = led["settings"]["captured_layers"]
+    assert set(proof["layers"]) == {f"h^{layer}" for layer in captured}
+    assert all(own <= 1e-3 < other / 3 for own, other in proof["layers"].values())
     for key in ("think_tokens", "projected_rows", "steps"):
         assert led["totals"][key] > totals[key]
     log = stages.server.ready_log()

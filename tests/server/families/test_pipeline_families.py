@@ -38,7 +38,14 @@ def test_tokens_equal_the_reference(kind: str, tmp_path: Path) -> None:
     with serve(served, *flags, *stages, env=PARTITION) as server:
         answers = server.generate_batch(asked)
         log = server.ready_log()
+        proof = server.get("/server_info").json()["internal_states"][0]["led"]["truncation_check"]
     assert "depth 8 clamped to 3: the last pipeline stage begins at layer 1 of 4" in log
+    if kind == "snapshot":  # SGLang's class looks for a layer with attention on each stage
+        assert proof["skipped"].startswith("h^1: its stack does not run without a layer")
+    else:
+        assert proof["skipped"] is None
+    assert {"h^2", "h^3"} <= proof["layers"].keys()
+    assert all(own <= 1e-3 < other / 3 for own, other in proof["layers"].values())
     told_apart = 0
     for (ids, custom, _), answer in zip(asked, answers, strict=True):
         tokens = answer["output_ids"]

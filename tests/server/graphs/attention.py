@@ -27,7 +27,7 @@ def _decode(
     form: attention._Form,
 ) -> None:
     rows = attention._rows(req_to_token, requests, lengths)
-    output.copy_(attention._one_query_each(query, rows, k_cache, v_cache, form))
+    output.copy_(attention._queries_of_each(query, rows, k_cache, v_cache, form))
 
 
 class GraphAttention(attention.BatchedTorchAttention):
