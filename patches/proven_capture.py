@@ -201,6 +201,7 @@ def _examined(runner: Any, settings: ServerSettings, capture: Captured) -> Verdi
             settings.captured,
             int(runner.model_config.hidden_size),
             ShortPrefill(runner).run,
+            lambda here: all(get_parallel().tp_group.all_gather_object(here)),
         )
     mine = (finding.wrong(), finding.unable)
     everyone = get_parallel().tp_group.all_gather_object(mine)

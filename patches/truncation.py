@@ -105,6 +105,7 @@ def examine(
     layers: Sequence[int],
     hidden_size: int,
     prefill: Callable[[], Read],
+    all_ranks: Callable[[bool], bool],
 ) -> Finding:
     """Compare each captured layer with what the head reads where the stack ends there.
 
@@ -114,22 +115,25 @@ def examine(
         norm: the model's final norm.
         layers: the captured l, as they lie in `Read.captured`. One of them is not 0.
         hidden_size: H.
-        prefill: the same short prefill at each call. All ranks call it equally often.
+        prefill: the same short prefill at each call. Ranks wait in it for each other: all of them
+            call it equally often.
+        all_ranks: whether something is so on every rank; all of them ask it equally often.
+
+    Returns:
+        What this rank has found; nothing, where only other ranks have.
     """
+    error = full = None
     try:
         full = prefill()
-    except Exception as error:  # models raise their own
+    except Exception as raised:  # models raise their own
+        error = raised
+    if not all_ranks(full is not None):
         return _unlike_plain(capture, prefill, error)
-    if full.head_input.dtype not in _ROUNDING:
-        return Finding(unable=f"its head reads {full.head_input.dtype}")
-    if full.captured is None:
-        return Finding(fault="it hands out no layers with a prefill")
-    rows = full.head_input.shape[0]
-    if tuple(full.captured.shape) != (rows, len(layers) * hidden_size):
-        wide = full.captured.numel() / (rows * len(layers))
-        return Finding(
-            fault=f"it hands out {wide:g} numbers a layer where the model is {hidden_size} wide"
-        )
+    assert full is not None
+    seen = _told_at_once(full, len(layers), hidden_size)
+    if not all_ranks(seen is None):
+        return seen or Finding()
+    assert full.captured is not None
     truths: dict[int, Tensor] = {}
     unread = None
     try:
@@ -145,19 +149,42 @@ def examine(
         return Finding(unable=f"its stack cannot be ended at a layer ({said(error)})")
     if all(torch.equal(truth, full.head_input) for truth in truths.values()):
         return Finding(unable="its stack runs all layers where it is told to end earlier")
-    captured = full.captured.view(rows, len(layers), hidden_size)
+    captured = full.captured.view(-1, len(layers), hidden_size)
     normed = {layer: norm(captured[:, place]) for place, layer in enumerate(layers)}
     depths, bound = _compare(normed, truths, full.head_input, len(stack.layers))
     return Finding(depths, bound, unread=unread)
 
 
-def _unlike_plain(capture: Capturing, prefill: Callable[[], Read], error: Exception) -> Finding:
-    """A prefill with capture has failed: whose fault it is, one without tells."""
+def _told_at_once(full: Read, layers: int, hidden_size: int) -> Finding | None:
+    """What a prefill shows by its shapes alone."""
+    if full.head_input.dtype not in _ROUNDING:
+        return Finding(unable=f"its head reads {full.head_input.dtype}")
+    if full.captured is None:
+        return Finding(fault="it hands out no layers with a prefill")
+    rows = full.head_input.shape[0]
+    if tuple(full.captured.shape) != (rows, layers * hidden_size):
+        wide = full.captured.numel() / (rows * layers)
+        return Finding(
+            fault=f"it hands out {wide:g} numbers a layer where the model is {hidden_size} wide"
+        )
+    return None
+
+
+def _unlike_plain(
+    capture: Capturing, prefill: Callable[[], Read], error: Exception | None
+) -> Finding:
+    """A prefill with capture has failed on a rank: whose fault it is, one without tells.
+
+    Args:
+        error: of this rank; None where it was another's.
+    """
     try:
         with capture.paused():
             prefill()
     except Exception as plain:
         return Finding(unable=f"a short prefill fails before the server serves ({said(plain)})")
+    if error is None:
+        return Finding()
     return Finding(fault=f"a prefill fails while its layers are captured ({said(error)})")
 
 

@@ -1,4 +1,4 @@
-"""The self-check on real servers whose steps are wrong on purpose."""
+"""The checks at launch on real servers whose steps or captured layers are wrong on purpose."""
 
 from __future__ import annotations
 
@@ -44,3 +44,14 @@ def test_a_strict_launch_ends_with_one_sentence(model_path: Path, tmp_path: Path
     last = str(ended.value).strip().splitlines()[-1]
     assert "the self-check at launch found: LED reads the LM head otherwise than SGLang" in last
     assert "--sampler regular" in last
+
+
+def test_layers_that_are_one_off_on_one_rank_end_the_launch(
+    model_path: Path, tmp_path: Path
+) -> None:
+    started = serve(model_path, "--tp", "2", env=environment(tmp_path, "layer@1"))
+    with pytest.raises(RuntimeError, match="server ended") as ended, started:
+        pass
+    said = str(ended.value)
+    assert "as dflash captures them, on rank 1 it hands out 112 numbers a layer" in said
+    assert "--led-truncation-check off" in said

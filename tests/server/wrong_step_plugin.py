@@ -1,4 +1,5 @@
-"""Plants a fault in LED's steps, for the self-check to find: `LED_WRONG` names which, and where."""
+"""Plants a fault in LED's steps or in the captured layers, for the checks at launch to find:
+`LED_WRONG` names which, and where."""
 
 from __future__ import annotations
 
@@ -15,6 +16,9 @@ def register() -> None:
     fault, _, rank = os.environ[FAULT].partition("@")
     if fault == "shard":
         _shift_the_shard()
+        return
+    if fault == "layer":
+        _shift_the_layers(int(rank))
         return
     right = CpuStep.led_step
 
@@ -45,3 +49,19 @@ def _shift_the_shard() -> None:
         return replace(shard, weight=shard.weight.roll(1, 0))
 
     binding.lm_head_shard = wrong
+
+
+def _shift_the_layers(rank: int) -> None:
+    """On this rank the model hands out the streams of the layers above."""
+    from led_sglang.patches import proven_capture
+    from led_sglang.patches.lm_head import decoder_stack
+
+    right = proven_capture.prove
+
+    def wrong(runner: Any, *given: Any) -> Any:
+        if _rank() == rank:
+            stack = decoder_stack(runner.model)
+            stack.layers_to_capture = [mark + 1 for mark in stack.layers_to_capture]
+        return right(runner, *given)
+
+    proven_capture.prove = wrong

@@ -133,7 +133,7 @@ def found(
         captured = torch.cat([way(entered, layer) for layer in CAPTURED], dim=1)
         return Read(head_input.to(dtype), captured.to(dtype), ROWS)
 
-    finding = examine(stack, capture, norm or stack.norm, CAPTURED, HIDDEN, prefill)
+    finding = examine(stack, capture, norm or stack.norm, CAPTURED, HIDDEN, prefill, bool)
     assert capture.on
     assert len(stack.layers) == LAYERS
     assert getattr(stack, "end_layer", LAYERS) == LAYERS
@@ -216,7 +216,7 @@ def test_a_prefill_that_fails_is_the_captures_fault_if_it_runs_without(always: b
         return Read(torch.zeros(ROWS, HIDDEN), None, ROWS)
 
     stack = Stack("layers")
-    finding = examine(stack, capture, stack.norm, CAPTURED, HIDDEN, prefill)
+    finding = examine(stack, capture, stack.norm, CAPTURED, HIDDEN, prefill, bool)
     said = finding.unable if always else finding.wrong()
     assert said is not None
     assert "ValueError: no such layer" in said
@@ -362,3 +362,22 @@ def test_without_a_proven_way_the_launch_ends_with_what_each_has_shown() -> None
 def test_several_streams_are_not_tried() -> None:
     with pytest.raises(LaunchRefused, match="pass on 64 numbers a token where one stream has 16"):
         tried({}, width=4 * HIDDEN)
+
+
+@pytest.mark.parametrize(("answers", "runs"), [([False], 2), ([True, False], 1)])
+def test_a_rank_runs_no_prefill_that_another_one_leaves_out(answers: list[bool], runs: int) -> None:
+    """Another rank's prefill failed, and is run without the capture; or it brought other shapes."""
+    stack, capture, begun = Stack("layers"), Capturing(), []
+
+    def prefill() -> Read:
+        begun.append(capture.on)
+        captured = torch.zeros(ROWS, len(CAPTURED) * HIDDEN) if capture.on else None
+        return Read(torch.zeros(ROWS, HIDDEN), captured, ROWS)
+
+    def all_ranks(here: bool) -> bool:
+        assert here
+        return answers.pop(0)
+
+    finding = examine(stack, capture, stack.norm, CAPTURED, HIDDEN, prefill, all_ranks)
+    assert finding == Finding()
+    assert begun == [True, False][:runs]
