@@ -43,8 +43,24 @@ _FIRST_LIGHT = "needs a GPU: unit/test_first_light.py reads what it says without
 _NODES = "two machines: test_same_tokens_any_server.py serves with two nodes on one"
 _GATEWAYS = "other projects' programs, in environments of their own: the page says when it ran"
 _TRAINER = "another project's trainer, with packages of its own: the page says when it ran"
+_STAGES = "test_pipeline_stages.py serves so, of one rank and of two a stage"
+_PAIR = "two servers that need each other: test_pair.py starts them"
+_DRAFTS = "test_speculation.py serves so"
 # What does not run here, and why.
 EXCUSED = {
+    "led-sglang serve --pp-size 2": _STAGES,
+    "led-sglang serve --pp-size 2 --tp 2": _STAGES,
+    "SGLANG_PP_LAYER_PARTITION=2,8 led-sglang serve --pp-size 2": _STAGES,
+    "led-sglang serve MODEL --disaggregation-mode prefill "
+    "--disaggregation-bootstrap-port 8998": _PAIR,
+    "led-sglang serve MODEL --disaggregation-mode decode --port 30001": _PAIR,
+    "led-sglang serve --device cpu --disaggregation-transfer-backend mooncake_tcp "
+    "--disaggregation-mode prefill --disaggregation-bootstrap-port 8998": _PAIR,
+    "led-sglang serve --device cpu --disaggregation-transfer-backend mooncake_tcp "
+    "--disaggregation-mode decode --port 30001": _PAIR,
+    "smg launch --pd-disaggregation --prefill http://127.0.0.1:30000 8998 "
+    "--decode http://127.0.0.1:30001": _GATEWAYS,
+    "led-sglang serve --speculative-algorithm NGRAM --speculative-num-draft-tokens 4": _DRAFTS,
     "make test": "it is what runs this test",
     "pip install .": _INSTALLS,
     'pip install "led-sglang[eval,analysis] @ git+https://HOST/OWNER/led-sglang.git"': _INSTALLS,
