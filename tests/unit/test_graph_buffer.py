@@ -63,9 +63,11 @@ def test_a_stream_of_another_dtype_keeps_its_own_output() -> None:
 def test_width_of_the_buffer(captured: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     settings = SimpleNamespace(captured=captured)
     monkeypatch.setattr(graph_buffer, "settings_or_none", lambda: settings)
+    monkeypatch.setattr(graph_buffer, "samples_here", lambda: True)
     runner = SimpleNamespace(
         is_draft_worker=False,
         capture_tail_hooks=[],
+        model=None,
         model_config=SimpleNamespace(hidden_size=HIDDEN),
     )
     # Recaptured graphs ask again; the copy must not be recorded twice.
