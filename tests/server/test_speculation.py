@@ -207,12 +207,17 @@ def test_retractions_and_an_abort_in_the_middle_of_drafts_harm_nobody(
     with ThreadPoolExecutor(2) as pool:
         aborted = pool.submit(server.post, "/generate", long)
         running = pool.submit(server.generate_batch, [bodies[i] for i in some])
+        pause_s = 0.15
         while not running.done():
-            time.sleep(0.15)
+            time.sleep(pause_s)
+            pause_s *= 1.3  # a slow machine has to come to an end between two retractions
             assert server.post("/pause_generation", {"mode": "retract"}).status_code == 200
             assert server.post("/continue_generation", {}).status_code == 200
             server.post("/abort_request", {"rid": "long"})
         answers = running.result()
+        while not aborted.done():
+            server.post("/abort_request", {"rid": "long"})
+            time.sleep(0.1)
         ended = aborted.result().json()["meta_info"]["finish_reason"]
     assert ended["type"] == "abort"
     assert any(a["meta_info"]["num_retractions"] > 0 for a in answers)
