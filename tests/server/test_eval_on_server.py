@@ -117,7 +117,8 @@ def test_a_recorded_sample_is_asked_again_with_its_trace(
     assert json.dumps(record["request"]["messages"][0]["content"][:40])[1:-1] in found
     # Another sampler has no trace, but its tokens and phases are there.
     main([*flags, "--sampler", "regular"])
-    assert "regular: 24 tokens" in capsys.readouterr().err
+    # It draws without the seed, and may come to an end.
+    assert re.search(r"^regular: \d+ tokens$", capsys.readouterr().err, re.MULTILINE)
 
     file.write_text(json.dumps({**record, "reasoning_content": "x"}) + "\n")
     assert main(flags) == 2
