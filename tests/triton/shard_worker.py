@@ -84,6 +84,7 @@ def _all_gather_object(value: object) -> list[object]:
 RUNNER = SimpleNamespace(
     device="cpu",
     dtype=torch.bfloat16,
+    spec_algorithm=SimpleNamespace(is_none=lambda: True),
     req_to_token_pool=SimpleNamespace(req_to_token=torch.empty(4, 0)),
     model_config=SimpleNamespace(vocab_size=V),
 )
