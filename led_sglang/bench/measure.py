@@ -29,11 +29,11 @@ class Journal:
     def __init__(self, folder: Path, plan: Plan, resume: bool) -> None:
         self._journal = LineJournal(folder / RUNS, BenchError)
         self.pairs: dict[tuple[int, int, str], tuple[Run, Run]] = {}
-        lines = list(self._journal.lines())
-        if not lines:
+        lines, path = list(self._journal.lines()), self._journal.path
+        if len(lines) < 2:  # no pair is finished: it may start over with other settings
+            path.unlink(missing_ok=True)
             self._journal.append(plan.settings())
             return
-        path = self._journal.path
         if not resume:
             raise BenchError(f"{path} holds finished pairs: add --resume, or name another --out")
         if lines[0].record != json.loads(json.dumps(plan.settings())):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from led_sglang.common.user_files import check_keys, parse_yaml
+from led_sglang.common.user_files import FOLDER_NAME, check_keys, parse_yaml
 
 # Names that stand for the files of `led_sglang.configs`, folder `eval`.
 SHIPPED = ("paper", "quick", "ablations")
 _KEYS = ("name", "label", "params", "sampling")
-_LABEL = re.compile(r"[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -64,14 +62,19 @@ def parse_sampler(entry: Any, where: str, error: type[Exception]) -> SamplerSpec
         raise error(f"{where}: a sampler must be a name or a mapping with `name`")
     check_keys(given, where, optional=_KEYS, within="samplers", error=error)
     for key in ("params", "sampling"):
-        if not isinstance(given.get(key) or {}, Mapping):
-            raise error(f"{where}: samplers.{key} must be a mapping, not {given[key]!r}")
-    spec = SamplerSpec(
-        label=str(given.get("label", given["name"])),
+        value = given.get(key) or {}
+        # YAML reads `on`, `off`, `yes`, `no` and numbers as what they say.
+        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+            raise error(f"{where}: samplers.{key} must be a mapping of names, not {value!r}")
+    label = given.get("label", given["name"])
+    if not isinstance(label, str) or not FOLDER_NAME.fullmatch(label):
+        raise error(
+            f"{where}: sampler label {label!r} must be a text of letters, digits and -_. that does "
+            "not begin with a point"
+        )
+    return SamplerSpec(
+        label=label,
         name=given["name"],
         params=dict(given.get("params") or {}),
         sampling=dict(given.get("sampling") or {}),
     )
-    if not _LABEL.fullmatch(spec.label):
-        raise error(f"{where}: sampler label {spec.label!r} must be of letters and -_.")
-    return spec

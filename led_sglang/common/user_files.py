@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+# A name that becomes a folder: `.` and `..` would be others.
+FOLDER_NAME = re.compile(r"(?!\.)[\w.-]+")
 
 
 def check_keys(
@@ -40,14 +44,30 @@ def check_keys(
     return keys
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML has each key of a mapping once; PyYAML would take the last and say nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    problem = f"the key {key.value} stands twice"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
 def parse_yaml(text: str | bytes, where: str, error: type[Exception] = ValueError) -> Any:
     """The document that a YAML file holds; `error` names the line where it is none."""
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_EachKeyOnce)
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
         line = f" (line {mark.line + 1}: {getattr(problem, 'problem', '')})" if mark else ""
         raise error(f"{where} is not YAML{line}") from None
+    except (ValueError, RecursionError) as problem:  # a date that is none, a hundred brackets
+        raise error(f"{where} is not YAML ({problem})") from None
 
 
 def numbered_lines(path: Path, error: type[Exception]) -> list[tuple[int, str]]:

@@ -93,7 +93,9 @@ def make_grid(keys: Mapping[str, Any], where: str) -> Grid:
             value = getattr(grid, key)
             raise EvaluationError(f"{where}: {key} must be {wanted}, not {value!r}")
     labels = [sampler.label for sampler in grid.samplers]
-    lists = {"tasks": grid.tasks, "samplers": labels, "temperatures": grid.temperatures}
+    # As folders and tables name them: 0.6 and 0.60000001 would be one.
+    shown = [f"{temperature:g}" for temperature in grid.temperatures]
+    lists = {"tasks": grid.tasks, "samplers": labels, "temperatures": shown}
     for name, entries in lists.items():
         if len(set(entries)) < len(entries):
             raise EvaluationError(f"{where}: {name} holds one of its entries twice")

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from led_sglang.common.user_files import check_keys, parse_yaml
+from led_sglang.common.user_files import FOLDER_NAME, check_keys, parse_yaml
 from led_sglang.evaluation import EvaluationError, gym
 from led_sglang.evaluation.grading.graders import python_grader
 from led_sglang.evaluation.hub import load_items
@@ -32,7 +31,6 @@ from led_sglang.evaluation.prompts import TEMPLATES, render
 
 GOLDS = ("expr", "latex")
 _KEYS = ("name", "kind", "data", "hub", "gold", "grader", "prompt")
-_NAME = re.compile(r"[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -130,8 +128,13 @@ def _checked_grader(path: Path, name: str) -> Path:
 def _read_keys(path: Path) -> Mapping[str, Any]:
     document = parse_yaml(path.read_bytes(), str(path), EvaluationError)
     keys = check_keys(document, str(path), optional=_KEYS, error=EvaluationError)
-    if not _NAME.fullmatch(str(keys.get("name", ""))):
-        raise EvaluationError(f"{path}: name must be of letters, digits, '-', '_' and '.'")
+    for key, value in keys.items():
+        if key != "hub" and not isinstance(value, str):
+            raise EvaluationError(f"{path}: {key} must be a text, not {value!r}")
+    if not FOLDER_NAME.fullmatch(keys.get("name", "")):
+        raise EvaluationError(
+            f"{path}: name must be of letters, digits, '-', '_' and '.', which does not begin it"
+        )
     if keys.get("kind") not in TEMPLATES:
         raise EvaluationError(f"{path}: kind must be one of {', '.join(TEMPLATES)}")
     if ("data" in keys) == ("hub" in keys):

@@ -288,8 +288,9 @@ def test_a_pair_of_another_hand_is_named(tmp_path: Path) -> None:
             Journal(tmp_path, plan_of(), resume=True)
 
 
-def test_a_journal_belongs_to_its_settings(tmp_path: Path) -> None:
-    Journal(tmp_path, plan_of(), resume=False)
+def test_a_journal_belongs_to_its_settings_once_a_pair_is_finished(tmp_path: Path) -> None:
+    Journal(tmp_path, plan_of(context=17), resume=False)
+    measure(tmp_path, resume=False)
     with pytest.raises(BenchError, match="--resume"):
         Journal(tmp_path, plan_of(), resume=False)
     with pytest.raises(BenchError, match="other settings"):

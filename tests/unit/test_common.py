@@ -308,6 +308,12 @@ def test_ctrl_c_does_not_wait_for_calls() -> None:
             "x.yaml is not YAML (line 1: expected the node content, but found '<stream end>')",
         ),
         (b"a: \xff", "x.yaml is not YAML"),
+        ("a: 1\nb: {c: 1, c: 2}", "x.yaml is not YAML (line 2: the key c stands twice)"),
+        (
+            "d: &d {a: 1}\na: 1\nb: {<<: *d, a: 2}\nd: 3",
+            "x.yaml is not YAML (line 4: the key d stands twice)",
+        ),
+        ("a: 2024-13-45", "x.yaml is not YAML (month must be in 1..12)"),
     ],
 )
 def test_a_file_that_people_write(written: str | bytes, sentence: str | None) -> None:
