@@ -61,6 +61,8 @@ TEXTS: list[tuple[str, str, str, bool]] = [
     (r"3:30 \text{ p.m.}", "latex", r"\boxed{3:30 \text{ p.m.}}", True),
     (r"3:30 \text{ p.m.}", "latex", r"\boxed{3:30\text{ PM}}", True),
     (r"3:30 \text{ p.m.}", "latex", r"\boxed{\text{3:30 p.m.}}", True),
+    (r"3\!:\!30 \text{ p.m.}", "latex", r"\boxed{3:30\text{ PM}}", True),
+    (r"3\!:\!30 \text{ p.m.}", "latex", r"\boxed{3:30\text{ a.m.}}", False),
     (r"3:30 \text{ p.m.}", "latex", r"\boxed{3:30 \text{ a.m.}}", False),
     (r"3:30 \text{ p.m.}", "latex", r"\boxed{3:20 \text{ p.m.}}", False),
     (r"3:30\text{ p.m.}", "latex", "The answer is 3:30 p.m.", True),

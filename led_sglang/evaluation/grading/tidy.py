@@ -220,7 +220,7 @@ def same_words(gold: str, answer: str) -> bool:
 
 
 def _words(answer: str) -> list[str]:
-    text = re.sub(_TEXT, " ", in_latex(answer)).replace("{:}", ":")
+    text = re.sub(_TEXT, " ", in_latex(answer)).replace("{:}", ":").replace("\\!", "")
     text = re.sub(r"\\[A-Za-z]+|\\.", " ", text).casefold()
     text = re.sub(r"\b([ap])\.?\s?m\b\.?", r" \1m", text)
     text = re.sub(r"\b(\d+):00\b", r"\1", text)
