@@ -74,7 +74,14 @@ def _read_body(parsing: Awaitable[Any], self: Any) -> Awaitable[Any]:
 
 
 async def _checked(parsing: Awaitable[Any], request: Any) -> Any:
-    body = await parsing
+    try:
+        body = await parsing
+    except ValueError as error:  # such as NaN, which Python's own json writes
+        if settings_or_none() is None:
+            raise
+        raise _refusal(
+            HTTPStatus.BAD_REQUEST, f"the body is no JSON, which knows no NaN either: {error}"
+        ) from None
     # Some endpoints read their body twice.
     if not hasattr(request, _CARRIED_ATTRIBUTE):
         setattr(request, _CARRIED_ATTRIBUTE, _custom_params_to_carry(body, request))

@@ -20,7 +20,7 @@ from led_sglang.bench.report import in_words, scattered, write_report
 from led_sglang.bench.watch import ServerView
 from led_sglang.common.address import ServerError
 from led_sglang.common.extras import need
-from led_sglang.common.flags import Parser, split_flags, whole_number, whole_numbers
+from led_sglang.common.flags import Parser, from_zero, split_flags, whole_number, whole_numbers
 from led_sglang.common.paths import writable_folder
 from led_sglang.common.server_process import running_server
 from led_sglang.common.terminal import FAILED
@@ -176,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--repeats", type=whole_number, default=5, help="pairs per sampler and batch size"
     )
-    parser.add_argument("--temperature", type=float, default=0.6, help="of the sampling")
+    parser.add_argument("--temperature", type=from_zero, default=0.6, help="of the sampling")
     parser.add_argument(
         "--prompts",
         type=Path,

@@ -63,6 +63,14 @@ def above_zero(text: str) -> float:
     return value
 
 
+def from_zero(text: str) -> float:
+    """A number from 0 up; the type of a flag."""
+    value = _number(text)
+    if not 0.0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 up")
+    return value
+
+
 def share(text: str) -> float:
     """A number from 0 to 1; the type of a flag."""
     value = _number(text)

@@ -95,22 +95,31 @@ def _parser() -> Parser:
     which.add_argument("--url", help="check a running server")
     device = parser.add_argument_group("with --device")
     device.add_argument("--model-path", type=Path, help="folder whose config.json states the shape")
-    device.add_argument("--hidden-size", type=whole_number, help="H; 2560 on a GPU, 512 on a CPU")
     device.add_argument(
-        "--vocab-size", type=whole_number, help="V; 151936 on a GPU, 16384 on a CPU"
+        "--hidden-size", type=whole_number, help="H (default: 2560 on a GPU, 512 on a CPU)"
     )
-    device.add_argument("--dtype", choices=_DTYPES, help="of LM head and latents; bfloat16")
-    device.add_argument("--depth", type=whole_number, help="layers mixed; 8")
     device.add_argument(
-        "--steps", type=whole_number, help="that must repeat; 1000 on a GPU, 100 on a CPU"
+        "--vocab-size", type=whole_number, help="V (default: 151936 on a GPU, 16384 on a CPU)"
+    )
+    device.add_argument(
+        "--dtype", choices=_DTYPES, help="of LM head and latents (default: bfloat16)"
+    )
+    device.add_argument("--depth", type=whole_number, help="layers mixed (default: 8)")
+    device.add_argument(
+        "--steps", type=whole_number, help="that must repeat (default: 1000 on a GPU, 100 on a CPU)"
     )
     server = parser.add_argument_group("with --url, what it has to be")
-    server.add_argument("--kernels", metavar="NAME", help="triton, cpu or torch; any but torch")
-    server.add_argument("--sampler", metavar="NAME", help="its default sampler; any")
+    server.add_argument(
+        "--kernels", metavar="NAME", help="triton, cpu or torch (default: any but torch)"
+    )
+    server.add_argument("--sampler", metavar="NAME", help="its default sampler (default: any)")
     server.add_argument(
         "--graphs", action="store_const", const=True, help="decode steps are replayed as graphs"
     )
     server.add_argument(
-        "--timeout", type=above_zero, metavar="SECONDS", help=f"of one answer; {_TIMEOUT_S:g}"
+        "--timeout",
+        type=above_zero,
+        metavar="SECONDS",
+        help=f"of one answer (default: {_TIMEOUT_S:g})",
     )
     return parser

@@ -57,14 +57,15 @@ class ServedNames:
         """The alias at the end of a model's name, None where there is none.
 
         Raises:
-            UnknownModel: what stands behind the model's own name is no adapter either; says what
-                is served, and the flag that enables a sampler of that name.
+            UnknownModel: what stands behind the model's own name is no adapter either, or a
+                sampler is named in another way; says what is served, and the flag that enables it.
         """
         base, alias = self.split(model)
         if base == self.served:
             return alias
-        front, _, label = base.rpartition(":")
-        unknown = front != "" and label.strip() in sampler_names()
+        label = base.rpartition(":")[2]
+        # `regular` alone, or `Regular`: another sampler would answer.
+        unknown = label.strip().casefold().replace("_", "-") in sampler_names()
         if base.startswith(f"{self.served}:"):
             unknown = unknown or base[len(self.served) + 1 :].strip() not in self.adapters
         if unknown:

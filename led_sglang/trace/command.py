@@ -13,7 +13,7 @@ from typing import Any
 
 from led_sglang.common.client import ServerClient, ServerError
 from led_sglang.common.extras import require
-from led_sglang.common.flags import Parser
+from led_sglang.common.flags import Parser, from_zero, share, whole_number
 from led_sglang.common.paths import writable_file
 from led_sglang.common.terminal import FAILED
 from led_sglang.common.threads import start
@@ -156,9 +156,11 @@ def _parser() -> Parser:
     )
     parser.add_argument("--base-url", default="http://127.0.0.1:30000", help="of a running server")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--prompt", help="one user turn")
+    what.add_argument("--prompt", type=_unicode, help="one user turn")
+    what.add_argument(
+        "--prompt-file", dest="prompt", type=_text, metavar="FILE", help="a file that holds it"
+    )
     what.add_argument("--from-run", type=Path, metavar="DIR", help="a run of `led-sglang eval`")
-    what.add_argument("--prompt-file", dest="prompt", type=_text, help="the same, read from a file")
     parser.add_argument(
         "--compare",
         type=_samplers,
@@ -173,13 +175,17 @@ def _parser() -> Parser:
         help=f"the page (default: {_OUT}; with --from-run where the report links it)",
     )
     parser.add_argument(
-        "--temperature", type=float, help=f"of the sampling (default: {_TEMPERATURE})"
+        "--temperature", type=from_zero, help=f"of the sampling (default: {_TEMPERATURE})"
     )
-    parser.add_argument("--top-p", type=float, help="of samplers other than led")
-    parser.add_argument("--seed", type=int, help="of led; others use it only if the server does")
+    parser.add_argument("--top-p", type=share, help="of samplers other than led (default: 1)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        help="of led; others use it only if the server does (default: another each time)",
+    )
     parser.add_argument(
         "--max-new-tokens",
-        type=int,
+        type=whole_number,
         help=f"of each answer, at most (default: {_MAX_NEW_TOKENS})",
     )
     parser.add_argument(
@@ -189,6 +195,14 @@ def _parser() -> Parser:
         help="keys of custom_params.led, such as '{\"depth\": 4}'",
     )
     return parser
+
+
+def _unicode(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("the text is not UTF-8") from None
+    return text
 
 
 def _text(path: str) -> str:

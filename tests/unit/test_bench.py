@@ -118,6 +118,7 @@ def test_bad_flags_end_in_one_sentence(
         (["--batch-sizes", "1,0"], "--batch-sizes: '0' is not a whole number from 1 up"),
         (["--repeats", "x"], "--repeats: 'x' is not a whole number from 1 up"),
         (["--context", "1,2"], "--context: '1,2' is not a whole number from 1 up"),
+        (["--temperature", "nan"], "--temperature: 'nan' is not a number from 0 up"),
     ],
 )
 def test_numbers_that_are_none_end_in_one_sentence(

@@ -72,6 +72,9 @@ def test_other_names_are_sglangs_business() -> None:
         assert names.read(model) is None
     # SGLang reads adapters behind any name; a sampler must not be dropped there.
     assert names.read("other:regular") == SamplerSpec("regular", "regular")
+    for model in ("other:Regular", "other: LED", ":regular", "regular", "soft_thinking"):
+        with pytest.raises(UnknownModel, match="answers to m, m:led, m:regular"):
+            names.read(model)
     with pytest.raises(UnknownModel, match="--enable-samplers dola"):
         names.read("other:dola")
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from led_sglang.cli import main
 from led_sglang.common import extras
 from led_sglang.trace import Trace, TraceError, TraceSettings, first_divergence
 from led_sglang.trace.ask import run_trace
@@ -209,6 +210,27 @@ def test_page_asks_nothing_of_the_network() -> None:
     page = render_page([read()])
     assert "default-src 'none'" in page
     assert not re.search(r"https?://|\bimport\b|\bfetch\b|@import|url\(", page)
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--temperature", "nan"], "--temperature: 'nan' is not a number from 0 up"),
+        (["--top-p", "5"], "--top-p: '5' is not a number from 0 to 1"),
+        (["--max-new-tokens", "0"], "--max-new-tokens: '0' is not a whole number from 1 up"),
+        (["--prompt", "\udcff"], "--prompt: the text is not UTF-8"),
+    ],
+)
+def test_what_was_typed_wrongly_is_one_sentence(
+    flags: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before a server is asked, which would be blamed for it."""
+    with pytest.raises(SystemExit) as ended:
+        main(["trace", "--prompt", "x", *flags])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert named in error
+    assert error.count("\n") == 1
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
