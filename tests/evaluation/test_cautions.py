@@ -10,6 +10,7 @@ import pytest
 from led_sglang.evaluation.grid import make_grid
 from led_sglang.evaluation.report.results import Results, Sample, natural
 from led_sglang.evaluation.report.summary import summarize
+from led_sglang.evaluation.report.tables import accuracy
 from led_sglang.evaluation.store import Key, Stored
 
 
@@ -23,7 +24,7 @@ def results_of(
 
     Each of `graders` graded one sample of each problem, the last one the rest.
     """
-    samples = max(2, *(len(v) for v in verdicts if isinstance(v, Sequence)), 0)
+    samples = max((len(v) for v in verdicts if isinstance(v, Sequence)), default=2)
     cells = {}
     for sampler in (name for name in samplers if name in finished):
         items = {}
@@ -94,6 +95,17 @@ def test_distinct_answers_and_first_explorations_are_counted_by_problem() -> Non
     assert cell["distinct_answers"] == 1.0
     # Of two samples one explored, first at token 1.
     assert cell["distinct_first_explorations"] == 1.0
+
+
+def test_a_run_of_one_sample_shows_no_number_twice() -> None:
+    table = accuracy(summarize(results_of([[True], [False]])))
+    assert table.heads == ["task", "sampler", "T", "pass@1", "Bayes@1"]
+    assert {len(row) for row in table.rows} == {5}
+    assert "samples" not in table.note
+    two = accuracy(summarize(results_of([[True, True], [False, True]])))
+    assert two.heads[3:] == ["pass@1", "Bayes@2", "pass@2"]
+    assert two.rows[0][3].startswith("75.0 (")
+    assert two.rows[0][5].startswith("100.0 (")
 
 
 def test_problems_stand_in_natural_order() -> None:

@@ -114,19 +114,24 @@ def _mean_of_all(values: Sequence[float | None]) -> float | None:
 def accuracy(metrics: Mapping[str, Any]) -> Table:
     """pass@1, Bayes@N and pass@n by task, sampler and temperature, and the means over tasks."""
     n = metrics["grid"]["n"]
-    names = [f"pass@1[avg-of-{n}]", f"bayes@{n}", f"pass@{n}"]
+    shown = {"pass@1": f"pass@1[avg-of-{n}]", f"Bayes@{n}": f"bayes@{n}"}
+    mean = any_right = ""
+    if n > 1:  # of one sample they are one number
+        shown[f"pass@{n}"] = f"pass@{n}"
+        mean = f"mean of {n} samples, "
+        any_right = f" pass@{n}: at least one of {n} samples is right."
     rows = [
-        [task, sampler, temperature, *(share_text(cell.get(name, {})) for name in names)]
+        [task, sampler, temperature, *(share_text(cell.get(name, {})) for name in shown.values())]
         for task, cells in [*metrics["tasks"].items(), ("average", metrics["average"])]
         for sampler, temperature in _columns(metrics)
         if (cell := cells.get(sampler, {}).get(temperature)) is not None
     ]
     return Table(
         "Accuracy",
-        f"In percent, with 95% intervals. pass@1: mean of {n} samples, Wilson's interval for the "
-        f"problems as a draw from many. Bayes@{n}: the same for exactly these problems, from a "
-        f"uniform prior. pass@{n}: at least one of {n} samples is right.",
-        ["task", "sampler", "T", "pass@1", f"Bayes@{n}", f"pass@{n}"],
+        f"In percent, with 95% intervals. pass@1: {mean}Wilson's interval for the problems as a "
+        f"draw from many. Bayes@{n}: the same for exactly these problems, from a uniform prior."
+        + any_right,
+        ["task", "sampler", "T", *shown],
         rows,
         labels=3,
     )
