@@ -10,7 +10,7 @@ import pytest
 from led_sglang.evaluation.grid import make_grid
 from led_sglang.evaluation.report.results import Results, Sample, natural
 from led_sglang.evaluation.report.summary import summarize
-from led_sglang.evaluation.report.tables import accuracy
+from led_sglang.evaluation.report.tables import accuracy, differences
 from led_sglang.evaluation.store import Key, Stored
 
 
@@ -106,6 +106,13 @@ def test_a_run_of_one_sample_shows_no_number_twice() -> None:
     assert two.heads[3:] == ["pass@1", "Bayes@2", "pass@2"]
     assert two.rows[0][3].startswith("75.0 (")
     assert two.rows[0][5].startswith("100.0 (")
+
+
+def test_differences_end_at_a_hundred_points() -> None:
+    """Three problems that all agree tell nothing, and shares cannot differ by more."""
+    metrics = summarize(results_of([[True], [True], [True]]))
+    (row,) = differences(metrics).rows
+    assert row[4:8] == ["+0.0", "-100.0 .. +100.0", "> 100", "cannot tell"]
 
 
 def test_problems_stand_in_natural_order() -> None:

@@ -61,8 +61,9 @@ def comparison(k: int, group: Sequence[Floats], found: Difference) -> dict[str, 
     """The numbers of an entry: the differences, [items, columns] a task, and their mean."""
     numbers = {
         "difference": 100 * found.mean,
-        "low": 100 * found.low,
-        "high": 100 * found.high,
+        # No two shares are further apart than 100 points, however few the problems are.
+        "low": max(-100.0, 100 * found.low),
+        "high": min(100.0, 100 * found.high),
         "detectable": 100 * found.detectable,
     }
     items = sum(map(len, group))

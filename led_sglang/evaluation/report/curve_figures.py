@@ -40,6 +40,8 @@ def pass_at_n(metrics: Mapping[str, Any]) -> Figure | None:
         axis.minorticks_off()
         axis.set(xlabel="n", ylabel="pass@n, %")
 
+    if metrics["grid"]["n"] < 2:  # no curve, and a band of no width
+        return None
     return _figure(metrics, ["average"], _pass_curve, axes)
 
 

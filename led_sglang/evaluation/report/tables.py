@@ -59,6 +59,11 @@ def share_text(entry: Mapping[str, Any]) -> str:
     return f"{number(value)} ({interval_text(*ends, sign=False)})"
 
 
+def _detectable(entry: Mapping[str, Any]) -> str:
+    """Two shares cannot differ by more than 100 points: a run may be too small for any."""
+    return "> 100" if entry["detectable"] > 100 else number(entry["detectable"])
+
+
 def in_short(metrics: Mapping[str, Any]) -> Table:
     """The answer first: each sampler against the baseline over all tasks."""
     tasks = list(metrics["tasks"])
@@ -78,7 +83,7 @@ def in_short(metrics: Mapping[str, Any]) -> Table:
                 f"{number(entry['difference'], sign=True)} "
                 f"({interval_text(entry['low'], entry['high'])})",
                 entry["verdict"],
-                number(entry["detectable"]),
+                _detectable(entry),
             )
         ]
         ours = _mean_tokens(metrics, sampler, f"{temperature:g}")
@@ -155,7 +160,7 @@ def difference_table(entries: Iterable[Mapping[str, Any]], title: str, note: str
             *(f"{entry['temperature']:g}", entry["metric"]),
             number(entry["difference"], sign=True),
             interval_text(entry["low"], entry["high"]),
-            number(entry["detectable"]),
+            _detectable(entry),
             entry["verdict"],
             f"{entry['items']:,}",
         ]
