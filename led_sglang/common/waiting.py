@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -15,11 +16,11 @@ class Waiting:
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._live = sys.stderr.isatty()
+        self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._start = self._last = time.monotonic()
 
     def __enter__(self) -> Waiting:
-        print(f"{self._what} ...", end="" if self._live else "\n", file=sys.stderr, flush=True)
+        self._write(f"{self._what} ...")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -36,8 +37,14 @@ class Waiting:
         if not self.due:
             return
         self._last = time.monotonic()
-        text = f"{self._what} ... {self._last - self._start:.0f} s{detail and ', ' + detail}"
-        if self._live:
-            print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
-        else:
+        self._write(f"{self._what} ... {self._last - self._start:.0f} s{detail and ', ' + detail}")
+
+    def _write(self, text: str) -> None:
+        if not self._live:
             print(text, file=sys.stderr, flush=True)
+            return
+        # Of a line that is wider than the terminal, only its last row would be written over.
+        room = (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1
+        if len(text) > room:
+            text = f"..{text[2 - room :]}"
+        print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)

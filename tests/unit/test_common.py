@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +27,7 @@ from led_sglang.common.paths import writable_file, writable_folder
 from led_sglang.common.terminal import CommandError, finish
 from led_sglang.common.threads import run_all
 from led_sglang.common.user_files import check_keys, parse_yaml
+from led_sglang.common.waiting import Waiting
 
 COMMANDS = ("serve", "eval", "bench", "trace", "analyze", "doctor")
 
@@ -343,6 +348,26 @@ def test_flags_behind_two_dashes_are_the_servers(
     argv: list[str], own: list[str], servers: list[str]
 ) -> None:
     assert split_flags(argv) == (own, servers)
+
+
+@pytest.mark.parametrize("columns", [30, 200])
+def test_a_line_that_is_written_again_fits_the_terminal(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+    monkeypatch.delenv("TERM", raising=False)
+    with os.fdopen(terminal, "w") as stderr:
+        monkeypatch.setattr("sys.stderr", stderr)
+        with Waiting("starting a server, which logs to /some/where/server.log") as waiting:
+            waiting._last -= 9
+            waiting.show("12 tokens")
+        shown = os.read(ours, 9999).decode()
+    os.close(ours)
+    lines = [line for line in re.split(r"[\r\n]+|\x1b\[K", shown) if line]
+    assert len(lines) == 2
+    assert max(map(len, lines)) == min(columns - 1, 74)
+    assert lines[1].endswith("... 0 s, 12 tokens")
 
 
 def test_the_client_is_found_where_earlier_versions_had_it() -> None:
