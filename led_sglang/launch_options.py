@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from led_sglang.common.samplers import SamplerSpec
+from led_sglang.common.user_files import check_keys
 from led_sglang.methods.dola.params import BUCKETS, bucket, parse_layer_list
 from led_sglang.methods.led.params import LAYERS, LOGPROBS, MAX_CANDIDATES
 from led_sglang.methods.model_names import read_aliases
@@ -137,11 +138,7 @@ class LaunchOptions:
             given = json.loads(text)
         except json.JSONDecodeError as error:
             raise LaunchRefused(f"{where} is not JSON ({error})") from None
-        names = [f.name for f in fields(cls)]
-        if not isinstance(given, dict) or not set(given) <= set(names):
-            raise LaunchRefused(
-                f"{where} must be a JSON object with keys out of {', '.join(names)}"
-            )
+        check_keys(given, where, optional=[f.name for f in fields(cls)], error=LaunchRefused)
         return cls._typed({name: v for name, v in given.items() if v is not None}, f"{where}: ")
 
     @classmethod

@@ -165,8 +165,8 @@ def test_a_flag_wins_over_the_config_file(tmp_path: Path) -> None:
         ({"led_depth": True}, "led_depth must be a whole number"),
         ({"led_depth": [4]}, "led_depth must be one value"),
         ({"enable_samplers": ["led"]}, "enable_samplers must be one value"),
-        ({"depth": 4}, "keys out of sampler"),
-        ([1], "JSON object"),
+        ({"depth": 4}, "unknown key depth (allowed: sampler, "),
+        ([1], "must be a mapping of sampler, "),
     ],
 )
 def test_the_environment(  # type: ignore[no-untyped-def]
