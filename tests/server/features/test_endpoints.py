@@ -155,7 +155,8 @@ def test_bad_parameters(server: Server, body_of: Any, path: str, stream: bool) -
 def test_a_body_that_is_no_json(server: Server, path: str) -> None:
     """NaN is what Python's own json makes of it; no endpoint shows files of the server."""
     for body in ('{"custom_params": {"led": {"gate_rate": NaN}}}', '{"model": "\\ud800"}', "{led"):
-        response = requests.post(server.url + path, data=body, timeout=60)
+        headers = {"content-type": "application/json"}
+        response = requests.post(server.url + path, data=body, headers=headers, timeout=60)
         assert_refused(response, "the body is no JSON", "char")
 
 
