@@ -13,7 +13,7 @@ _labels: dict[str, Any] | None = None
 
 # Prometheus shows a counter as NAME_total.
 _COUNTERS = {
-    "steps": ("sglang:led_steps", "Total number of steps that sampled a token with LED."),
+    "steps": ("sglang:led_steps", "Total number of steps with a LED request in the batch."),
     "think_tokens": (
         "sglang:led_think_tokens",
         "Total number of tokens that LED sampled in the think phase.",
