@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -23,6 +25,8 @@ from led_sglang.common.terminal import FAILED, uninterrupted
 from led_sglang.common.waiting import Waiting
 
 _LOG_TAIL = 2000
+# What stands before the sentence of a refusal: ours, and that of SGLang's own parser.
+_REFUSAL = re.compile(r"^(?:led-sglang|sglang serve: error): (.*)$", re.MULTILINE)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -60,6 +64,7 @@ def running_server(
         flags = [*flags, "--port", port]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
+        begin = out.tell()
         process = subprocess.Popen(
             [sys.executable, *command, *flags],
             env=os.environ | (env or {}),
@@ -69,7 +74,7 @@ def running_server(
             preexec_fn=die_with_parent,  # a killed command must not leave a server on the GPU
         )
     try:
-        _wait(process, port, log, timeout_s)
+        _wait(process, port, log, begin, timeout_s)
         yield f"http://127.0.0.1:{port}"
     finally:
         with uninterrupted():
@@ -96,20 +101,22 @@ def die_with_parent() -> None:
 
 def _port(flags: Sequence[str]) -> str | None:
     port = None
-    for flag, following in zip(flags, [*flags[1:], ""], strict=True):
+    for flag, following in pairwise([*flags, ""]):
         name, equals, value = flag.partition("=")
         if name == "--port":  # the last one counts
             port = value if equals else following
     return port
 
 
-def _wait(process: subprocess.Popen[bytes], port: str, log: Path, timeout_s: float) -> None:
+def _wait(
+    process: subprocess.Popen[bytes], port: str, log: Path, begin: int, timeout_s: float
+) -> None:
     """Wait until this server answers; one that had the port before does not count."""
     deadline = time.monotonic() + timeout_s
     with Waiting(f"starting a server, which logs to {log}") as waiting:
         while time.monotonic() < deadline:
             if process.poll() is not None:
-                raise ServerError(_last_words(process.returncode, log))
+                raise ServerError(_last_words(process.returncode, log, begin))
             if _answers(process.pid, port):
                 return
             waiting.show()
@@ -117,12 +124,16 @@ def _wait(process: subprocess.Popen[bytes], port: str, log: Path, timeout_s: flo
     raise ServerError(f"the server was not ready after {timeout_s:.0f} s; its log: {log}")
 
 
-def _last_words(status: int, log: Path) -> str:
-    """Why a server ended: the sentence of its refusal, or else the end of its log."""
-    tail = log.read_text(errors="replace")[-_LOG_TAIL:]
-    ours = [line for line in tail.splitlines() if line.startswith("led-sglang: ")]
-    if status == FAILED and ours:
-        return f"the server ended with status {status}: {ours[-1].removeprefix('led-sglang: ')}"
+def _last_words(status: int, log: Path, begin: int) -> str:
+    """Why a server ended: the sentence of its refusal, or else the end of its log.
+
+    Args:
+        begin: where its part of the log begins, in bytes.
+    """
+    tail = log.read_bytes()[begin:].decode(errors="replace")[-_LOG_TAIL:]
+    refusals = _REFUSAL.findall(tail)
+    if status == FAILED and refusals:
+        return f"the server ended with status {status}: {refusals[-1]}"
     return f"the server ended with status {status}; the end of its log, {log}:\n{tail}"
 
 

@@ -122,6 +122,14 @@ def test_a_server_that_ends_shows_its_last_words(tmp_path: Path) -> None:
         running_server(["--port", "1", "--port", "x"], tmp_path / "log.txt"),
     ):
         pass
+    # SGLang's own refusal, and an end without any: never a sentence of the starts before.
+    says = "print('led-sglang: starting on'); print('sglang serve: error: no flag'); exit(2)"
+    for code, words in ((says, r"status 2: no flag\Z"), ("exit(2)", r"log\.txt:\n\Z")):
+        with (
+            pytest.raises(ServerError, match=words),
+            running_server([], tmp_path / "log.txt", command=("-c", code)),
+        ):
+            pass
 
 
 def test_tasks_give_their_prompts() -> None:
