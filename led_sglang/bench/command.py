@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from led_sglang.common.flags import Parser, from_zero, split_flags, whole_number
 from led_sglang.common.paths import writable_folder
 from led_sglang.common.server_process import running_server
 from led_sglang.common.terminal import FAILED
+from led_sglang.common.user_files import numbered_lines
 
 SERVER_LOG = "server.log"
 
@@ -123,8 +125,10 @@ def plan_of(
         BenchError: a flag's value makes no sense.
     """
     prompts = arguments.prompts
-    if prompts is not None and not prompts.is_file():
-        raise BenchError(f"--prompts {prompts} is no file")
+    if prompts is not None:
+        if not prompts.is_file():
+            raise BenchError(f"--prompts {prompts} is no file")
+        _check_prompts(prompts, max(arguments.batch_sizes))
     if arguments.output_len < 8:
         raise BenchError(
             "--output-len needs at least 8 tokens to tell a step's time from its noise"
@@ -141,6 +145,31 @@ def plan_of(
         prompts=None if prompts is None else str(prompts),
         facts=facts | {"server_flags": list(serve_flags)},
     )
+
+
+def _check_prompts(path: Path, largest: int) -> None:
+    """`bench_serving` skips a line that it cannot read, and has too few requests then.
+
+    Args:
+        largest: batch size.
+    """
+    lines = numbered_lines(path, BenchError)
+    for number, line in lines:
+        try:
+            turns = json.loads(line)["conversations"]
+            texts = [turn.get("content", turn.get("value")) for turn in turns[:2]]
+        except (ValueError, LookupError, TypeError, AttributeError):
+            texts = []
+        if len(texts) < 2 or not all(isinstance(text, str) for text in texts):
+            raise BenchError(
+                f"--prompts {path}, line {number} is not "
+                "{conversations: [{content: prompt}, {content: answer}]} in JSON"
+            )
+    if len(lines) < largest:
+        raise BenchError(
+            f"--prompts {path} holds {len(lines)} prompts and a batch takes {largest}: give "
+            "smaller --batch-sizes, or more prompts"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import pytest
 from matplotlib.figure import Figure
 
-from led_sglang.bench import BenchError
+from led_sglang.bench import BenchError, command
 from led_sglang.bench.figure import draw
 from led_sglang.bench.load import load_flags
 from led_sglang.bench.measure import Journal, run_plan
@@ -110,6 +110,25 @@ def test_bad_flags_end_in_one_sentence(
     error = capsys.readouterr().err
     assert named in error
     assert error.count("\n") == 1
+
+
+def test_prompts_are_read_before_a_server_is_started(tmp_path: Path) -> None:
+    file, good = tmp_path / "prompts.jsonl", '{"conversations": [{"content": "a"}, {"value": "b"}]}'
+    flags = ["--model-path", "m", "--prompts", str(file), "--batch-sizes", "1,2"]
+    options, _ = command.read_flags(flags)
+    for text, named in (
+        ("", "holds 0 prompts and a batch takes 2"),
+        (good, "holds 1 prompts"),
+        (f"{good}\nnot json", "line 2 is not {conversations"),
+        (f"{good}\n[1]", "line 2 is not"),
+        (f'{good}\n{{"conversations": [{{"content": "a"}}]}}', "line 2 is not"),
+        (f'{good}\n{{"conversations": [{{"content": 5}}, {{}}]}}', "line 2 is not"),
+    ):
+        file.write_text(text)
+        with pytest.raises(BenchError, match=named):
+            command.plan_of(options, [], baseline=regular(), arms=())
+    file.write_text(f"{good}\n\n{good}\n")
+    assert command.plan_of(options, [], baseline=regular(), arms=()).prompts == str(file)
 
 
 @pytest.mark.parametrize(
