@@ -65,7 +65,8 @@ class ServedNames:
             return alias
         label = base.rpartition(":")[2]
         # `regular` alone, or `Regular`: another sampler would answer.
-        unknown = label.strip().casefold().replace("_", "-") in sampler_names()
+        spelled = label.strip().casefold().replace("_", "-")
+        unknown = spelled in sampler_names() and label.strip() not in self.adapters
         if base.startswith(f"{self.served}:"):
             unknown = unknown or base[len(self.served) + 1 :].strip() not in self.adapters
         if unknown:

@@ -67,8 +67,8 @@ def test_names_are_read_behind_the_models_own(served: str) -> None:
 
 
 def test_other_names_are_sglangs_business() -> None:
-    names = ServedNames("m", set(), settings())
-    for model in ("default", "other", "other:adapter", "s3://bucket/x", ""):
+    names = ServedNames("m", {"DoLa"}, settings())
+    for model in ("default", "other", "other:adapter", "other:DoLa", "m:DoLa", "s3://bucket/x", ""):
         assert names.read(model) is None
     # SGLang reads adapters behind any name; a sampler must not be dropped there.
     assert names.read("other:regular") == SamplerSpec("regular", "regular")
