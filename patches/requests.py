@@ -197,7 +197,11 @@ def _tell_samples_apart(self: Any, tokenized_obj: Any) -> None:
     """
     params = getattr(tokenized_obj, "sampling_params", None)
     settings = settings_or_none()
-    if settings is None or params is None or params.n <= 1 or params.max_new_tokens == 0:
+    if settings is None or params is None:
+        return
+    if params.max_new_tokens == 0:
+        _ask_no_mask(self, tokenized_obj)
+    if params.n <= 1 or params.max_new_tokens == 0:
         return
     _, index = _samples_sent.pop(id(params), (params, 0))
     if index + 1 < params.n:
@@ -213,3 +217,11 @@ def _tell_samples_apart(self: Any, tokenized_obj: Any) -> None:
     tokenized_obj.sampling_params = copy.copy(params)
     # seeds live in SGLang's signed 64-bit range
     tokenized_obj.sampling_params.sampling_seed = (seed + index + 2**63) % 2**64 - 2**63
+
+
+def _ask_no_mask(manager: Any, tokenized_obj: Any) -> None:
+    """A request for a prompt alone samples no token, and SGLang answers HTTP 500 where it asks for
+    the sampling mask; with n > 1 it begins with such a request of its own."""
+    if getattr(tokenized_obj, "return_sampling_mask", False):
+        tokenized_obj.return_sampling_mask = False
+        manager.rid_to_state[tokenized_obj.rid].obj.return_sampling_mask = False

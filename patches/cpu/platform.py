@@ -87,6 +87,7 @@ def _platform_class() -> type:
             speculation.keep_overlap()
             # An idle scheduler would busy-poll a whole core of the user's machine.
             server_args.sleep_on_idle = True
+            server_args.lora_backend = "torch_native"  # the others are kernels of accelerators
             if server_args.max_total_tokens is None:
                 server_args.max_total_tokens = DEFAULT_KV_TOKENS
             if server_args.max_mamba_cache_size is None:

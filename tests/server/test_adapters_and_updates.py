@@ -84,7 +84,7 @@ def graph_server(
     model_path: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[GraphServer]:
     flags = ["--dtype", "float32", "--enable-lora", "--lora-paths", f"tuned={adapter}"]
-    flags += ["--lora-backend", "torch_native", "--max-lora-rank", str(RANK)]
+    flags += ["--max-lora-rank", str(RANK)]
     flags += ["--served-model-name", SERVED, *graph_flags(decode=(2, 12), prefill=(512,))]
     plugins = (Path(unpinned_plugin.__file__),)
     folder = tmp_path_factory.mktemp("graphs")

@@ -250,6 +250,25 @@ def test_regular_rows_keep_the_engines_mask(server: Server, prompts: list[Sequen
         assert len(ids) == len(logs) == 5
 
 
+@pytest.mark.parametrize("custom", [{"sampler": "regular"}, {"led": SETTINGS[0]}])
+def test_every_sample_of_several_has_its_mask(
+    server: Server, prompts: list[Sequence[int]], custom: dict[str, Any]
+) -> None:
+    """SGLang alone answers HTTP 500, for the prompt that it asks first."""
+    sampling = SAMPLING | {"top_k": 6, "sampling_seed": 5, "custom_params": custom}
+    options = {"return_logprob": True, "return_sampling_mask": True}
+    body = {"input_ids": list(prompts[1]), "sampling_params": sampling | {"n": 2}} | options
+    answers = server.post("/generate", body).json()
+    assert len(answers) == 2
+    for answer in answers:
+        assert all(
+            token in ids
+            for token, (ids, _) in zip(answer["output_ids"], masks(answer), strict=True)
+        )
+    nothing = body | {"sampling_params": sampling | {"max_new_tokens": 0}}
+    assert server.post("/generate", nothing).json()["output_ids"] == []
+
+
 @pytest.mark.parametrize(
     ("custom", "sampling", "said"),
     [

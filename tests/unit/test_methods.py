@@ -10,6 +10,7 @@ import torch
 
 from led_sglang.launch_options import LaunchOptions, latent_layers, resolve_dola_layers
 from led_sglang.methods.dola.params import DolaParams, bucket
+from led_sglang.methods.led.record import LedRecord
 from led_sglang.methods.registry import METHODS, sampler_names
 from led_sglang.methods.request import parse_request
 from led_sglang.methods.rows import REGULAR_ROW, Layout, Row, RowTable
@@ -212,3 +213,19 @@ def test_history_gives_back_the_mixtures_that_were_fed() -> None:
     assert history.report() == {"think_tokens": 4, "cold_stops": 1, "mean_entropy": 0.5}
     with pytest.raises(IndexError):
         history.mixtures(0, 5)
+
+
+def test_a_trace_keeps_a_candidate_that_a_latent_layer_alone_sees() -> None:
+    """At a low temperature the final posterior of all but one is 0 in float32."""
+    params = parse({"led": {"depth": 2, "candidates": 3, "trace": True}}).params
+    trace = {
+        "candidate_ids": torch.tensor([[7, 3, 9, 4]]),
+        "layer_probs": torch.tensor([[[1.0, 0, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 1.0, 1.0]]]),
+        "behaviour_probs": torch.tensor([[0.75, 0.25, 0, 0]]),
+        **{name: torch.ones(1) for name in ("entropy", "explore_probability", "gate_draw")},
+    }
+    entry = LedRecord(torch.zeros(1, 5), trace, None)._detail(0, params)
+    assert entry["candidate_ids"] == [7, 3]
+    assert entry["candidate_probs"] == [1.0, 0.0]
+    assert entry["layer_probs"] == [[1.0, 0.0], [0.5, 0.5]]
+    assert entry["behaviour_probs"] == [0.75, 0.25]

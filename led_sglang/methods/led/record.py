@@ -127,9 +127,10 @@ class LedRecord:
         """Of a row as its trace entry shows it: k and d of the batch may exceed the request's."""
         assert self.trace is not None
         detail = {name: value[row].tolist() for name, value in self.trace.items()}
-        final = detail["layer_probs"][0][: params.candidates]
-        live = [i for i, p in enumerate(final) if p > 0.0]
-        layers = detail["layer_probs"][: params.depth]
+        layers = [layer[: params.candidates] for layer in detail["layer_probs"][: params.depth]]
+        final = layers[0]
+        # Far below p1 a candidate is 0 in float32; a layer that is less sure may draw it.
+        live = [i for i, column in enumerate(zip(*layers, strict=True)) if any(column)]
         return {
             "entropy": detail["entropy"],
             "explore_probability": detail["explore_probability"],
