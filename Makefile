@@ -5,7 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-TINY := build/tiny_reasoner
+# make tiny-reasoner LEVEL=budget: the harder level, whose models lie in examples/tiny_reasoner/models.
+LEVEL ?= search
+TINY := build/tiny_reasoner$(if $(filter-out search,$(LEVEL)),-$(LEVEL))
+SFT_search :=
+RL_search :=
+SFT_budget := --rescale
+RL_budget := --steps 400
 TINY_RUN := PYTHONPATH=examples $(BIN)/python -m tiny_reasoner
 
 FIRST_LIGHT := build/first-light
@@ -27,22 +33,24 @@ test: $(INSTALLED)  ## all tests, real servers included
 
 # Each stage of the tiny reasoner is a file; a stage that was interrupted goes on where it stopped.
 $(TINY)/held_out.jsonl: $(INSTALLED)
-	$(TINY_RUN).data --out $(TINY)
+	$(TINY_RUN).data --level $(LEVEL) --out $(TINY)
 
 $(TINY)/sft/trainer_state.json: | $(TINY)/held_out.jsonl
-	$(TINY_RUN).sft --data $(TINY) --out $(TINY)/sft
+	$(TINY_RUN).sft --level $(LEVEL) --data $(TINY) --out $(TINY)/sft $(SFT_$(LEVEL))
 
 $(TINY)/rl/trainer_state.json: | $(TINY)/sft/trainer_state.json
-	$(TINY_RUN).rl --data $(TINY) --model $(TINY)/sft/model --out $(TINY)/rl
+	$(TINY_RUN).rl --level $(LEVEL) --data $(TINY) --model $(TINY)/sft/model --out $(TINY)/rl \
+		$(RL_$(LEVEL))
 
 tiny-reasoner: $(TINY)/rl/trainer_state.json  ## train the tiny reasoner: data, SFT, GRPO, plot
 	$(TINY_RUN).curves --sft $(TINY)/sft --rl $(TINY)/rl --out $(TINY)/training.png
-	$(TINY_RUN).measure --data $(TINY) --model $(TINY)/sft/model
-	$(TINY_RUN).measure --data $(TINY) --model $(TINY)/rl/model
+	$(TINY_RUN).measure --level $(LEVEL) --data $(TINY) --model $(TINY)/sft/model
+	$(TINY_RUN).measure --level $(LEVEL) --data $(TINY) --model $(TINY)/rl/model
 
-# An interrupted run goes on when it is started again; build/reproduce removed, it starts anew.
+# An interrupted run goes on when it is started again; its folder in build removed, it starts anew.
+reproduce-tiny: LEVEL = budget
 reproduce-tiny: $(INSTALLED)  ## measure every method on the tiny reasoner, write its RESULTS.md
-	$(TINY_RUN).reproduce --out build/reproduce
+	$(TINY_RUN).reproduce --level $(LEVEL) --out build/reproduce-$(LEVEL)
 
 # An interrupted run goes on as well.
 rl-rollouts: $(INSTALLED)  ## GRPO with a server's rollouts, three arms (examples/rl_rollouts)

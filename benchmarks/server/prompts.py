@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
-from tiny_reasoner.task import make_problem
+from tiny_reasoner.task import LEVELS, make_problem
 
 # More than the largest batch.
 _COUNT = 512
@@ -21,6 +21,6 @@ def write_prompts(path: Path) -> None:
     rng = random.Random(0)
     with path.open("w", encoding="utf-8") as out:
         for _ in range(_COUNT):
-            problem = make_problem(rng)
+            problem = make_problem(rng, LEVELS["search"])
             turns = [{"content": problem.text}, {"content": "A walk through seven rooms."}]
             out.write(json.dumps({"conversations": turns}) + "\n")

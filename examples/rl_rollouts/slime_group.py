@@ -20,9 +20,8 @@ import requests
 from slime.rollout.sglang_rollout import generate_and_rm_group
 from slime.utils.http_utils import init_http_client
 from slime.utils.types import Sample
-from tiny_reasoner.rl import MAX_NEW_TOKENS
 from tiny_reasoner.sft import prompt_text
-from tiny_reasoner.task import reward
+from tiny_reasoner.task import LEVELS, reward
 from transformers import AutoTokenizer
 
 from led_sglang.models.bundled import bundled_model
@@ -54,7 +53,7 @@ def slime_arguments(url: str, group: int) -> Namespace:
         rollout_temperature=1.0,
         rollout_top_p=1.0,
         rollout_top_k=-1,
-        rollout_max_response_len=MAX_NEW_TOKENS,
+        rollout_max_response_len=LEVELS["search"].max_new_tokens,
         rollout_stop=None,
         rollout_stop_token_ids=None,
         rollout_skip_special_tokens=False,
@@ -71,7 +70,7 @@ def again(url: str, args: Namespace, prompt: str, seed: int) -> dict[str, Any]:
     """`meta_info` of the same draw, with log q in a field of its own."""
     sampling = {
         "temperature": 1.0,
-        "max_new_tokens": MAX_NEW_TOKENS,
+        "max_new_tokens": LEVELS["search"].max_new_tokens,
         "sampling_seed": seed,
         "custom_params": {"led": {"behaviour_logprobs": True}},
     }

@@ -17,15 +17,16 @@ import torch
 from datasets import Dataset
 from tiny_reasoner.checkpoints import last_checkpoint
 from tiny_reasoner.data import problems, read, row
-from tiny_reasoner.rl import MAX_NEW_TOKENS, right_answer
+from tiny_reasoner.rl import right_answer
 from tiny_reasoner.sft import prompt_text
-from tiny_reasoner.task import reward
+from tiny_reasoner.task import LEVELS, reward
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from led_sglang.models.bundled import bundled_model
 from rl_rollouts.rollouts import ServerRollouts, complete, send_weights
 
+LEVEL = LEVELS["search"]
 HELD_OUT = Path(__file__).parents[1] / "tiny_reasoner" / "held_out.jsonl"
 # What each arm draws its rollouts with, and whether the loss is weighed by p/q.
 ARMS: dict[str, tuple[dict[str, Any], bool]] = {
@@ -93,7 +94,7 @@ class HeldOut(TrainerCallback):
         send_weights(session, self._url, self.trainer.model)
         sampling = {
             "temperature": 1.0,
-            "max_new_tokens": MAX_NEW_TOKENS,
+            "max_new_tokens": LEVEL.max_new_tokens,
             "custom_params": {"sampler": "regular"},
         }
         answers = complete(session, self._url, self._prompts, [sampling] * len(self._prompts))
@@ -114,9 +115,9 @@ def make_trainer(url: str, arm: str, seed: int, out: Path, options: Mapping[str,
     path = bundled_model("tiny-reasoner-sft")
     tokenizer: Any = AutoTokenizer.from_pretrained(path)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    source = problems(seed + 100, held_out=False)
+    source = problems(seed + 100, LEVEL, held_out=False)
     rows = [row(next(source), number) for number in range(options["steps"] * options["batch"])]
-    sampling = {"temperature": 1.0, "max_new_tokens": MAX_NEW_TOKENS, "custom_params": custom}
+    sampling = {"temperature": 1.0, "max_new_tokens": LEVEL.max_new_tokens, "custom_params": custom}
     held_out = HeldOut(url, tokenizer, options["held_out"], options["every"])
     trainer = RolloutTrainer(
         ServerRollouts(url, model, sampling, seed),
@@ -137,7 +138,7 @@ def make_trainer(url: str, arm: str, seed: int, out: Path, options: Mapping[str,
             per_device_train_batch_size=options["batch"],
             num_generations=options["group"],
             steps_per_generation=1,
-            max_completion_length=MAX_NEW_TOKENS,
+            max_completion_length=LEVEL.max_new_tokens,
             temperature=1.0,
             beta=0.0,
             # On for all arms, so that the ratio is known.
@@ -179,7 +180,9 @@ def main() -> None:
         name: getattr(options, name) for name in ("steps", "batch", "group", "held_out", "every")
     }
     trainer = make_trainer(options.url, options.arm, options.seed, options.out, sizes)
-    trainer.train(resume_from_checkpoint=last_checkpoint(options.out / "checkpoints"))
+    checkpoints = options.out / "checkpoints"
+    last = last_checkpoint(checkpoints, trainer.processing_class)
+    trainer.train(resume_from_checkpoint=last)
     trainer.state.save_to_json(str(options.out / "trainer_state.json"))
 
 

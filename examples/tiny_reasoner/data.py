@@ -1,6 +1,6 @@
 """Problems of the training, a file of training traces, and the held-out problems.
 
-python -m tiny_reasoner.data --out build/tiny_reasoner
+python -m tiny_reasoner.data --level search --out build/tiny_reasoner
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from tiny_reasoner.task import Problem, completion, make_problem, make_thought
+from tiny_reasoner.task import LEVELS, Level, Problem, completion, make_problem, make_thought
 
 TRACES, RL_PROBLEMS, HELD_OUT = "traces.jsonl", "rl_problems.jsonl", "held_out.jsonl"
 
 
-def problems(seed: int, *, held_out: bool) -> Iterator[Problem]:
+def problems(seed: int, level: Level, *, held_out: bool) -> Iterator[Problem]:
     """Endless distinct problems of one side of the split, in an order that the seed fixes."""
     rng = random.Random(seed)
     seen: set[str] = set()
     while True:
-        problem = make_problem(rng)
+        problem = make_problem(rng, level)
         if problem.is_held_out == held_out and problem.text not in seen:
             seen.add(problem.text)
             yield problem
@@ -42,19 +42,21 @@ def row(problem: Problem, number: int) -> dict[str, Any]:
     }
 
 
-def write(out: Path, *, traces: int, rl_problems: int, held_out: int, seed: int) -> None:
+def write(
+    out: Path, level: Level, *, traces: int, rl_problems: int, held_out: int, seed: int
+) -> None:
     """Write the three files; the held-out shapes are in none but the last."""
     out.mkdir(parents=True, exist_ok=True)
     rng = random.Random(f"thoughts {seed}")
-    train = problems(seed, held_out=False)
+    train = problems(seed, level, held_out=False)
     with _whole(out / TRACES) as file:
         for number in tqdm(range(traces), desc="traces"):
             problem = next(train)
-            text = completion(make_thought(problem, rng), problem.answer)
+            text = completion(make_thought(problem, rng, level))
             file.write(json.dumps(row(problem, number) | {"completion": text}) + "\n")
     for name, source, count in (
         (RL_PROBLEMS, train, rl_problems),
-        (HELD_OUT, problems(seed + 1, held_out=True), held_out),
+        (HELD_OUT, problems(seed + 1, level, held_out=True), held_out),
     ):
         with _whole(out / name) as file:
             for number in tqdm(range(count), desc=name):
@@ -79,9 +81,10 @@ def read(path: Path) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--level", choices=tuple(LEVELS), default="search")
     parser.add_argument("--traces", type=int, default=40_000)
     parser.add_argument("--rl-problems", type=int, default=8_000)
     parser.add_argument("--held-out", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     options = vars(parser.parse_args())
-    write(options.pop("out"), **options)
+    write(options.pop("out"), LEVELS[options.pop("level")], **options)

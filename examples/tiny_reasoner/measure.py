@@ -15,21 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tiny_reasoner.data import HELD_OUT, read
-from tiny_reasoner.rl import MAX_NEW_TOKENS
-from tiny_reasoner.sft import prompt_text
-from tiny_reasoner.task import reward
+from tiny_reasoner.sampling import encode, load, rewards
+from tiny_reasoner.task import LEVELS, Level
 
 
 @torch.no_grad()
-def measure(model_path: Path, rows: list[dict[str, Any]], seed: int = 0) -> dict[str, Any]:
+def measure(
+    model_path: Path, rows: list[dict[str, Any]], level: Level, seed: int = 0
+) -> dict[str, Any]:
     """Measure one checkpoint on problems.
 
     Args:
         model_path: its folder.
         rows: lines of `held_out.jsonl`.
+        level: theirs.
         seed: of the samples.
 
     Returns:
@@ -38,28 +39,11 @@ def measure(model_path: Path, rows: list[dict[str, Any]], seed: int = 0) -> dict
         the final posterior over the sampled thought tokens; `NAME_stderr` of all but the chance
         and the length.
     """
-    tokenizer: Any = AutoTokenizer.from_pretrained(model_path)
-    model: Any = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32).eval()
-    # A bare set of settings: the model's own would limit the samples to the top 20.
-    model.generation_config = type(model.generation_config)(
-        eos_token_id=model.generation_config.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        max_new_tokens=MAX_NEW_TOKENS,
-    )
-    prompts = tokenizer(
-        [prompt_text(tokenizer, row["problem"]) for row in rows],
-        padding=True,
-        padding_side="left",
-        return_tensors="pt",
-    )
+    model, tokenizer = load(model_path, level)
+    prompts = encode(tokenizer, rows)
     width = prompts["input_ids"].shape[1]
     golds = [row["expected_answer"] for row in rows]
-
-    def rewards(ids: torch.Tensor) -> torch.Tensor:
-        texts = tokenizer.batch_decode(ids[:, width:])
-        return torch.tensor([reward(text, gold) for text, gold in zip(texts, golds, strict=True)])
-
-    greedy = rewards(model.generate(**prompts, do_sample=False))
+    greedy = rewards(tokenizer, model.generate(**prompts, do_sample=False)[:, width:], golds)
     torch.manual_seed(seed)
     sampled = model.generate(**prompts, do_sample=True, top_k=0, temperature=1.0)
     mask = torch.nn.functional.pad(
@@ -79,7 +63,7 @@ def measure(model_path: Path, rows: list[dict[str, Any]], seed: int = 0) -> dict
         "chance": sum(row["chance"] for row in rows) / len(rows),
         "thought_tokens": float(lengths.mean()),
         **_mean("greedy_accuracy", greedy, once),
-        **_mean("sampled_accuracy", rewards(sampled), once),
+        **_mean("sampled_accuracy", rewards(tokenizer, written, golds), once),
         **_mean("top1", (log_p.amax(-1).exp() * is_thought).sum(-1), lengths),
         **_mean("entropy", (torch.special.entr(log_p.exp()).sum(-1) * is_thought).sum(-1), lengths),
     }
@@ -101,9 +85,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure a checkpoint on held-out problems.")
     parser.add_argument("--data", type=Path, required=True, help="folder of tiny_reasoner.data")
     parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--level", choices=tuple(LEVELS), default="search")
     parser.add_argument("--limit", type=int, default=200)
     options = parser.parse_args()
-    measured = measure(options.model, read(options.data / HELD_OUT)[: options.limit])
+    rows = read(options.data / HELD_OUT)[: options.limit]
+    measured = measure(options.model, rows, LEVELS[options.level])
     text = json.dumps(measured, indent=2)
     (options.model.parent / "measured.json").write_text(text + "\n", encoding="utf-8")
     print(text)

@@ -1,6 +1,6 @@
-"""Everything RESULTS.md says, measured: both bundled checkpoints served, evaluated and analysed.
+"""Everything a RESULTS.md says, measured: both checkpoints served, evaluated and analysed.
 
-    python -m tiny_reasoner.reproduce --out build/reproduce
+    python -m tiny_reasoner.reproduce --level budget --out build/reproduce-budget
 
 Goes on where it was interrupted. `--limit` takes fewer problems, for a quick look.
 """
@@ -16,46 +16,93 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import AutoTokenizer
 
 from led_sglang.methods.registry import sampler_names
-from led_sglang.models.bundled import bundled_model
+from led_sglang.models.bundled import bundled_model, check_files
+from tiny_reasoner import explored
 from tiny_reasoner.data import read
 from tiny_reasoner.measure import measure
 from tiny_reasoner.results import Reproduction, write_results
+from tiny_reasoner.task import LEVELS
 from tiny_reasoner.unsure import unsure_steps
 
 HERE = Path(__file__).parent
-CHECKPOINTS = {"before": "tiny-reasoner-sft", "after": "tiny-reasoner"}
 _CONCURRENCY = 256
 # Prompts of the layer analysis; the paper takes 30 a benchmark.
 _ANALYSED = 30
+# Samples a problem, drawn by `regular` and by LED with its trace, and their temperatures.
+_PAIRS = 16
+_EXPLORED_AT = (0.3, 0.6, 1.0)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is measured at a level.
+
+    Attributes:
+        models: folders of the checkpoints `before` and `after` RL.
+        task: name of its YAML file and of its problems, beside this file.
+        results: where RESULTS.md, its plots and its reading.md lie.
+        limit: held-out problems.
+        before: samplers of the checkpoint before RL, None for all.
+    """
+
+    models: dict[str, Path]
+    task: str
+    results: Path
+    limit: int
+    before: str | None = None
+
+
+def experiment(level: str) -> Experiment:
+    """The experiment of a level."""
+    if level == "search":
+        names = {"before": "tiny-reasoner-sft", "after": "tiny-reasoner"}
+        models = {label: bundled_model(name) for label, name in names.items()}
+        return Experiment(models, "held_out", HERE / "search", limit=200)
+    names = {"before": "tiny-reasoner-budget-sft", "after": "tiny-reasoner-budget"}
+    models = {label: HERE / "models" / name for label, name in names.items()}
+    for folder in models.values():
+        check_files(folder)
+    return Experiment(models, level, HERE, limit=300, before="regular,led")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure both bundled checkpoints.")
+    parser = argparse.ArgumentParser(description="Measure both checkpoints of a level.")
+    parser.add_argument("--level", choices=tuple(LEVELS), default="budget")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--results", type=Path, default=HERE, help="where RESULTS.md goes")
-    parser.add_argument("--limit", type=int, default=200, help="held-out problems")
+    parser.add_argument("--results", type=Path, help="where RESULTS.md goes, if not in its place")
+    parser.add_argument("--limit", type=int, help="held-out problems, if not all")
     parser.add_argument("--servers", type=int, default=2, help="at a time, a core each")
     options = parser.parse_args()
     began = time.monotonic()
-    models = {label: bundled_model(name) for label, name in CHECKPOINTS.items()}
-    rows = read(HERE / "held_out.jsonl")[: options.limit]
+    chosen, level = experiment(options.level), LEVELS[options.level]
+    models, limit = chosen.models, options.limit or chosen.limit
+    rows = read(HERE / f"{chosen.task}.jsonl")[:limit]
     analysed = rows[:_ANALYSED]
     options.out.mkdir(parents=True, exist_ok=True)
     prompts = options.out / "prompts.jsonl"
     prompts.write_text("".join(json.dumps(row) + "\n" for row in analysed), encoding="utf-8")
 
+    flags = ["--tasks", str(HERE / f"{chosen.task}.yaml"), "--limit", str(limit)]
+    flags += ["--max-tokens", str(level.max_new_tokens)]
+    fewer = ["--samplers", chosen.before] if chosen.before else []
+    folders = {name: options.out / name for name in ("after", "before", "ablations")}
+    pairs = options.out / "pairs.jsonl"
+    explored_at = {"temperatures": _EXPLORED_AT, "n": _PAIRS}
     work = [
-        lambda: _evaluate(models["after"], "grid", options.out / "after", options.limit),
-        lambda: _evaluate(models["before"], "grid", options.out / "before", options.limit),
-        lambda: _evaluate(models["after"], "ablations", options.out / "ablations", options.limit),
+        lambda: _evaluate(models["after"], "grid", folders["after"], flags),
+        lambda: _evaluate(models["before"], "grid", folders["before"], flags + fewer),
+        lambda: _evaluate(models["after"], "ablations", folders["ablations"], flags),
+        lambda: explored.draw(models["after"], rows, level, pairs, **explored_at),
         *(
             lambda label=label: _analyse(models[label], prompts, options.out / f"layers-{label}")
-            for label in CHECKPOINTS
+            for label in models
         ),
     ]
     with ThreadPoolExecutor(options.servers) as pool:
@@ -64,7 +111,7 @@ def main() -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     results = Reproduction(
         folder=options.out,
-        measured={label: measure(model, rows) for label, model in models.items()},
+        measured={label: measure(model, rows, level) for label, model in models.items()},
         unsure={
             (label, temperature, normed): unsure_steps(
                 models[label],
@@ -72,15 +119,19 @@ def main() -> None:
                 [row["problem"] for row in analysed],
                 temperature=temperature,
                 final_norm=normed,
+                walks=level.walks,
             )
-            for label in CHECKPOINTS
+            for label in models
             for normed in (False, True)
             for temperature in (0.1, 0.3, 0.6, 1.0)
         },
+        pairs=explored.read_pairs(pairs, rows, AutoTokenizer.from_pretrained(models["after"])),
+        level=options.level,
         minutes=_minutes(options.out / "seconds.txt", time.monotonic() - began),
         cores=len(os.sched_getaffinity(0)),
     )
-    print(write_results(results, options.results, HERE / "reading.md"))
+    reading = chosen.results / "reading.md"
+    print(write_results(results, options.results or chosen.results, reading))
 
 
 def _minutes(file: Path, seconds: float) -> float:
@@ -90,13 +141,13 @@ def _minutes(file: Path, seconds: float) -> float:
     return sum(map(float, file.read_text(encoding="utf-8").split())) / 60
 
 
-def _evaluate(model: Path, grid: str, run_dir: Path, limit: int) -> None:
+def _evaluate(model: Path, grid: str, run_dir: Path, flags: Sequence[str]) -> None:
     """`led-sglang eval` over a grid; the server offers every method there is."""
     server = ["--model-path", str(model), "--enable-samplers", ",".join(sampler_names())]
     # float32: PyTorch's bfloat16 is slower on most CPUs.
     server += ["--max-running-requests", str(_CONCURRENCY), "--dtype", "float32"]
     arguments = ["eval", "--launch", shlex.join(server), "--config", str(HERE / f"{grid}.yaml")]
-    arguments += ["--limit", str(limit), "--run-dir", str(run_dir)]
+    arguments += [*flags, "--run-dir", str(run_dir)]
     arguments += ["--concurrency", str(_CONCURRENCY), "--grade-workers", "1"]
     if (run_dir / "run.json").exists():
         arguments.append("--resume")

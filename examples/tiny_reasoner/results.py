@@ -15,6 +15,7 @@ from led_sglang.evaluation.report import tables
 from led_sglang.evaluation.report.tables import Table, number
 from led_sglang.evaluation.store import RunStore
 from tiny_reasoner import figures
+from tiny_reasoner.explored_tables import Pairs, answers, choices, places
 from tiny_reasoner.figures import LABELS
 from tiny_reasoner.thoughts import share_of_mistakes
 
@@ -29,6 +30,8 @@ class Reproduction:
         folder: of the runs `before`, `after`, `ablations`, `layers-before`, `layers-after`.
         measured: `measure.measure` of each checkpoint.
         unsure: per checkpoint, temperature and final norm, `unsure.unsure_steps`.
+        pairs: samples of `regular` and LED by temperature, `explored.read_pairs`.
+        level: name of the problems' level.
         minutes: wall clock of all starts of the reproduction.
         cores: that it could use.
     """
@@ -36,6 +39,8 @@ class Reproduction:
     folder: Path
     measured: Mapping[str, Mapping[str, Any]]
     unsure: Mapping[tuple[str, float, bool], Mapping[str, float]]
+    pairs: Pairs
+    level: str
     minutes: float
     cores: int
 
@@ -66,6 +71,8 @@ def write_results(results: Reproduction, out: Path, reading: Path) -> Path:
         *(f"![pass@n, {LABELS[label]}](plots/pass_at_n-{label}.png)" for label in LABELS),
         *_titled(tables.in_short(runs["after"]), "Differences to regular, after RL"),
         *_titled(tables.in_short(runs["before"]), "Differences to regular, before RL"),
+        *_titled(tables.solved(runs["after"]), "Cover@tau, after RL"),
+        *_titled(tables.solved(runs["before"]), "Cover@tau, before RL"),
         *_titled(tables.alpha(runs["after"]), "Accuracy-temperature slope alpha, after RL"),
         *_titled(tables.alpha(runs["before"]), "Accuracy-temperature slope alpha, before RL"),
         _one_task(replace(tables.accuracy(runs["ablations"]), title="Ablations of LED, after RL")),
@@ -74,6 +81,9 @@ def write_results(results: Reproduction, out: Path, reading: Path) -> Path:
         _by_layer(layers),
         "![Entropy and coverage by layer](plots/layers.png)",
         _unsure(results.unsure),
+        places(results.pairs),
+        choices(results.pairs),
+        answers(results.pairs),
         "![Exploration, after RL](plots/exploration-after.png)",
         _thoughts(runs["after"], results.folder / "after", "Thoughts, after RL"),
         _thoughts(runs["ablations"], results.folder / "ablations", "Thoughts, ablations"),
@@ -120,13 +130,13 @@ def _head(results: Reproduction, runs: Mapping[str, Run]) -> list[str]:
     problems = results.measured["after"]["problems"]
     grid = runs["after"]["grid"]
     return [
-        "# Results of the tiny reasoner",
-        f"Written by `make reproduce-tiny` on {date.today().isoformat()}: {results.minutes:.0f} "
-        f"minutes on {results.cores} CPU cores of {os.uname().machine}, {finished:,} of "
-        f"{expected:,} samples. {problems} held-out problems, n = {grid['n']}, top_p "
-        f"{grid['top_p']:g}, top_k {grid['top_k']}, served in float32 by real SGLang servers. "
-        "Everything above the last section is computed from the run; the last one is what we make "
-        "of ours.",
+        f"# Results of the tiny reasoner, level `{results.level}`",
+        f"Written by `make reproduce-tiny LEVEL={results.level}` on {date.today().isoformat()}: "
+        f"{results.minutes:.0f} minutes on {results.cores} CPU cores of {os.uname().machine}, "
+        f"{finished:,} of {expected:,} samples. {problems} held-out problems, n = {grid['n']}, "
+        f"top_p {grid['top_p']:g}, top_k {grid['top_k']}, served in float32 by real SGLang "
+        "servers. Everything above the last section is computed from the run; the last one is "
+        "what we make of ours.",
     ]
 
 
@@ -172,7 +182,9 @@ def _accuracy(runs: Mapping[str, Run]) -> Table:
     """Both checkpoints side by side."""
     parts = {label: _one_task(tables.accuracy(run)) for label, run in runs.items()}
     first = parts["after"]
-    columns = zip(*(part.rows for part in parts.values()), strict=True)
+    blank = [tables.NONE] * (len(first.heads) - 2)
+    # By sampler and temperature: fewer samplers may have been run before RL.
+    found = [{tuple(row[:2]): row[2:] for row in part.rows} for part in parts.values()]
     return replace(
         first,
         heads=[
@@ -183,7 +195,13 @@ def _accuracy(runs: Mapping[str, Run]) -> Table:
                 for head in part.heads[2:]
             ),
         ],
-        rows=[[*rows[0][:2], *(text for row in rows for text in row[2:])] for rows in columns],
+        rows=[
+            [
+                *row[:2],
+                *(text for part in found for text in part.get(tuple(row[:2]), blank)),
+            ]
+            for row in first.rows
+        ],
     )
 
 

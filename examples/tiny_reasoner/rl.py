@@ -14,16 +14,14 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoModelForCausalLM, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
-from tiny_reasoner.checkpoints import last_checkpoint
+from tiny_reasoner.checkpoints import last_checkpoint, refuse_other_words, write_log
 from tiny_reasoner.data import RL_PROBLEMS, read
 from tiny_reasoner.sft import prompt_text
-from tiny_reasoner.task import LONGEST_TRACE, ROOMS, reward
-
-# The longest trace, what closes it, the answer; and room for one more walk.
-MAX_NEW_TOKENS = LONGEST_TRACE + ROOMS + 3 + 14
+from tiny_reasoner.task import LEVELS, reward
+from tiny_reasoner.tokenizer import make_tokenizer
 
 
 def right_answer(completions: list[str], expected_answer: list[str], **_: Any) -> list[float]:
@@ -36,6 +34,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of tiny_reasoner.data")
     parser.add_argument("--model", type=Path, required=True, help="the supervised model")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--level", choices=tuple(LEVELS), default="search")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=128, help="completions a step")
     parser.add_argument("--group-size", type=int, default=8, help="completions a problem")
@@ -43,7 +42,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     set_seed(options.seed)
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    tokenizer = make_tokenizer(LEVELS[options.level].rooms)
+    refuse_other_words(options.model, tokenizer)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
     # TRL samples with its own settings; the model's, for its users, come back at the end.
     for_users = model.generation_config.to_dict()
@@ -64,7 +64,7 @@ def main() -> None:
             per_device_train_batch_size=options.batch_size,
             num_generations=options.group_size,
             steps_per_generation=1,
-            max_completion_length=MAX_NEW_TOKENS,
+            max_completion_length=LEVELS[options.level].max_new_tokens,
             temperature=1.0,
             beta=0.0,
             learning_rate=options.learning_rate,
@@ -82,10 +82,10 @@ def main() -> None:
             dataloader_pin_memory=torch.cuda.is_available(),
         ),
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(options.out / "checkpoints"))
+    trainer.train(resume_from_checkpoint=last_checkpoint(options.out / "checkpoints", tokenizer))
     trainer.model.generation_config = type(model.generation_config)(**for_users)
     trainer.save_model(str(options.out / "model"))
-    trainer.state.save_to_json(str(options.out / "trainer_state.json"))
+    write_log(trainer, options.out)
 
 
 if __name__ == "__main__":

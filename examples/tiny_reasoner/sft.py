@@ -16,8 +16,10 @@ from datasets import Dataset
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from tiny_reasoner.checkpoints import last_checkpoint
+from tiny_reasoner.checkpoints import last_checkpoint, write_log
 from tiny_reasoner.data import TRACES, read
+from tiny_reasoner.scale import rescale
+from tiny_reasoner.task import LEVELS
 from tiny_reasoner.tokenizer import MAX_POSITION, make_tokenizer
 
 LAYERS = 10
@@ -78,13 +80,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Supervised training on search traces.")
     parser.add_argument("--data", type=Path, required=True, help="folder of tiny_reasoner.data")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--level", choices=tuple(LEVELS), default="search")
     parser.add_argument("--examples", type=int, default=40_000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rescale", action="store_true", help="the residual stream, see scale.py")
     options = parser.parse_args()
     set_seed(options.seed)
-    tokenizer = make_tokenizer()
+    tokenizer = make_tokenizer(LEVELS[options.level].rooms)
     rows = read(options.data / TRACES)[: options.examples]
     trainer = SFTTrainer(
         model=make_model(tokenizer),
@@ -114,9 +118,13 @@ def main() -> None:
             dataloader_pin_memory=torch.cuda.is_available(),
         ),
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(options.out / "checkpoints"))
+    trainer.train(resume_from_checkpoint=last_checkpoint(options.out / "checkpoints", tokenizer))
+    if options.rescale:
+        rescale(
+            trainer.model, [row["input_ids"] for row in trainer.train_dataset.select(range(64))]
+        )
     trainer.save_model(str(options.out / "model"))
-    trainer.state.save_to_json(str(options.out / "trainer_state.json"))
+    write_log(trainer, options.out)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""The task: walk through seven rooms, entering each exactly once (a Hamiltonian path).
+"""The task: walk through a few rooms, entering each exactly once (a Hamiltonian path).
 
 A problem lists the doors and the room to start in, and has exactly one solution. A thought tries
 walks, writes `stuck` where no unvisited room is next door, and goes back to the last room that has
-another one, writing the walk so far again. The answer is the walk as one number, so any grader
-that compares numbers can check it.
+another one, writing the walk so far again. The answer is the last walk as one number, so any
+grader that compares numbers can check it. How large the problems are, and how many walks a thought
+may try, is its level.
 """
 
 from __future__ import annotations
@@ -14,13 +15,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice, pairwise
-
-ROOMS = 7
-DOORS = 9
-# Thought tokens of a training trace: one a visited room and one a mark. Longer searches are
-# searched again, in another order, so that the problems are not filtered.
-LONGEST_TRACE = 48
+from itertools import count, islice, pairwise
 
 PREFIX = "Visit every room once. Doors: "
 START = "Start: "
@@ -30,16 +25,52 @@ _HELD_OUT_SHARE = 8
 
 
 @dataclass(frozen=True)
+class Level:
+    """How large problems are, and how the thoughts of the training search.
+
+    Attributes:
+        rooms, doors: of each problem; at most nine rooms, a digit each.
+        longest: thought tokens of a trace, one a visited room and one a mark.
+        walks: that a thought may try before it must answer; None: as many as it takes.
+        searches: made for a trace, in random order, until one is right and not too long, the last
+            kept as it is; None: as many as it takes, so that the problems are not filtered.
+    """
+
+    rooms: int
+    doors: int
+    longest: int
+    walks: int | None = None
+    searches: int | None = None
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The longest trace, what closes it, the answer; and room for one more walk."""
+        return self.longest + self.rooms + 3 + 14
+
+
+# `search` is the bundled model's. A thought of `budget` may err at every fork and cannot go back.
+LEVELS = {
+    "search": Level(rooms=7, doors=9, longest=48),
+    "budget": Level(rooms=8, doors=11, longest=9, walks=1, searches=4),
+}
+
+
+@dataclass(frozen=True)
 class Problem:
-    """Doors as pairs of rooms 1..ROOMS, the smaller number first, in the order of the text."""
+    """Doors as pairs of rooms from 1 on, the smaller number first, in the order of the text."""
 
     doors: tuple[tuple[int, int], ...]
     start: int
 
     @cached_property
+    def rooms(self) -> int:
+        """How many there are: each has a door, or there were no walk through all."""
+        return max(max(door) for door in self.doors)
+
+    @cached_property
     def neighbours(self) -> dict[int, tuple[int, ...]]:
         """Rooms next door, by room."""
-        found: dict[int, list[int]] = {room: [] for room in range(1, ROOMS + 1)}
+        found: dict[int, list[int]] = {room: [] for room in range(1, self.rooms + 1)}
         for a, b in self.doors:
             found[a].append(b)
             found[b].append(a)
@@ -92,7 +123,7 @@ class Problem:
         return probability
 
     def _walks(self, walk: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-        if len(walk) == ROOMS:
+        if len(walk) == self.rooms:
             yield walk
             return
         for room in self.neighbours[walk[-1]]:
@@ -100,37 +131,40 @@ class Problem:
                 yield from self._walks((*walk, room))
 
 
-def make_problem(rng: random.Random) -> Problem:
+def make_problem(rng: random.Random, level: Level) -> Problem:
     """A random problem with exactly one solution."""
-    every = [(a, b) for a in range(1, ROOMS + 1) for b in range(a + 1, ROOMS + 1)]
+    rooms = range(1, level.rooms + 1)
+    every = [(a, b) for a in rooms for b in rooms if a < b]
     while True:
-        walk = rng.sample(range(1, ROOMS + 1), ROOMS)
+        walk = rng.sample(rooms, level.rooms)
         path = {(min(a, b), max(a, b)) for a, b in pairwise(walk)}
-        doors = [*path, *rng.sample([d for d in every if d not in path], DOORS - len(path))]
-        problem = Problem(tuple(rng.sample(sorted(doors), DOORS)), walk[0])
+        doors = [*path, *rng.sample([d for d in every if d not in path], level.doors - len(path))]
+        problem = Problem(tuple(rng.sample(sorted(doors), level.doors)), walk[0])
         if len(problem.solutions) == 1:
             return problem
 
 
-def make_thought(problem: Problem, rng: random.Random) -> str:
-    """A depth-first search in random order, at most LONGEST_TRACE tokens long."""
-    while True:
-        thought, tokens = _search(problem, rng)
-        if tokens <= LONGEST_TRACE:
-            return thought
+def make_thought(problem: Problem, rng: random.Random, level: Level) -> str:
+    """A depth-first search in random order, as the level wants it."""
+    thought = ""
+    for _ in count() if level.searches is None else range(level.searches):
+        thought, tokens = _search(problem, rng, level.walks)
+        if thought.endswith(DONE) and tokens <= level.longest:
+            break
+    return thought
 
 
-def _search(problem: Problem, rng: random.Random) -> tuple[str, int]:
+def _search(problem: Problem, rng: random.Random, walks: int | None) -> tuple[str, int]:
     walk, lines, tokens = [problem.start], [], 0
     untried = [_shuffled(problem, walk, rng)]
     while True:
-        while len(walk) < ROOMS and untried[-1]:
+        while len(walk) < problem.rooms and untried[-1]:
             walk.append(untried[-1].pop())
             untried.append(_shuffled(problem, walk, rng))
         tokens += len(walk) + 1
-        is_done = len(walk) == ROOMS
+        is_done = len(walk) == problem.rooms
         lines.append("".join(f"{room} " for room in walk) + (DONE if is_done else STUCK))
-        if is_done:
+        if is_done or len(lines) == walks:
             return "".join(lines), tokens
         while not untried[-1]:
             walk.pop()
@@ -143,8 +177,9 @@ def _shuffled(problem: Problem, walk: list[int], rng: random.Random) -> list[int
     return rooms
 
 
-def completion(thought: str, answer: str) -> str:
+def completion(thought: str) -> str:
     """What the model writes after a prompt whose template has opened the thought."""
+    answer = "".join(thought.splitlines()[-1].split()[:-1])
     return f"{thought}</think>\n\n{answer}<|im_end|>"
 
 

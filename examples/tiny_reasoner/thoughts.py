@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from tiny_reasoner.task import DONE, PREFIX, ROOMS, START, STUCK, Problem
+from tiny_reasoner.task import DONE, PREFIX, START, STUCK, Problem
 
-_WALK = re.compile(rf"((?:[1-{ROOMS}] )+)({STUCK}|{DONE})")
+_WALK = re.compile(rf"((?:[1-9] )+)({STUCK}|{DONE})")
 
 
 @dataclass(frozen=True)
@@ -84,5 +84,5 @@ def _is_walk(problem: Problem, walk: tuple[int, ...]) -> bool:
 
 def _is_marked(problem: Problem, walk: tuple[int, ...], mark: str) -> bool:
     if mark == DONE:
-        return len(walk) == ROOMS
-    return len(walk) < ROOMS and set(problem.neighbours[walk[-1]]) <= set(walk)
+        return len(walk) == problem.rooms
+    return len(walk) < problem.rooms and set(problem.neighbours[walk[-1]]) <= set(walk)

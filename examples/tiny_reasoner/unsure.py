@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from led_sglang.kernels import LedReference, led_reference
-from tiny_reasoner.task import DONE, ROOMS, STUCK, Problem
+from tiny_reasoner.task import DONE, STUCK, Problem
 from tiny_reasoner.thoughts import parse_problem
 
 SURE = 0.9
@@ -32,6 +32,7 @@ def unsure_steps(
     depth: int = 8,
     candidates: int = 8,
     final_norm: bool = False,
+    walks: int | None = None,
 ) -> dict[str, float]:
     """Means over the unsure thought tokens of answers.
 
@@ -40,6 +41,7 @@ def unsure_steps(
         answers: `tokens.jsonl` of `led-sglang analyze`, `prompt_ids` and `output_ids` a line.
         problems: the problem of each line.
         temperature, depth, candidates, final_norm: of the LED request.
+        walks: that a thought may try, None for any number.
 
     Returns:
         `steps` and their `share` of the thought tokens; then for the final layer's candidates and
@@ -68,7 +70,7 @@ def unsure_steps(
                 logits = out.logits[0, at]
                 if float((logits.double() / temperature).softmax(0).max()) < SURE:
                     step = led_reference(logits, streams[at], head, **led)
-                    found.append(_numbers(step, allowed_tokens(tokenizer, problem, written)))
+                    found.append(_numbers(step, allowed_tokens(tokenizer, problem, written, walks)))
     means = {key: sum(step[key] for step in found) / len(found) for key in found[0]}
     return {"steps": len(found), "share": len(found) / thoughts, **means}
 
@@ -82,15 +84,18 @@ def _thought(tokenizer: Any, output_ids: list[int]) -> Iterator[tuple[int, str]]
             return
 
 
-def allowed_tokens(tokenizer: Any, problem: Problem, written: str) -> set[int]:
-    """Ids of the tokens with which a search may go on after `written`."""
+def allowed_tokens(
+    tokenizer: Any, problem: Problem, written: str, walks: int | None = None
+) -> set[int]:
+    """Ids of the tokens with which a search of at most `walks` walks may go on after `written`."""
     line = written[written.rfind("\n") + 1 :]
     if not line:
-        texts = ["</think>"] if written.endswith(DONE) else [f"{problem.start} "]
+        is_over = written.endswith(DONE) or written.count("\n") == walks
+        texts = ["</think>"] if is_over else [f"{problem.start} "]
     else:
         walk = [int(word) for word in line.split() if word.isdecimal()]
         ways = [room for room in problem.neighbours.get(walk[-1], ()) if room not in walk]
-        texts = [f"{room} " for room in ways] or [DONE if len(walk) == ROOMS else STUCK]
+        texts = [f"{room} " for room in ways] or [DONE if len(walk) == problem.rooms else STUCK]
     return {tokenizer(text)["input_ids"][0] for text in texts}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_reasoner import data, rl, sft
+from tiny_reasoner.checkpoints import last_checkpoint
 from tiny_reasoner.curves import draw
 from tiny_reasoner.measure import measure
+from tiny_reasoner.sampling import encode, load
+from tiny_reasoner.scale import rescale
 from tiny_reasoner.ship import ship
+from tiny_reasoner.task import LEVELS
+from tiny_reasoner.tokenizer import make_tokenizer
 from transformers import AutoConfig
 
 from led_sglang.models.bundled import bundled_model, check_files
@@ -57,7 +64,7 @@ def differ(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both stages, a few steps."""
     folder = tmp_path_factory.mktemp("training")
-    data.write(folder, traces=320, rl_problems=16, held_out=8, seed=0)
+    data.write(folder, LEVELS["search"], traces=320, rl_problems=16, held_out=8, seed=0)
     train_sft(folder)
     train_rl(folder, steps=2)
     return folder
@@ -86,6 +93,62 @@ def test_the_reward_of_grpo_is_that_of_the_task() -> None:
     assert rl.right_answer([right, right], expected_answer=answers) == [1.0, 0.0]
 
 
+def test_a_stage_goes_on_from_the_newest_whole_checkpoint(trained: Path, tmp_path: Path) -> None:
+    """A kill or a full disk leaves a checkpoint without its log, or with half of one."""
+    tokenizer = make_tokenizer(LEVELS["search"].rooms)
+    checkpoints = shutil.copytree(trained / "sft" / "checkpoints", tmp_path / "checkpoints")
+    (whole,) = checkpoints.iterdir()
+    (checkpoints / "checkpoint-100").mkdir()
+    half = checkpoints / "checkpoint-90"
+    half.mkdir()
+    (half / "trainer_state.json").write_text('{"global_step": 9')
+    assert last_checkpoint(checkpoints, tokenizer) == str(whole)
+    shutil.rmtree(whole)
+    assert last_checkpoint(checkpoints, tokenizer) is None
+    assert last_checkpoint(tmp_path / "missing", tokenizer) is None
+
+
+def test_a_checkpoint_of_another_level_is_refused(trained: Path, tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(LEVELS["budget"].rooms)
+    with pytest.raises(SystemExit, match="another vocabulary"):
+        last_checkpoint(trained / "sft" / "checkpoints", tokenizer)
+    with pytest.raises(SystemExit, match=r"another vocabulary \(374 tokens\).*--level"):
+        run(
+            rl,
+            *("--data", trained, "--model", trained / "sft" / "model", "--out", tmp_path),
+            *("--level", "budget"),
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_full_leaves_no_file_that_looks_done(tmp_path: Path) -> None:
+    """Not a byte more than allowed: what a full disk does, for this process alone."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            data.write(tmp_path, LEVELS["budget"], traces=200, rl_problems=1, held_out=1, seed=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [file.name for file in tmp_path.iterdir()] == ["traces.part"]
+
+
+def test_rescaling_changes_the_latents_and_no_answer(trained: Path) -> None:
+    folder = trained / "sft" / "model"
+    model, tokenizer = load(folder, LEVELS["search"])
+    rows = data.read(trained / data.HELD_OUT)
+    prompts = encode(tokenizer, rows)
+    before = model(**prompts, output_hidden_states=True)
+    scale = rescale(model, prompts["input_ids"].tolist())
+    after = model(**prompts, output_hidden_states=True)
+    torch.testing.assert_close(before.logits, after.logits, atol=1e-3, rtol=1e-3)
+    latents = before.hidden_states[-2] * scale
+    torch.testing.assert_close(latents, after.hidden_states[-2], atol=1e-3, rtol=1e-3)
+    assert scale < 0.9
+    # It is at its scale already.
+    assert rescale(model, prompts["input_ids"].tolist()) == pytest.approx(1.0, abs=1e-3)
+
+
 def test_finished_sft_is_not_done_again(trained: Path) -> None:
     before = weights(trained, "sft")
     train_sft(trained)
@@ -94,7 +157,7 @@ def test_finished_sft_is_not_done_again(trained: Path) -> None:
 
 def test_what_was_trained_is_measured_drawn_and_shipped(trained: Path, tmp_path: Path) -> None:
     rows = data.read(trained / data.HELD_OUT)
-    measured = measure(trained / "rl" / "model", rows)
+    measured = measure(trained / "rl" / "model", rows, LEVELS["search"])
     assert measured["problems"] == 8
     assert 0.0 <= measured["greedy_accuracy"] <= 1.0
     assert 0.0 < measured["top1"] < 1.0

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_reasoner.task import LEVELS
 from tiny_reasoner.tokenizer import make_tokenizer
 from transformers import AutoConfig, AutoTokenizer
 
@@ -48,7 +49,7 @@ def test_weights_are_bfloat16_and_the_tokenizer_is_the_recipes(name: str) -> Non
     assert config.model_type == "qwen3"
     assert config.num_hidden_layers >= 9  # LED at its default depth of 8
     assert config.vocab_size == len(shipped)
-    assert shipped.get_vocab() == make_tokenizer().get_vocab()
+    assert shipped.get_vocab() == make_tokenizer(LEVELS["search"].rooms).get_vocab()
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])

@@ -11,49 +11,55 @@ from typing import Any
 import pytest
 from tiny_reasoner.data import HELD_OUT, RL_PROBLEMS, TRACES, read, write
 from tiny_reasoner.task import (
-    DOORS,
-    LONGEST_TRACE,
-    ROOMS,
+    DONE,
+    LEVELS,
     Problem,
     completion,
     make_problem,
     make_thought,
     reward,
 )
+from tiny_reasoner.thoughts import check_thought
 from tiny_reasoner.tokenizer import make_tokenizer
+
+SEARCH, BUDGET = LEVELS["search"], LEVELS["budget"]
 
 
 @pytest.fixture(scope="module")
 def problems() -> list[Problem]:
     rng = random.Random(7)
-    return [make_problem(rng) for _ in range(200)]
+    return [make_problem(rng, SEARCH) for _ in range(200)]
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return make_tokenizer()
+    return make_tokenizer(SEARCH.rooms)
 
 
 def brute_force(problem: Problem) -> list[tuple[int, ...]]:
     doors = {frozenset(door) for door in problem.doors}
     return [
         walk
-        for walk in itertools.permutations(range(1, ROOMS + 1))
+        for walk in itertools.permutations(range(1, problem.rooms + 1))
         if walk[0] == problem.start
         and all(frozenset(pair) in doors for pair in itertools.pairwise(walk))
     ]
 
 
 def renamed(problem: Problem, rng: random.Random) -> Problem:
-    names = dict(zip(range(1, ROOMS + 1), rng.sample(range(1, ROOMS + 1), ROOMS), strict=True))
+    rooms = range(1, problem.rooms + 1)
+    names = dict(zip(rooms, rng.sample(rooms, problem.rooms), strict=True))
     doors = [tuple(sorted((names[a], names[b]))) for a, b in problem.doors]
     rng.shuffle(doors)
     return Problem(tuple((a, b) for a, b in doors), names[problem.start])
 
 
 def test_every_problem_has_one_solution(problems: list[Problem]) -> None:
+    harder = make_problem(random.Random(3), BUDGET)
+    assert (harder.rooms, len(harder.doors)) == (BUDGET.rooms, BUDGET.doors)
+    assert harder.answer == "".join(map(str, *brute_force(harder)))
     for problem in problems[:20]:
-        assert len({frozenset(door) for door in problem.doors}) == DOORS
+        assert len({frozenset(door) for door in problem.doors}) == SEARCH.doors
         (walk,) = brute_force(problem)
         assert problem.answer == "".join(map(str, walk))
 
@@ -61,9 +67,9 @@ def test_every_problem_has_one_solution(problems: list[Problem]) -> None:
 def test_a_thought_is_a_search_that_ends_at_the_solution(problems: list[Problem]) -> None:
     rng, dead_ends = random.Random(3), 0
     for problem in problems:
-        lines = make_thought(problem, rng).splitlines()
+        lines = make_thought(problem, rng, SEARCH).splitlines()
         walks = [tuple(map(int, line.split()[:-1])) for line in lines]
-        assert sum(len(walk) + 1 for walk in walks) <= LONGEST_TRACE
+        assert sum(len(walk) + 1 for walk in walks) <= SEARCH.longest
         assert [line.split()[-1] for line in lines] == ["stuck"] * (len(lines) - 1) + ["done"]
         assert walks[-1] == brute_force(problem)[0]
         assert len(set(walks)) == len(walks)
@@ -83,8 +89,24 @@ def test_a_thought_is_a_search_that_ends_at_the_solution(problems: list[Problem]
     assert dead_ends > 2 * len(problems)
 
 
+def test_a_thought_of_the_budget_is_one_walk_and_the_answer_is_that_walk() -> None:
+    rng, right = random.Random(4), 0
+    problems = [make_problem(rng, BUDGET) for _ in range(200)]
+    for problem in problems:
+        (line,) = make_thought(problem, rng, BUDGET).splitlines(keepends=True)
+        assert len(line.split()) <= BUDGET.longest
+        found = check_thought(problem, line)
+        assert (found.walks, found.false_step, found.false_mark) == (1, False, False)
+        is_right = reward(completion(line), problem.answer) == 1.0
+        assert is_right == line.endswith(DONE)
+        right += is_right
+    # The first right one of four searches, or the last: 1 - (1 - chance)^4.
+    expected = sum(1 - (1 - problem.chance) ** 4 for problem in problems) / 200
+    assert right / 200 == pytest.approx(expected, abs=0.1)
+
+
 def test_the_chance_level_is_the_share_of_random_walks_that_are_right() -> None:
-    problem = make_problem(random.Random(11))
+    problem = make_problem(random.Random(11), SEARCH)
     rng, right = random.Random(0), 0
     for _ in range(4000):
         walk = [problem.start]
@@ -102,14 +124,14 @@ def test_renaming_rooms_changes_no_digest(problems: list[Problem]) -> None:
 
 
 def test_held_out_shapes_are_in_no_training_file(tmp_path: Path) -> None:
-    write(tmp_path, traces=300, rl_problems=100, held_out=100, seed=5)
+    write(tmp_path, SEARCH, traces=300, rl_problems=100, held_out=100, seed=5)
     train = read(tmp_path / TRACES) + read(tmp_path / RL_PROBLEMS)
     held_out = read(tmp_path / HELD_OUT)
     assert len({row["problem"] for row in train}) == 400
     assert len({row["problem"] for row in held_out}) == 100
     assert not {row["shape"] for row in train} & {row["shape"] for row in held_out}
     again = tmp_path / "again"
-    write(again, traces=300, rl_problems=100, held_out=100, seed=5)
+    write(again, SEARCH, traces=300, rl_problems=100, held_out=100, seed=5)
     assert (again / TRACES).read_bytes() == (tmp_path / TRACES).read_bytes()
     assert json.loads((again / HELD_OUT).read_text().splitlines()[0]) == held_out[0]
 
@@ -120,11 +142,12 @@ def test_a_word_of_the_task_is_one_token(tokenizer: Any, problems: list[Problem]
         prompt = tokenizer.apply_chat_template(
             [{"role": "user", "content": problem.text}], tokenize=False, add_generation_prompt=True
         )
-        thought = make_thought(problem, rng)
-        text = completion(thought, problem.answer)
+        thought = make_thought(problem, rng, SEARCH)
+        text = completion(thought)
+        assert reward(text, problem.answer) == 1.0
         ids, more = (tokenizer(part)["input_ids"] for part in (prompt, text))
-        assert len(ids) == 11 + DOORS
-        assert len(more) == len(thought.split()) + 2 + ROOMS + 1
+        assert len(ids) == 11 + SEARCH.doors
+        assert len(more) == len(thought.split()) + 2 + SEARCH.rooms + 1
         assert tokenizer(prompt + text)["input_ids"] == ids + more
         assert tokenizer.decode(ids + more) == prompt + text
 
