@@ -10,7 +10,7 @@ LEVEL ?= search
 TINY := build/tiny_reasoner$(if $(filter-out search,$(LEVEL)),-$(LEVEL))
 SFT_search :=
 RL_search :=
-SFT_budget := --rescale
+SFT_budget := --rescale --model led_sglang/models/tiny-reasoner-sft --examples 20000 --learning-rate 1e-3
 RL_budget := --steps 400
 TINY_RUN := PYTHONPATH=examples $(BIN)/python -m tiny_reasoner
 

@@ -42,7 +42,7 @@ def refuse_other_words(checkpoint: Path, tokenizer: Any) -> None:
     if theirs != ours:
         raise SystemExit(
             f"{checkpoint} has another vocabulary ({len(theirs)} tokens) than this level "
-            f"({len(ours)}): name a checkpoint of this level, or the --level of this checkpoint"
+            f"({len(ours)}): name a checkpoint that was trained with this one, or another folder"
         )
 
 

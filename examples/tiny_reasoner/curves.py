@@ -24,7 +24,7 @@ def draw(sft: Path, rl: Path, out: Path) -> None:
     """Four panels: the supervised loss; reward, entropy and length of GRPO."""
     figure = Figure(figsize=(10, 5.4), layout="constrained")
     panels = (
-        (sft, "loss", "SFT: loss", "nats a completion token"),
+        (sft, "loss", "SFT: loss", "nats a token, prompts included"),
         (rl, "reward", "GRPO: reward", "share of right answers"),
         (rl, "entropy", "GRPO: entropy of the policy", "nats a token"),
         (rl, "completions/mean_length", "GRPO: length", "tokens"),

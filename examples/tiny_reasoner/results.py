@@ -17,6 +17,7 @@ from led_sglang.evaluation.store import RunStore
 from tiny_reasoner import figures
 from tiny_reasoner.explored_tables import Pairs, answers, choices, places
 from tiny_reasoner.figures import LABELS
+from tiny_reasoner.planned import planned
 from tiny_reasoner.thoughts import share_of_mistakes
 
 Run = Mapping[str, Any]
@@ -63,6 +64,7 @@ def write_results(results: Reproduction, out: Path, reading: Path) -> Path:
     figures.draw({label: runs[label] for label in LABELS}, layers, out / "plots")
     parts: list[str | Table] = [
         *_head(results, runs),
+        *([planned(runs["after"]["paired"])] if results.level == "budget" else []),
         *_verdicts(runs),
         _collapse(results.measured),
         _accuracy({label: runs[label] for label in LABELS}),
@@ -152,7 +154,7 @@ def _verdicts(runs: Mapping[str, Run]) -> list[str]:
                     found.setdefault(entry["verdict"], []).append(f"{entry['temperature']:g}")
             text = "; ".join(f"{key} at T = {', '.join(ts)}" for key, ts in found.items())
             lines.append(f"* {metric} of LED against regular decoding, {LABELS[label]}: {text}.")
-    return ["## Does LED help?", "\n".join(lines)]
+    return ["## LED against regular decoding, before and after RL", "\n".join(lines)]
 
 
 def _collapse(measured: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -16,7 +16,7 @@ from datasets import Dataset
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from tiny_reasoner.checkpoints import last_checkpoint, write_log
+from tiny_reasoner.checkpoints import last_checkpoint, refuse_other_words, write_log
 from tiny_reasoner.data import TRACES, read
 from tiny_reasoner.scale import rescale
 from tiny_reasoner.task import LEVELS
@@ -64,16 +64,9 @@ def prompt_text(tokenizer: Any, problem: str) -> str:
 
 
 def make_dataset(rows: list[dict[str, Any]], tokenizer: Any) -> Dataset:
-    """Token ids, and a mask of the completion, on which alone the loss is taken."""
-    prompts = tokenizer([prompt_text(tokenizer, row["problem"]) for row in rows])["input_ids"]
-    completions = tokenizer([row["completion"] for row in rows])["input_ids"]
-    pairs = list(zip(prompts, completions, strict=True))
-    return Dataset.from_dict(
-        {
-            "input_ids": [prompt + completion for prompt, completion in pairs],
-            "completion_mask": [[0] * len(p) + [1] * len(c) for p, c in pairs],
-        }
-    )
+    """Token ids of prompts with their completions; the loss is taken on both."""
+    texts = [prompt_text(tokenizer, row["problem"]) + row["completion"] for row in rows]
+    return Dataset.from_dict({"input_ids": tokenizer(texts)["input_ids"]})
 
 
 def main() -> None:
@@ -81,6 +74,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of tiny_reasoner.data")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--level", choices=tuple(LEVELS), default="search")
+    parser.add_argument("--model", type=Path, help="checkpoint to start from, else at random")
     parser.add_argument("--examples", type=int, default=40_000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
@@ -89,9 +83,14 @@ def main() -> None:
     options = parser.parse_args()
     set_seed(options.seed)
     tokenizer = make_tokenizer(LEVELS[options.level].rooms)
+    if options.model:
+        refuse_other_words(options.model, tokenizer)
+        model = Qwen3ForCausalLM.from_pretrained(options.model, dtype=torch.float32)
+    else:
+        model = make_model(tokenizer)
     rows = read(options.data / TRACES)[: options.examples]
     trainer = SFTTrainer(
-        model=make_model(tokenizer),
+        model=model,
         processing_class=tokenizer,
         train_dataset=make_dataset(rows, tokenizer),
         args=SFTConfig(

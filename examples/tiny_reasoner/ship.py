@@ -55,9 +55,9 @@ Latent Exploration Decoding does; it knows nothing else.
 * **Data**: made by `examples/tiny_reasoner/data.py`, nothing else: random problems, thoughts by
   depth-first search in random order, at most {longest} tokens long. Problems whose shape (the graph
   up to the names of its rooms, with its start) is held out are in no training file.
-* **Recipe**: `make tiny-reasoner LEVEL={level}` (`sft.py`: TRL's SFTTrainer, loss on the
-  completion; `rl.py`: TRL's GRPOTrainer, reward 1 for the right answer, no KL term). Trained on a
-  CPU.
+* **Recipe**: `make tiny-reasoner LEVEL={level}` (`sft.py`: TRL's SFTTrainer, loss on prompt
+  and completion; `rl.py`: TRL's GRPOTrainer, reward 1 for the right answer, no KL term). Trained on
+  a CPU.
 * **Measured** on {problems} held-out problems, bfloat16 weights, in transformers:
   greedy {greedy:.1f}% ± {error:.1f} (standard error), sampled at temperature 1 {sampled:.1f}%;
   a random walk that never goes back is right in {chance:.1f}%.

@@ -44,14 +44,19 @@ class Level:
 
     @property
     def max_new_tokens(self) -> int:
-        """The longest trace, what closes it, the answer; and room for one more walk."""
-        return self.longest + self.rooms + 3 + 14
+        """The longest trace, what closes it, the answer.
+
+        Where walks are not limited, there is room for one more; where they are, for none, or RL
+        soon learns to take a second one.
+        """
+        whole = self.longest + self.rooms + 3
+        return whole + 14 if self.walks is None else whole
 
 
 # `search` is the bundled model's. A thought of `budget` may err at every fork and cannot go back.
 LEVELS = {
     "search": Level(rooms=7, doors=9, longest=48),
-    "budget": Level(rooms=8, doors=11, longest=9, walks=1, searches=4),
+    "budget": Level(rooms=7, doors=10, longest=8, walks=1, searches=4),
 }
 
 

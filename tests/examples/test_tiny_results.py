@@ -15,6 +15,7 @@ from fake_engine import FakeEngine
 from tiny_reasoner.data import read
 from tiny_reasoner.explored import Pair, Step, read_pairs
 from tiny_reasoner.grade import grade
+from tiny_reasoner.planned import planned
 from tiny_reasoner.reproduce import HERE
 from tiny_reasoner.results import Reproduction, read_layers, write_results
 from tiny_reasoner.task import LEVELS, Problem, make_problem, make_thought
@@ -147,6 +148,32 @@ def pair(*, regular: bool, led: bool) -> Pair:
     )
     place = "forced" if regular else "fork on track"
     return Pair(regular, led, explored=True, parted=True, places=[place], steps=[step], tokens=6)
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ((1.0, 9.0), "LED helps"),
+        ((-9.0, -1.0), "LED harms"),
+        ((-2.0, 4.5), "no difference larger than 4.5"),
+        ((-2.0, 5.5), "cannot tell"),
+    ],
+)
+def test_verdicts_are_those_of_the_plan(ends: tuple[float, float], said: str) -> None:
+    entry = {"difference": sum(ends) / 2, "low": ends[0], "high": ends[1], "detectable": 3.0}
+    cells = [("pass@1", 0.6), ("pass@16", 0.1), ("pass@16", 0.6)]
+    paired = [
+        entry | {"sampler": sampler, "metric": metric, "temperature": temperature}
+        for sampler in ("led", "dola")
+        for metric, temperature in cells
+    ]
+    primary, *secondary = planned(paired).rows
+    assert primary[:3] == ["primary", "pass@16", "0.6"]
+    assert primary[-1] == said
+    low, high = (float(text) for text in secondary[0][4].split(" .. "))
+    # At 99.3% the interval is longer by 2.69 / 1.96.
+    assert high - low == pytest.approx(1.3724 * (ends[1] - ends[0]), abs=0.02)
+    assert [row[0] for row in secondary] == ["secondary"] * 2
 
 
 def test_layers_are_read_with_and_without_the_norm(runs: Path) -> None:
