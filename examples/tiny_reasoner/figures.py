@@ -69,7 +69,7 @@ def _accuracy(runs: Mapping[str, Mapping[str, Any]]) -> Figure:
                     markersize=4,
                     linewidth=1.3,
                     capsize=2,
-                    label=spec["label"] if label == "after" and not row else None,
+                    label=spec["label"] if row == column == 0 else None,
                 )
             axis.set_title(f"{name}, {title}", fontsize=10)
             axis.set_xticks(range(len(steps)), [f"{t:g}" for t in steps])

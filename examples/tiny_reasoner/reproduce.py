@@ -49,14 +49,14 @@ class Experiment:
         task: name of its YAML file and of its problems, beside this file.
         results: where RESULTS.md, its plots and its reading.md lie.
         limit: held-out problems.
-        before: samplers of the checkpoint before RL, None for all.
+        samplers: of the grid over temperatures, None for all.
     """
 
     models: dict[str, Path]
     task: str
     results: Path
     limit: int
-    before: str | None = None
+    samplers: str | None = None
 
 
 def experiment(level: str) -> Experiment:
@@ -69,7 +69,7 @@ def experiment(level: str) -> Experiment:
     models = {label: HERE / "models" / name for label, name in names.items()}
     for folder in models.values():
         check_files(folder)
-    return Experiment(models, level, HERE, limit=300, before="regular,led")
+    return Experiment(models, level, HERE, limit=300, samplers="regular,led")
 
 
 def main() -> None:
@@ -91,13 +91,13 @@ def main() -> None:
 
     flags = ["--tasks", str(HERE / f"{chosen.task}.yaml"), "--limit", str(limit)]
     flags += ["--max-tokens", str(level.max_new_tokens)]
-    fewer = ["--samplers", chosen.before] if chosen.before else []
+    grid = [*flags, *(["--samplers", chosen.samplers] if chosen.samplers else [])]
     folders = {name: options.out / name for name in ("after", "before", "ablations")}
     pairs = options.out / "pairs.jsonl"
     explored_at = {"temperatures": _EXPLORED_AT, "n": _PAIRS}
     work = [
-        lambda: _evaluate(models["after"], "grid", folders["after"], flags),
-        lambda: _evaluate(models["before"], "grid", folders["before"], flags + fewer),
+        lambda: _evaluate(models["after"], "grid", folders["after"], grid),
+        lambda: _evaluate(models["before"], "grid", folders["before"], grid),
         lambda: _evaluate(models["after"], "ablations", folders["ablations"], flags),
         lambda: explored.draw(models["after"], rows, level, pairs, **explored_at),
         *(

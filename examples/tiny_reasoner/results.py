@@ -77,7 +77,12 @@ def write_results(results: Reproduction, out: Path, reading: Path) -> Path:
         *_titled(tables.solved(runs["before"]), "Cover@tau, before RL"),
         *_titled(tables.alpha(runs["after"]), "Accuracy-temperature slope alpha, after RL"),
         *_titled(tables.alpha(runs["before"]), "Accuracy-temperature slope alpha, before RL"),
-        _one_task(replace(tables.accuracy(runs["ablations"]), title="Ablations of LED, after RL")),
+        _one_task(
+            replace(
+                tables.accuracy(runs["ablations"]),
+                title="Ablations of LED and other methods, after RL",
+            )
+        ),
         *_titled(tables.in_short(runs["ablations"]), "Differences to LED as it is"),
         "# Why",
         _by_layer(layers),
@@ -184,9 +189,7 @@ def _accuracy(runs: Mapping[str, Run]) -> Table:
     """Both checkpoints side by side."""
     parts = {label: _one_task(tables.accuracy(run)) for label, run in runs.items()}
     first = parts["after"]
-    blank = [tables.NONE] * (len(first.heads) - 2)
-    # By sampler and temperature: fewer samplers may have been run before RL.
-    found = [{tuple(row[:2]): row[2:] for row in part.rows} for part in parts.values()]
+    columns = zip(*(part.rows for part in parts.values()), strict=True)
     return replace(
         first,
         heads=[
@@ -197,13 +200,7 @@ def _accuracy(runs: Mapping[str, Run]) -> Table:
                 for head in part.heads[2:]
             ),
         ],
-        rows=[
-            [
-                *row[:2],
-                *(text for part in found for text in part.get(tuple(row[:2]), blank)),
-            ]
-            for row in first.rows
-        ],
+        rows=[[*rows[0][:2], *(text for row in rows for text in row[2:])] for rows in columns],
     )
 
 

@@ -51,7 +51,8 @@ Latent Exploration Decoding does; it knows nothing else.
   Doors are written with the smaller room first; a problem has {rooms} rooms, {doors} doors and one
   solution.
 * **Completion**: walks in `<think>` tags, `stuck` where one cannot go on, `done` at the last room;
-  then the last walk as a number. Here: `{answer}`. Walks a thought: {walks}.
+  then the last walk as a number. Here: `{answer}`.
+  Walks a thought: {walks}.
 * **Data**: made by `examples/tiny_reasoner/data.py`, nothing else: random problems, thoughts by
   depth-first search in random order, at most {longest} tokens long. Problems whose shape (the graph
   up to the names of its rooms, with its start) is held out are in no training file.
