@@ -73,7 +73,7 @@ class Step:
     def entropies(self) -> Floats:
         """H(a^l), [d], nats (docs/method.md#entropy-choice)."""
         a = self.cumulative
-        return -(a * np.log(np.where(a == 0.0, 1.0, a))).sum(axis=1)
+        return (a * np.log(1.0 / np.where(a == 0.0, 1.0, a))).sum(axis=1)
 
 
 @dataclass(frozen=True)
