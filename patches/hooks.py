@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from led_sglang.patches.propagation import Propagation
 from led_sglang.patches.touched import LAUNCH, SERVING, Symbol
 
 _BY_PATH = {symbol.path: symbol for symbol in LAUNCH + SERVING}
@@ -46,13 +47,16 @@ def apply(symbols: tuple[Symbol, ...]) -> None:
             HookRegistry.register(symbol.path, function, HookType[kind], source=source)
     # A line for every hook would be no news: the banner counts them, `unapplied` names failures.
     log = logging.getLogger(hook_registry.__name__)
-    level = log.level
+    level, theirs = log.level, hook_registry._propagate_patch
     log.setLevel(logging.WARNING)
+    paths = [*HookRegistry._hooks, *late]
+    hook_registry._propagate_patch = Propagation(paths, theirs)
     try:
         HookRegistry.apply_hooks()
         for path, hooks in late.items():
             HookRegistry._apply_target(path, hooks)
     finally:
+        hook_registry._propagate_patch = theirs
         log.setLevel(level)
 
 

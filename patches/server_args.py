@@ -7,14 +7,16 @@ import os
 from functools import partial
 from typing import Any
 
+from led_sglang.launch_layers import (
+    dola_layers_of_last_stage,
+    latent_layers,
+    resolve_depth,
+    resolve_dola_layers,
+)
 from led_sglang.launch_options import (
     LaunchOptions,
     add_flags,
-    dola_layers_of_last_stage,
-    latent_layers,
     resolve_candidates,
-    resolve_depth,
-    resolve_dola_layers,
     resolve_layers,
     resolve_logprobs,
     resolve_self_check,

@@ -14,7 +14,7 @@ from sglang.srt.distributed.utils import get_pp_indices
 from sglang.srt.model_loader.utils import get_model_architecture
 from sglang.srt.runtime_context import get_parallel
 
-from led_sglang.launch_options import PARTITION_VARIABLE
+from led_sglang.launch_layers import PARTITION_VARIABLE
 from led_sglang.patches.hooks import hook
 from led_sglang.patches.published import settings_or_none
 from led_sglang.patches.refusal import ending_with_a_sentence

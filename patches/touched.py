@@ -54,6 +54,8 @@ sglang.srt.plugins.hook_registry.HookRegistry
 sglang.srt.plugins.hook_registry
   HookType: kind of a hook
   HookSource: whose hooks they are
+  _propagate_patch(original, wrapped, source_module): goes through all modules for each hook; one
+      look at them serves all
 sglang.srt.plugins
   load_plugins(): loads this package
 sglang.launch_server

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..types import FinalPosterior, LedRows, LmHeadShard
-from .latent_lse import soft_cap
+from .latent_lse_kernel import soft_cap
 from .launch import Arguments, Kernel
 from .tiles import Chip, column_tiles
 from .workspace import StepWorkspace

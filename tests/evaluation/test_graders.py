@@ -15,6 +15,7 @@ import uvloop
 from choice_cases import CHOICE, CHOICE_MISREAD
 from grader_cases import COMPLETIONS, LIMITS, MATH, TEXT
 from math_cases import MISREAD
+from math_expressions import EXPRESSIONS
 from math_forms import FORMS_OF_ANSWERS
 from math_styles import STYLES_OF_ANSWERS
 
@@ -40,7 +41,7 @@ from led_sglang.evaluation.tasks import Task, load_task
 
 @pytest.mark.parametrize(
     ("gold", "gold_format", "answer", "right"),
-    MATH + MISREAD + FORMS_OF_ANSWERS + STYLES_OF_ANSWERS,
+    MATH + MISREAD + FORMS_OF_ANSWERS + EXPRESSIONS + STYLES_OF_ANSWERS,
 )
 def test_math_verdict(gold: str, gold_format: str, answer: str, right: bool) -> None:
     question = Question("math", gold=gold, text=answer, gold_format=gold_format)

@@ -212,7 +212,17 @@ def kill(process: Process) -> None:
     if process.poll() is None:
         os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    psutil.wait_procs(children, timeout=10)
+    deadline = time.monotonic() + 10
+    while any(map(_runs, children)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether it holds anything still: one that has ended may wait for init to notice."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _wait_until_ready(process: Process, port: int, log: Path) -> None:
@@ -225,7 +235,7 @@ def _wait_until_ready(process: Process, port: int, log: Path) -> None:
                 return
         except requests.RequestException:
             pass
-        time.sleep(0.3)
+        time.sleep(0.1)
     raise RuntimeError(f"server not ready after {START_TIMEOUT_S} s:\n{tail(log)}")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,19 @@ class Oracle:
         names = ("norm", "norm_f", "embedding_norm")
         self.norm = next(getattr(stack, name) for name in names if hasattr(stack, name))
         self.head = self.model.get_output_embeddings().weight.detach()
+        # Settings that change no token of a prompt's answer share its forward.
+        self._states = lru_cache(maxsize=64)(self._forward)
 
-    @torch.no_grad()
     def states(self, ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Final logits [T, V] and residual streams [T, L-1, H], index 0 = h^{L-1}.
 
         Transformers' `hidden_states[l]` is h^l for l < L; its last entry is already normed.
         """
-        out = self.model(torch.tensor([list(ids)]), output_hidden_states=True)
+        return self._states(tuple(ids))
+
+    @torch.no_grad()
+    def _forward(self, ids: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        out = self.model(torch.tensor([ids]), output_hidden_states=True)
         streams = torch.stack(out.hidden_states[1 : self.layers], dim=1)[0]
         return out.logits[0], streams.transpose(0, 1).flip(1)
 

@@ -12,8 +12,10 @@ import multiprocessing
 import os
 import runpy
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
@@ -23,6 +25,12 @@ _context.set_forkserver_preload(
         "sglang.srt.managers.scheduler",
         "sglang.srt.managers.detokenizer_manager",
         "sglang.srt.models.registry",
+        # What a start would import later, each time.
+        "sglang.srt.entrypoints.http_server",
+        "sglang.srt.layers.attention.linear.gdn_backend",
+        "sglang.srt.dllm.algorithm",
+        "numba",
+        "xgrammar",
         "transformers.models.qwen3",
         "led_sglang.cli",
         "preloaded",
@@ -98,5 +106,16 @@ def run_module(
     multiprocessing.set_start_method("fork", force=True)
     for methods in (multiprocessing, torch.multiprocessing):
         methods.set_start_method = lambda *_args, **_kwargs: None
+    _look_at_once()
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _look_at_once() -> None:
+    """SGLang sleeps a second before each look at whether its own HTTP server answers."""
+    from sglang.srt.entrypoints import http_server
+
+    first = iter([0.05] * 20)
+    hasty: Any = SimpleNamespace(**vars(time))
+    hasty.sleep = lambda seconds: time.sleep(min(seconds, next(first, seconds)))
+    http_server.time = hasty

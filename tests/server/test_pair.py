@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from close_answers import assert_close
 from harness import Body, Server, kill, recorded_tokens, serve
 from pair import Pair, serve_pair
 
@@ -80,27 +81,13 @@ def assert_same(answers: list[dict[str, Any]], expected: list[dict[str, Any]]) -
     for index, (ours, theirs) in enumerate(zip(answers, expected, strict=True)):
         assert ours["output_ids"] == theirs["output_ids"], f"request {index}"
         mine, other = ours["meta_info"], theirs["meta_info"]
-        assert_close(mine["output_token_logprobs"], other["output_token_logprobs"])
+        reported, wanted = (meta["output_token_logprobs"] for meta in (mine, other))
+        assert_close(reported, wanted, absolute=1e-5)
         for key in ("led", *LISTS):
             assert (key in mine) == (key in other), f"request {index}: {key}"
-            assert_close(mine.get(key), other.get(key))
+            assert_close(mine.get(key), other.get(key), absolute=1e-5)
         for key in LISTS:
             assert len(mine.get(key, ours["output_ids"])) == len(ours["output_ids"])
-
-
-def assert_close(ours: Any, theirs: Any) -> None:
-    if isinstance(theirs, dict):
-        assert ours.keys() == theirs.keys()
-        for key in theirs:
-            assert_close(ours[key], theirs[key])
-    elif isinstance(theirs, list):
-        assert len(ours) == len(theirs)
-        for one, other in zip(ours, theirs, strict=True):
-            assert_close(one, other)
-    elif isinstance(theirs, float):
-        assert ours == pytest.approx(theirs, rel=2e-4, abs=1e-5)
-    else:
-        assert ours == theirs
 
 
 def test_mixed_requests_are_answered_as_by_a_single_server(

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import requests
+from close_answers import assert_close
 from harness import PLAIN_COMMAND, PLAIN_ENVIRONMENT, Server, serve
 from test_regular_unchanged import LED_ROWS, REGULAR, batches, in_batches, one_at_a_time
-from test_same_tokens_any_server import assert_close, think_tokens
+from test_same_tokens_any_server import think_tokens
 
 from led_sglang.models.random_qwen3 import write_random_qwen3
 

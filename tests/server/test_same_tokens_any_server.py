@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from close_answers import assert_close
 from harness import Body, Server, assert_led_metrics_join, serve
 from nodes import serve_on_two_nodes
 
@@ -78,19 +79,3 @@ def test_same_answers(
 
 def think_tokens(metrics: list[tuple[str, dict[str, str], float]]) -> float:
     return sum(value for name, _, value in metrics if name == "sglang:led_think_tokens_total")
-
-
-def assert_close(ours: Any, theirs: Any) -> None:
-    """Equal structure and integers; probabilities up to the order of a matrix product's sums."""
-    if isinstance(theirs, dict):
-        assert ours.keys() == theirs.keys()
-        for key in theirs:
-            assert_close(ours[key], theirs[key])
-    elif isinstance(theirs, list):
-        assert len(ours) == len(theirs)
-        for one, other in zip(ours, theirs, strict=True):
-            assert_close(one, other)
-    elif isinstance(theirs, float):
-        assert ours == pytest.approx(theirs, rel=2e-4, abs=1e-6)
-    else:
-        assert ours == theirs

@@ -54,3 +54,43 @@ def test_another_plugin_on_the_same_symbol(engine: Any, other: str) -> None:
     hooks.apply((SYMBOL,))
     assert hooks.unapplied() == []
     assert sorted(engine.sample()) == sorted(["engine", "led", *(["other"] * (other != "none"))])
+
+
+@pytest.mark.parametrize("way", ["as SGLang does it", "as this package does it"])
+def test_what_other_modules_have_imported_is_hooked(
+    engine: Any, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Under the same name and under another one; where they have something else, it stays."""
+    monkeypatch.setattr(hooks, "_HOOKS", [])
+    register_another()
+    user, second = ModuleType("user_of_this_test"), ModuleType("second_user_of_this_test")
+    user.sample, user.draw, user.other = engine.sample, engine.sample, len  # type: ignore[attr-defined]
+    second.sample = engine.sample  # type: ignore[attr-defined]
+    for module in (user, second):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    # Another plugin's hook on the function where the second module has it.
+    def twice(result: list[str]) -> list[str]:
+        return [*result, "second"]
+
+    HookRegistry.register("second_user_of_this_test.sample", twice, HookType.AFTER)
+    if way == "as SGLang does it":
+        HookRegistry.apply_hooks()
+    else:
+        hooks.apply((SYMBOL,))
+    assert engine.sample() == user.sample() == user.draw() == ["engine", "other", "second"]
+    assert second.sample() == ["engine", "other", "second"]
+    assert user.other is len
+    # An import from now on.
+    assert sys.modules[PATH.partition(".")[0]].sample is engine.sample
+
+
+def test_a_symbol_that_is_gone_stops_no_other_hook(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = Symbol("engine_of_this_test.gone", None, "")
+    declared = [*hooks._HOOKS, (gone, "AFTER", lambda result: result)]
+    monkeypatch.setattr(hooks, "_HOOKS", declared)
+    hooks.apply((SYMBOL, gone))
+    assert engine.sample() == ["engine", "led"]
+    assert hooks.unapplied() == ["engine_of_this_test.gone was not hooked"]

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from led_sglang.launch_options import LaunchOptions, latent_layers, resolve_dola_layers
+from led_sglang.launch_layers import latent_layers, resolve_dola_layers
+from led_sglang.launch_options import LaunchOptions
 from led_sglang.methods.dola.params import DolaParams, bucket
 from led_sglang.methods.led.record import LedRecord
 from led_sglang.methods.registry import METHODS, sampler_names

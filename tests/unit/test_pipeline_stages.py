@@ -19,7 +19,7 @@ from sglang.srt.sampling.sampling_observer_pp import (
 from sglang.srt.server_args import ServerArgs
 
 from led_sglang.kernels.types import SUMMARY
-from led_sglang.launch_options import dola_layers_of_last_stage, resolve_depth
+from led_sglang.launch_layers import dola_layers_of_last_stage, resolve_depth
 from led_sglang.methods.led.record import LedRecord
 from led_sglang.models.bundled import bundled_model
 from led_sglang.patches import stages

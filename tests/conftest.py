@@ -1,0 +1,51 @@
+"""How pytest-xdist shares the files out (`--dist loadfile`): what takes long starts first.
+
+The workers then end together, where otherwise one would run a long file while the others are idle.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Their files share a server: they run on one worker, one behind the other.
+TOGETHER = ("server/features",)
+# Files, and folders of that kind, that take more than half a minute: the longest first.
+LONGEST = (
+    "server/test_tokens_equal_oracle.py",
+    "server/test_readme.py",
+    "server/features",
+    "server/families/test_sparse_families.py",
+    "server/families/test_dense_families.py",
+)
+_TESTS = Path(__file__).parent
+assert all((_TESTS / name).exists() for name in LONGEST)
+
+
+def unit_of(nodeid: str) -> str:
+    """What a test runs together with on one worker: its file, or a folder of `TOGETHER`."""
+    file = nodeid.partition("::")[0].removeprefix("tests/")
+    return next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    units = dict.fromkeys([*LONGEST, *(unit_of(item.nodeid) for item in items)])
+    ranks = {unit: rank for rank, unit in enumerate(units)}
+    items.sort(key=lambda item: ranks[unit_of(item.nodeid)])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class InOrder(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return unit_of(nodeid)
+
+    config.option.loadscopereorder = False  # by number of tests: a file of one may take minutes
+    return InOrder(config, log)
