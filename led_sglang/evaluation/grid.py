@@ -80,7 +80,7 @@ def make_grid(keys: Mapping[str, Any], where: str) -> Grid:
         (not _numbers(grid.temperatures, 0, 2), "temperatures", "numbers in 0..2"),
         (not _whole(grid.n, 1), "n", "a whole number from 1 up"),
         (not _whole(grid.max_tokens, 1), "max_tokens", "a whole number from 1 up"),
-        (not _numbers([grid.top_p], 0, 1), "top_p", "a number in 0..1"),
+        (not (_numbers([grid.top_p], 0, 1) and grid.top_p), "top_p", "a number above 0, at most 1"),
         (not _whole(grid.top_k, -1), "top_k", "a whole number, -1 for none"),
         (not _whole(grid.seed, 0), "seed", "a whole number from 0 up"),
         (type(grid.seed_per_sample) is not bool, "seed_per_sample", "true or false"),

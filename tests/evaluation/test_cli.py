@@ -75,6 +75,7 @@ def test_a_grid_survives_json() -> None:
         ({"samplers": [{"name": "led", "depth": 4}]}, "unknown key samplers.depth"),
         ({"scope": "all"}, "scope must be answer or completion"),
         ({"limit": 0}, "limit must be"),
+        ({"top_p": 0}, "top_p must be a number above 0, at most 1, not 0"),
         ({"seed_per_sample": 1}, "seed_per_sample must be true or false"),
         ({"tasks": "gsm8k"}, "tasks must be a list, not 'gsm8k'"),
         ({"samplers": "led"}, "samplers must be a list, not 'led'"),
