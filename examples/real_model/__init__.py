@@ -1,0 +1,1 @@
+"""SmolLM2-135M-Instruct, a real language model to look into: built, served, analysed, traced."""
