@@ -21,28 +21,29 @@ from led_sglang.evaluation.tasks import load_task
 
 # The model has no think delimiters: LED may explore in the whole answer.
 SERVER = ("--led-think-only", "false")
-LOG = "server.log"
+RESULTS = ("trace.html", "trace-final-norm.html", "analysis")
 
 
-def commands(url: str, limit: int, max_new_tokens: int) -> dict[str, list[str]]:
-    """The commands of `led-sglang` by what each leaves behind, without its `--out`."""
+def results(url: str, limit: int, max_new_tokens: int) -> dict[str, list[str]]:
+    """The commands of `led-sglang` by what each leaves behind, without their `--out`."""
     task = load_task("gsm8k", limit=1)
     server = ["--base-url", url, "--max-new-tokens", str(max_new_tokens)]
     trace = ["trace", *server, "--prompt", task.prompt(task.items[0]), "--seed", "1"]
     norm = json.dumps({"final_norm": True})
-    return {
-        "trace.html": trace,
-        "trace-final-norm.html": [*trace, "--led", norm],
-        "analysis": ["analyze", *server, "--tasks", "gsm8k", "--limit", str(limit)],
-    }
+    commands = (
+        trace,
+        [*trace, "--led", norm],
+        ["analyze", *server, "--tasks", "gsm8k", "--limit", str(limit)],
+    )
+    return dict(zip(RESULTS, commands, strict=True))
 
 
 def look(model: Path, folder: Path, limit: int = 30, max_new_tokens: int = 128) -> int:
-    """Run what has not been run on one server.
+    """Make what is missing, on one server.
 
     Args:
         model: the checkpoint.
-        folder: where the results and the server's log go; each appears when it is finished.
+        folder: where RESULTS and the server's log go; a result appears when it is finished.
         limit: GSM8K problems.
         max_new_tokens: of each answer, at most.
 
@@ -50,15 +51,15 @@ def look(model: Path, folder: Path, limit: int = 30, max_new_tokens: int = 128) 
         The exit status: 0, or 2 where a command could not go on, which it says itself.
     """
     writable_folder(folder, "--out")
-    missing = [name for name in commands("", 1, 1) if not (folder / name).exists()]
+    missing = [name for name in RESULTS if not (folder / name).exists()]
     if not missing:
         return 0
-    with running_server(["--model-path", str(model), *SERVER], folder / LOG) as url:
+    with running_server(["--model-path", str(model), *SERVER], folder / "server.log") as url:
+        commands = results(url, limit, max_new_tokens)
         for name in missing:
             partial = folder / f"partial-{name}"
             shutil.rmtree(partial, ignore_errors=True)
-            command = commands(url, limit, max_new_tokens)[name]
-            if cli.main([*command, "--out", str(partial)]) != 0:
+            if cli.main([*commands[name], "--out", str(partial)]) != 0:
                 return FAILED
             partial.rename(folder / name)
     return 0

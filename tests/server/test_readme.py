@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 from harness import Server, _wait_until_ready, assert_progress, kill, serve
 from pages import PAGES, ROOT, Snippet, snippets
+from real_model import look
 
 from led_sglang.analysis import LayerAnalysis
 from led_sglang.analysis.forward import load_model
@@ -44,6 +46,9 @@ _NODES = "two machines: test_same_tokens_any_server.py serves with two nodes on 
 _GATEWAYS = "other projects' programs, in environments of their own: the page says when it ran"
 _TRAINER = "another project's trainer, with packages of its own: the page says when it ran"
 _STAGES = "test_pipeline_stages.py serves so, of one rank and of two a stage"
+_REAL = (
+    "fetches 93 MB and computes for minutes: examples/test_real_model.py builds from a small one"
+)
 _PAIR = "two servers that need each other: test_pair.py starts them"
 _DRAFTS = "test_speculation.py serves so"
 # What does not run here, and why.
@@ -62,6 +67,7 @@ EXCUSED = {
     "--decode http://127.0.0.1:30001": _GATEWAYS,
     "led-sglang serve --speculative-algorithm NGRAM --speculative-num-draft-tokens 4": _DRAFTS,
     "make test": "it is what runs this test",
+    "make real-model": _REAL,
     "pip install .": _INSTALLS,
     'pip install "led-sglang[eval,analysis] @ git+https://HOST/OWNER/led-sglang.git"': _INSTALLS,
     'pip install ".[eval]"': _INSTALLS,
@@ -461,3 +467,28 @@ def test_the_keys_of_a_raw_trace_are_those_of_the_docs(server: Server) -> None:
             assert list(entry) == ["token_id", "phase"]
             assert logprob is None
     assert phases == {"think", "response"}
+
+
+def test_a_real_model_is_looked_into_once(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second half of `make real-model`, on this server in place of its own."""
+    started = []
+
+    @contextmanager
+    def this_server(flags: list[str], log: Path) -> Iterator[str]:
+        started.append(flags)
+        yield server.url
+
+    monkeypatch.setattr(look, "running_server", this_server)
+    (tmp_path / "partial-analysis").mkdir()  # of a run that was killed
+    (tmp_path / "partial-analysis" / "layers.csv").write_text("half")
+    assert look.look(bundled_model(), tmp_path, limit=1, max_new_tokens=8) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {*look.RESULTS}
+    assert (tmp_path / "analysis" / "entropy.png").stat().st_size > 0
+    assert '["final_norm", "true"]' in (tmp_path / "trace-final-norm.html").read_text()
+    (tmp_path / "trace.html").unlink()
+    page = (tmp_path / "trace-final-norm.html").stat().st_mtime_ns
+    assert [look.look(bundled_model(), tmp_path, 1, 8) for _ in range(2)] == [0, 0]
+    assert (tmp_path / "trace-final-norm.html").stat().st_mtime_ns == page
+    assert started == [["--model-path", str(bundled_model()), *look.SERVER]] * 2
