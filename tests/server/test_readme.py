@@ -486,7 +486,7 @@ def test_a_real_model_is_looked_into_once(
     assert look.look(bundled_model(), tmp_path, limit=1, max_new_tokens=8) == 0
     assert {path.name for path in tmp_path.iterdir()} == {*look.RESULTS}
     assert (tmp_path / "analysis" / "entropy.png").stat().st_size > 0
-    assert '["final_norm", "true"]' in (tmp_path / "trace-final-norm.html").read_text()
+    assert '["final_norm","true"]' in (tmp_path / "trace-final-norm.html").read_text()
     (tmp_path / "trace.html").unlink()
     page = (tmp_path / "trace-final-norm.html").stat().st_mtime_ns
     assert [look.look(bundled_model(), tmp_path, 1, 8) for _ in range(2)] == [0, 0]
