@@ -167,7 +167,10 @@ def resolve_settings(
     from led_sglang.patches.compatibility import refuse_incompatible, refuse_incompatible_with_soft
     from led_sglang.patches.families import CAPTURES
     from led_sglang.patches.model_names import refuse_clashing_names
-    from led_sglang.patches.speculation.launch import refuse_inexact_speculation
+    from led_sglang.patches.speculation.launch import (
+        refuse_another_vocabulary,
+        refuse_inexact_speculation,
+    )
     from led_sglang.patches.stages import stage_start
 
     sampler, enabled = options.resolve_samplers()
@@ -184,6 +187,7 @@ def resolve_settings(
         refuse_incompatible(cfg)
         speculation = refuse_inexact_speculation(cfg, enabled)
         notices += [speculation] if speculation else []
+        refuse_another_vocabulary(cfg, model_config.vocab_size)
     if uses_soft(enabled):
         refuse_incompatible_with_soft(cfg)
     first_layer = stage_start(num_layers, cfg.pp_size)

@@ -84,6 +84,9 @@ sglang.srt.layers.sampler
   register_sampler_backend(backend, factory): makes `led` a backend
   _CUSTOM_SAMPLER_FACTORIES: tells whether it is one already
 sglang.srt.utils.hf_transformers
+  get_config(model, trust_remote_code, revision, model_override_args, model_config_parser,
+      kwargs): a draft model's vocabulary
+  get_hf_text_config(config): the same
   get_tokenizer(tokenizer_name, args, tokenizer_mode, trust_remote_code, tokenizer_revision,
       tokenizer_backend, kwargs): ids of the think delimiters
 """)
@@ -339,7 +342,24 @@ sglang.srt.speculative.spec_utils
   fill_front_out_cache_loc_func(num_front, out_cache_loc, front_out_cache_loc): where to
   fill_accept_out_cache_loc_func(accept_index, out_cache_loc, accept_out_cache_loc, size): from
       where
+sglang.srt.managers.overlap_utils
+  gather_spec_extras(indices, topk_p_buf, topk_index_buf, output_tokens_buf, hidden_states_buf):
+      what a drafter goes on from
+sglang.srt.speculative.draft_utils.DraftBackendFactory
+  create_decode_backend(self): attention of a draft's steps
+  create_draft_extend_backend(self): reads committed tokens into a draft model
+sglang.srt.speculative.eagle_worker_common
+  assign_draft_cache_locs_contiguous_func(req_pool_indices, req_to_token, seq_lens, out_cache_loc,
+      topk, num_cols, positions, mrope): KV slots of a draft model's steps
+  fill_bonus_tokens_func(accept_tokens, accept_lens, bonus_tokens, accept_stride, batch_size): the
+      next root
+sglang.srt.speculative.spec_utils
+  _select_top_k_tokens_later(i, topk_p, topk_index, hidden_states, scores, topk): the branches of a
+      draft, which it compiles
 sglang.srt.speculative.eagle_utils
+  build_tree_kernel_efficient_func(parent_list, top_scores_index, seq_lens, tree_mask, positions,
+      retrieve_index, retrieve_next_token, retrieve_next_sibling, topk, spec_steps,
+      num_verify_tokens, tree_mask_mode): links of a draft model's trees
   tree_speculative_sampling_target_only: the engine's verification
   top_k_renorm_prob: its filters
   top_p_renorm_prob: the same

@@ -43,7 +43,7 @@ def install() -> None:
 
 
 @dataclass
-class _Rows:
+class Rows:
     """Requests with as many queries each: where their keys are, and which each query sees.
 
     Attributes:
@@ -100,13 +100,11 @@ class BatchedTorchAttention(TorchNativeAttnBackend):
 
     def init_forward_metadata(self, forward_batch: Any) -> None:
         super().init_forward_metadata(forward_batch)
-        self._decode_rows: _Rows | None = None
+        self._decode_rows: Rows | None = None
         # Of a forward that verifies drafts: SGLang's description of them.
         verifies = forward_batch is not None and forward_batch.forward_mode.is_target_verify()
         self._drafts: Any = forward_batch.spec_info if verifies else None
-        self._extend_plan: tuple[_Rows | None, Tensor, list[tuple[int, int, int, int]]] | None = (
-            None
-        )
+        self._extend_plan: tuple[Rows | None, Tensor, list[tuple[int, int, int, int]]] | None = None
 
     def _run_sdpa_forward_decode(
         self, query: Tensor, output: Tensor, *batch: Any, **how: Any
@@ -116,9 +114,13 @@ class BatchedTorchAttention(TorchNativeAttnBackend):
         if encoder_lens is not None:
             return super()._run_sdpa_forward_decode(query, output, *batch, **how)
         if self._decode_rows is None:
-            self._decode_rows = _rows(req_to_token, requests, lengths)
+            self._decode_rows = self._decoded(req_to_token, requests, lengths)
         output.copy_(_queries_of_each(query, self._decode_rows, k_cache, v_cache, self._form(how)))
         return output
+
+    def _decoded(self, req_to_token: Tensor, requests: Tensor, lengths: Tensor) -> Rows:
+        """Which keys the queries of a decode batch read."""
+        return rows_of(req_to_token, requests, lengths)
 
     def _run_sdpa_forward_extend(
         self, query: Tensor, output: Tensor, *batch: Any, **how: Any
@@ -136,7 +138,7 @@ class BatchedTorchAttention(TorchNativeAttnBackend):
         if self._extend_plan is None:
             single = (new_lengths == 1).nonzero().squeeze(1)
             ends = new_lengths.cumsum(0)
-            short = _rows(req_to_token, requests[single], lengths[single])
+            short = rows_of(req_to_token, requests[single], lengths[single])
             columns = (requests, ends - new_lengths, ends, lengths)
             plan = zip(*(column.tolist() for column in columns), strict=True)
             longer = [row for row in plan if row[2] - row[1] > 1]
@@ -160,26 +162,37 @@ def _slots(req_to_token: Tensor, requests: Tensor, longest: int) -> Tensor:
     return req_to_token[:, :padded][requests]
 
 
-def _rows(req_to_token: Tensor, requests: Tensor, lengths: Tensor) -> _Rows:
+def rows_of(req_to_token: Tensor, requests: Tensor, lengths: Tensor) -> Rows:
     """Requests with one query each, at the end of their `lengths`."""
     slots = _slots(req_to_token, requests, int(lengths.max()) if len(lengths) else 0)
     key_positions = torch.arange(slots.shape[1], device=lengths.device)[None]
     seen = (key_positions < lengths[:, None])[:, None, :]
-    return _Rows(slots, seen, key_positions, lengths[:, None] - 1)
+    return Rows(slots, seen, key_positions, lengths[:, None] - 1)
 
 
-def _drafted_rows(req_to_token: Tensor, requests: Tensor, lengths: Tensor, drafts: Any) -> _Rows:
+def tree_places(lengths: Tensor, width: int) -> Tensor:
+    """[B, width, width]: where SGLang's mask tells which nodes of a draft see which.
+
+    The mask of all requests is one line: of each, [width, length + width].
+    """
+    node = torch.arange(width, device=lengths.device)
+    totals = lengths + width
+    starts = (totals.cumsum(0) - totals) * width
+    return (
+        starts[:, None, None]
+        + node[:, None] * totals[:, None, None]
+        + (lengths[:, None, None] + node)
+    )
+
+
+def _drafted_rows(req_to_token: Tensor, requests: Tensor, lengths: Tensor, drafts: Any) -> Rows:
     """Requests with a query for each node of a drafted tree, whose keys follow their `lengths`.
 
-    A node sees what is committed, its ancestors and itself. SGLang's mask of all requests is one
-    line: of each, [nodes, length + nodes].
+    A node sees what is committed, its ancestors and itself.
     """
     width = drafts.draft_token_num
     node = torch.arange(width, device=lengths.device)
-    totals = (lengths + width)[:, None, None]
-    starts = (lengths + width).cumsum(0) * width - (lengths + width) * width
-    places = starts[:, None, None] + node[:, None] * totals + lengths[:, None, None] + node
-    tree = drafts.custom_mask[places]
+    tree = drafts.custom_mask[tree_places(lengths, width)]
     slots = _slots(req_to_token, requests, int(lengths.max()) + width)
     key_positions = torch.arange(slots.shape[1], device=lengths.device).repeat(len(lengths), 1)
     seen = (key_positions < lengths[:, None])[:, None, :].repeat(1, width, 1)
@@ -187,11 +200,11 @@ def _drafted_rows(req_to_token: Tensor, requests: Tensor, lengths: Tensor, draft
     seen.scatter_(2, columns[:, None, :].expand_as(tree), tree)
     positions = lengths[:, None] + tree.sum(2) - 1
     key_positions.scatter_(1, columns, positions)
-    return _Rows(slots, seen, key_positions, positions)
+    return Rows(slots, seen, key_positions, positions)
 
 
 def _queries_of_each(
-    query: Tensor, rows: _Rows, k_cache: Tensor, v_cache: Tensor, form: _Form
+    query: Tensor, rows: Rows, k_cache: Tensor, v_cache: Tensor, form: _Form
 ) -> Tensor:
     """Queries [rows * queries, heads, head_size], each attending to the keys that it sees."""
     heads = k_cache.shape[1]

@@ -60,9 +60,15 @@ def _platform_class() -> type:
 
         def get_speculative_worker_cls(self, algorithm: str) -> None:
             # Asked once, before SGLang makes its own worker, which imports these.
-            from led_sglang.patches.cpu import speculation
+            from led_sglang.patches.cpu import drafting, speculation
 
             speculation.install()
+            if algorithm != "NGRAM":
+                drafting.install()
+
+        def supports_speculative_algorithm(self, algorithm: str) -> bool:
+            # SGLang asks before it starts a draft model.
+            return algorithm in ("STANDALONE", "EAGLE", "EAGLE3")
 
         def get_speculative_cache_locs_fn(self) -> Any:
             from led_sglang.patches.cpu import speculation

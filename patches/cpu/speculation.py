@@ -1,7 +1,7 @@
 """What speculative decoding needs on the CPU platform: plain torch where SGLang has GPU kernels.
 
-Each piece takes the place of one of SGLang's, with its arguments and its result. They serve NGRAM,
-whose drafts come from a corpus on the host.
+Each piece takes the place of one of SGLang's, with its arguments and its result. They are all that
+NGRAM needs, whose drafts come from a corpus on the host; `drafting` has what a draft model needs.
 """
 
 from __future__ import annotations

@@ -8,10 +8,11 @@ from typing import Any
 from led_sglang.launch_options import flag_of
 from led_sglang.methods.soft_thinking.params import uses_soft
 from led_sglang.patches.compatibility import refuse
+from led_sglang.settings import LaunchRefused
 
 # By SGLang's resolved names; NEXTN is EAGLE there.
-_SHOWN = ("NGRAM",)
-_WIRED = ("STANDALONE", "EAGLE", "EAGLE3")
+_SHOWN = ("NGRAM", "STANDALONE")
+_WIRED = ("EAGLE", "EAGLE3")
 
 _UNEXACT = "drafts would be accepted that LED did not draw"
 _UNSHOWN = "no test has shown LED's tokens right with it under speculative decoding"
@@ -33,6 +34,9 @@ _REFUSED: tuple[tuple[str, str], ...] = (
 )
 _THRESHOLDS = ("speculative_accept_threshold_single", "speculative_accept_threshold_acc")
 _SIMULATION = "SGLANG_SIMULATE_ACC_LEN"
+# Draft models with an embedding and a head of their own, and whether each id has to be the same
+# token to both: an EAGLE3 head drafts from fewer, which it translates.
+_OWN_VOCABULARY = {"STANDALONE": True, "EAGLE3": False}
 
 
 def refuse_inexact_speculation(cfg: Any, enabled: tuple[str, ...]) -> str | None:
@@ -79,3 +83,30 @@ def refuse_inexact_speculation(cfg: Any, enabled: tuple[str, ...]) -> str | None
     if algorithm in _WIRED:
         return f"LED under {named} is wired and not proven: its drafter needs a GPU"
     return None
+
+
+def refuse_another_vocabulary(cfg: Any, vocab_size: int) -> None:
+    """Check a draft model's vocabulary, before SGLang has loaded two models to find the same out.
+
+    Args:
+        cfg: view with the resolved fields of `ServerArgs`.
+        vocab_size: of the model that verifies.
+
+    Raises:
+        LaunchRefused: names both sizes, and what to do.
+    """
+    same = _OWN_VOCABULARY.get(cfg.speculative_algorithm)
+    path = cfg.speculative_draft_model_path
+    if same is None or path in (None, cfg.model_path):
+        return
+    from sglang.srt.utils.hf_transformers import get_config, get_hf_text_config
+
+    revision = cfg.speculative_draft_model_revision
+    config = get_config(path, trust_remote_code=cfg.trust_remote_code, revision=revision)
+    drafted: int = get_hf_text_config(config).vocab_size
+    if drafted > vocab_size or (same and drafted != vocab_size):
+        raise LaunchRefused(
+            f"the draft model {path} has a vocabulary of {drafted} tokens, and the model one of "
+            f"{vocab_size}: its drafts would be other tokens to the model, or none; name a draft "
+            "model of the same vocabulary (--speculative-draft-model-path)"
+        )

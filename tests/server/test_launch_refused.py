@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,20 @@ def test_family_that_cannot_be_captured(tmp_path: Path) -> None:
     assert status == 2
     assert "OPTForCausalLM" in sentence(output)
     assert "--sampler regular" in sentence(output)
+
+
+def test_a_draft_model_of_another_vocabulary(model_path: Path, tmp_path: Path) -> None:
+    drafter = write_random_qwen3(tmp_path / "model")
+    config = json.loads((drafter / "config.json").read_text())
+    size = config["vocab_size"]
+    (drafter / "config.json").write_text(json.dumps(config | {"vocab_size": size + 8}))
+    status, output = refused_launch(
+        *("--model-path", str(model_path), "--speculative-algorithm", "STANDALONE"),
+        *("--speculative-draft-model-path", str(drafter)),
+    )
+    assert status == 2, output[-3000:]
+    for part in (f"{size + 8} tokens", str(size), "--speculative-draft-model-path"):
+        assert part in sentence(output)
 
 
 def test_sglang_launcher_refuses_too(model_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from drafts import Draft
 from torch import Tensor
 
 from led_sglang.patches.cpu.attention import PADDED_TO, BatchedTorchAttention
+from led_sglang.patches.cpu.drafting import AttentionOfStep
 
 SLOTS = 4000
 LENGTHS = [1, 2, 63, 64, 65, 130, 300]
@@ -48,9 +50,11 @@ def reference(
     return torch.einsum("hl,lhd->hd", shares, v)
 
 
-def backend(sinks: Tensor | None = None) -> BatchedTorchAttention:
+def backend(
+    sinks: Tensor | None = None, kind: type[BatchedTorchAttention] = BatchedTorchAttention
+) -> Any:
     """A backend at the start of a forward pass, without a model runner behind it."""
-    made: BatchedTorchAttention = BatchedTorchAttention.__new__(BatchedTorchAttention)
+    made = kind.__new__(kind)
     made.use_sliding_window_kv_pool = False
     made.init_forward_metadata(None)
     made._sinks = sinks
@@ -175,6 +179,31 @@ def test_drafts(heads: int, kv_heads: int, window: int | None, with_sinks: bool)
                 query[row * 6 + node], keys[slots], values[slots], position, 0.2, window, sinks
             )
             torch.testing.assert_close(output[row * 6 + node].double(), want, atol=1e-5, rtol=1e-5)
+
+
+@WINDOWS
+@pytest.mark.parametrize(("topk", "steps", "step"), [(1, 4, 0), (1, 4, 2), (3, 4, 2), (2, 2, 0)])
+def test_steps_of_a_draft(topk: int, steps: int, step: int, window: int | None) -> None:
+    """Each branch sees what is committed, and its own tokens of the steps so far."""
+    keys, values, table, requests = case(torch.float32, 4, 2, 32)
+    attention = backend(kind=AttentionOfStep)
+    attention.topk, attention.steps, attention.step = topk, steps, step
+    query = torch.randn(len(LENGTHS) * topk, 4, 32)
+    output = torch.full((len(query), 4, 16), torch.nan)
+    attention._run_sdpa_forward_decode(
+        query, output, keys, values, table, requests, torch.tensor(LENGTHS), None,
+        scaling=0.2, enable_gqa=True, sliding_window_size=window,
+    )  # fmt: skip
+    for row, (request, length) in enumerate(zip(requests, LENGTHS, strict=True)):
+        for branch in range(topk):
+            first = length + branch * steps
+            slots = torch.cat([table[request, :length], table[request, first : first + step + 1]])
+            want = reference(
+                query[row * topk + branch], keys[slots], values[slots], length + step, 0.2, window,
+                None,
+            )  # fmt: skip
+            found = output[row * topk + branch].double()
+            torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-5)
 
 
 def test_rows_as_long_as_the_table_of_slots() -> None:

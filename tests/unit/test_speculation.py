@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -230,11 +232,47 @@ def test_what_is_wired_and_not_proven_is_said(monkeypatch: pytest.MonkeyPatch) -
     check = spec_launch.refuse_inexact_speculation
     assert check(launch(), ("led",)) is None
     assert check(launch(speculative_algorithm=None), ("led", "soft-thinking")) is None
-    for algorithm in ("STANDALONE", "EAGLE", "EAGLE3"):
+    assert check(launch(speculative_algorithm="STANDALONE"), ("led",)) is None
+    for algorithm in ("EAGLE", "EAGLE3"):
         assert "not proven" in str(check(launch(speculative_algorithm=algorithm), ("led",)))
     monkeypatch.setenv("SGLANG_SIMULATE_ACC_LEN", "2.5")
     with pytest.raises(LaunchRefused, match="SGLANG_SIMULATE_ACC_LEN"):
         check(launch(), ("led",))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "drafted", "refused"),
+    [
+        ("STANDALONE", 300, True),
+        ("STANDALONE", 500, True),
+        ("STANDALONE", 400, False),
+        ("EAGLE3", 500, True),
+        ("EAGLE3", 400, False),
+        ("EAGLE3", 300, False),
+        ("EAGLE", 500, False),  # it drafts with the model's own embedding and head
+        ("NGRAM", 500, False),
+    ],
+)
+def test_a_draft_model_of_another_vocabulary_is_refused(
+    tmp_path: Path, algorithm: str, drafted: int, refused: bool
+) -> None:
+    config = {"architectures": ["LlamaForCausalLMEagle3"], "model_type": "llama"}
+    sizes = {"vocab_size": drafted, "draft_vocab_size": 100}
+    (tmp_path / "config.json").write_text(json.dumps(config | sizes))
+    flags = launch(
+        speculative_algorithm=algorithm,
+        speculative_draft_model_path=str(tmp_path),
+        speculative_draft_model_revision=None,
+        trust_remote_code=False,
+        model_path="another",
+    )
+    check = spec_launch.refuse_another_vocabulary
+    if not refused:
+        check(flags, 400)
+        return
+    with pytest.raises(LaunchRefused, match=f"{drafted} tokens, and the model one of 400") as said:
+        check(flags, 400)
+    assert "--speculative-draft-model-path" in str(said.value)
 
 
 def forward(mode: ForwardMode, capture: CaptureHiddenMode, **more: Any) -> Any:
