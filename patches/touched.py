@@ -230,6 +230,7 @@ sglang.srt.layers.vocab_parallel_embedding.VocabParallelEmbedding
 sglang.srt.managers.schedule_batch.Req
   _compute_max_prefix_len(self, input_len): soft requests reuse cached prompts, never answers
   _check_str_based_finish(self, new_accepted_len): limits the time of a stop_regex
+  update_finish_state(self, new_accepted_len): stops inside a draft
   set_finish_with_abort(self, error_msg, status_code, err_type): ends a request that the second
       check refuses
   build_rebootstrap_payload(self): asks a prefill server for a cache once more

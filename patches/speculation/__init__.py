@@ -3,6 +3,6 @@
 Importing it declares the hooks; `launch` decides what is verified at all.
 """
 
-from led_sglang.patches.speculation import slots, streams, verify
+from led_sglang.patches.speculation import slots, stops, streams, verify
 
-__all__ = ["slots", "streams", "verify"]
+__all__ = ["slots", "stops", "streams", "verify"]

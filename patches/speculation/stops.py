@@ -1,0 +1,37 @@
+"""Where an answer ends inside a draft: at the first stop, as without drafts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from led_sglang.patches.batch_state import notes_of
+from led_sglang.patches.hooks import hook
+
+
+@hook("managers.schedule_batch.Req.update_finish_state", "AROUND")
+def _look_token_by_token(
+    original: Callable[[Any, int], None], self: Any, new_accepted_len: int = 1
+) -> None:
+    """SGLang looks at all tokens of a verification together, and takes the first stop string of the
+    request's list, and a stop string before an end of the answer, whichever came first."""
+    asked = self.sampling_params
+    if (
+        new_accepted_len < 2
+        or not (asked.stop_strs or asked.stop_regex_strs)
+        or self.grammar is not None  # it has been told of all these tokens
+        or notes_of(self) is None
+    ):
+        original(self, new_accepted_len)
+        return
+    tokens = self.output_ids
+    try:
+        for length in range(len(tokens) - new_accepted_len + 1, len(tokens) + 1):
+            self.output_ids = tokens[:length]
+            original(self, 1)
+            tokens[length - 1] = self.output_ids[-1]  # an impossible id has been replaced
+            if self.finished():
+                self.finished_len = self.finished_len or length
+                break
+    finally:
+        self.output_ids = tokens
