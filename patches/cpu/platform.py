@@ -63,12 +63,12 @@ def _platform_class() -> type:
             from led_sglang.patches.cpu import drafting, speculation
 
             speculation.install()
-            if algorithm != "NGRAM":
+            if self.supports_speculative_algorithm(algorithm):
                 drafting.install()
 
         def supports_speculative_algorithm(self, algorithm: str) -> bool:
-            # SGLang asks before it starts a draft model.
-            return algorithm in ("STANDALONE", "EAGLE", "EAGLE3")
+            # SGLang asks for those that bring a model of their own.
+            return algorithm == "STANDALONE"
 
         def get_speculative_cache_locs_fn(self) -> Any:
             from led_sglang.patches.cpu import speculation

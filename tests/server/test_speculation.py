@@ -171,7 +171,8 @@ def assert_same_answers(
         assert_same_account(ours["meta_info"], theirs["meta_info"])
     seen = [answer["meta_info"] for answer in answers]
     tokens: int = sum(meta["completion_tokens"] for meta in seen)
-    verified: int = sum(meta["spec_verify_ct"] for meta in seen)
+    # An answer that its first token ends is never verified.
+    verified: int = sum(meta.get("spec_verify_ct", 0) for meta in seen)
     print(f"{len(answers)} equal, {tokens / verified:.2f} tokens a verification")
     return tokens / verified
 
