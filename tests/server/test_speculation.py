@@ -27,12 +27,13 @@ from harness import (
 from oracle import Oracle
 from scipy.stats import chisquare
 
+from led_sglang.kernels import LedReference
 from led_sglang.models.bundled import bundled_model
 
 pytestmark = pytest.mark.served_models("tied", "trained")
 
 REQUESTS, PER_BATCH = 200, 25
-DRAWS = 20_000
+DRAWS, AT_FORK = 20_000, 0.6  # and their temperature
 CONTEXT = {"tied": 4096, "trained": 2048}
 LED: list[dict[str, Any]] = [
     {"trace": True},
@@ -209,35 +210,54 @@ def test_unseeded_tokens_behind_a_drafted_one_follow_q(
 ) -> None:
     """20,000 of them, against a float64 reference that shares no code with the server.
 
-    A thought begins with the room that the problem starts in, which the prefill makes; then one of
-    two doors is as likely as the other. Drafts hold them, and where the one that was taken had been
-    drafted, the third room is drawn at its node.
+    A thought begins with a room that the prefill makes; then one of two doors is as likely as the
+    other. Where the one that was taken had been drafted, the third room is drawn at its node.
     """
-    prompt = chat_ids(tokenizer, held_out_problems()[10])
-    start, *doors = tokenizer.encode("2 3 7 ", add_special_tokens=False)
-    sampling = {"temperature": 0.6, "max_new_tokens": 3, "n": 1_000}
-    found = {door: Counter[int]() for door in doors}
+    prompt, first, behind = a_fork(Oracle(model_path), tokenizer)
+    sampling = {"temperature": AT_FORK, "max_new_tokens": 3, "n": 1_000}
+    found = {door: Counter[int]() for door in behind}
     for _ in range(2 * DRAWS // 1_000):
         body = {"input_ids": prompt, "sampling_params": sampling}
         for answer in drafting.server.post("/generate", body).json():
-            first, second, third = answer["output_ids"]
-            if answer["meta_info"]["spec_verify_ct"] == 1 and second in doors:
-                assert first == start
+            begin, second, third = answer["output_ids"]
+            drafted = answer["meta_info"]["spec_verify_ct"] == 1
+            if drafted and begin == first and second in behind:
                 found[second][third] += 1
         if sum(map(Counter.total, found.values())) >= DRAWS:
             break
     assert sum(map(Counter.total, found.values())) >= DRAWS
-    oracle = Oracle(model_path)
     of_the_final_layer = []
-    for door, rooms in found.items():
-        logits, streams = oracle.states([*prompt, start, door])
-        reference = oracle.step(logits[-1], streams[-1], temperature=0.6, depth=8, candidates=8)
+    for door, reference in behind.items():
+        rooms = found[door]
         p_value = fit(rooms, reference.candidate_ids, reference.behaviour_probs.tolist())
         alone = fit(rooms, reference.candidate_ids, reference.exploit_probs.tolist())
         print(f"behind {door}: {rooms.total()} draws, p = {p_value:.4f}; without LED {alone:.1e}")
         assert p_value > 0.001
         of_the_final_layer.append(alone)
     assert min(of_the_final_layer) < 1e-6  # where LED explores, its layers count
+
+
+def a_fork(oracle: Oracle, tokenizer: Any) -> tuple[list[int], int, dict[int, LedReference]]:
+    """A prompt, the token that its thought begins with, and LED's step behind either of two."""
+
+    def step(ids: Sequence[int]) -> LedReference:
+        logits, streams = oracle.states(ids)
+        return oracle.step(logits[-1], streams[-1], temperature=AT_FORK, depth=8, candidates=8)
+
+    for problem in held_out_problems():
+        prompt = chat_ids(tokenizer, problem)
+        first = int(oracle.states(prompt)[0][-1].argmax())
+        root = step([*prompt, first])
+        doors = [
+            token
+            for token, share in zip(root.candidate_ids, root.behaviour_probs, strict=True)
+            if share > 0.35
+        ]
+        behind = {door: step([*prompt, first, door]) for door in doors}
+        shifts = [float((s.behaviour_probs - s.exploit_probs).abs().max()) for s in behind.values()]
+        if len(doors) == 2 and max(shifts) > 0.05:
+            return prompt, first, behind
+    raise AssertionError("no problem has such a fork")
 
 
 def fit(found: Counter[int], tokens: Sequence[int], probs: Sequence[float]) -> float:
