@@ -17,7 +17,7 @@ DEPTHS = (1, 2, 4, 8)
 CANDIDATES = (1, 8, 20)
 LAYERS = ("paper", "release")
 NEW_TOKENS = 64
-# The trained model takes turns: each prompt with every fourth setting.
+# The trained model takes turns: each setting with every fourth prompt.
 TURNS = 4
 
 
@@ -56,8 +56,8 @@ def test_tokens_equal_the_oracle(
     ]
     cases = [
         (prompt, led)
-        for p, prompt in enumerate(prompts)
-        for led in (settings[p % TURNS :: TURNS] if trained else settings)
+        for i, led in enumerate(settings)
+        for prompt in (prompts[i % TURNS :: TURNS] if trained else prompts)
     ]
     sampling = {"temperature": 0, "max_new_tokens": NEW_TOKENS, "ignore_eos": True}
     answers = []
