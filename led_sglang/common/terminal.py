@@ -55,3 +55,24 @@ def uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def ended_at_once() -> Iterator[None]:
+    """Ctrl-C ends the process on the spot meanwhile: for imports of extensions.
+
+    Where C++ calls Python, a `KeyboardInterrupt` would abort the process (status -6).
+    """
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+
+    def end(*_: object) -> None:
+        os.write(2, b"led-sglang: interrupted\n")  # a stream's lock may be held
+        os._exit(INTERRUPTED)
+
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -7,7 +7,7 @@ import os
 import sys
 from math import prod
 
-from led_sglang.common.terminal import FAILED
+from led_sglang.common.terminal import FAILED, ended_at_once
 from led_sglang.launch_options import ENVIRONMENT_VARIABLE, LaunchOptions
 from led_sglang.patches.cpu.platform import PLATFORM_NAME, thread_binding
 from led_sglang.serving.arguments import normalised, parser, read
@@ -74,7 +74,8 @@ def _launch(argv: list[str]) -> None:
     # The default of this command; a flag or a --config file still decides.
     os.environ.setdefault(ENVIRONMENT_VARIABLE, '{"sampler": "led"}')
 
-    from led_sglang.patches.launch import launch
+    with ended_at_once():
+        from led_sglang.patches.launch import launch
 
     launch(argv)
 
@@ -110,6 +111,7 @@ def _with_platform(argv: list[str], given: argparse.Namespace) -> list[str]:
 
 
 def _has_accelerator() -> bool:
-    import torch
+    with ended_at_once():
+        import torch
 
     return torch.accelerator.is_available()

@@ -275,6 +275,27 @@ def test_calls_on_threads_keep_their_order_and_their_error() -> None:
     assert run_all(call, [], 4, seen.append) == []
 
 
+def test_ctrl_c_ends_an_import_that_would_not_let_it_through() -> None:
+    """As C++ that calls Python does not: an exception there would abort the process."""
+    code = (
+        "import os, signal\n"
+        "from led_sglang.common.terminal import ended_at_once\n"
+        "before = signal.getsignal(signal.SIGINT)\n"
+        "with ended_at_once():\n"
+        "    pass\n"
+        "assert signal.getsignal(signal.SIGINT) is before\n"
+        "with ended_at_once():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        print('went on')\n"
+        "    except BaseException:\n"
+        "        os.abort()\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 130
+    assert (ran.stdout, ran.stderr) == ("", "led-sglang: interrupted\n")
+
+
 def test_ctrl_c_does_not_wait_for_calls() -> None:
     """Sixteen calls of an hour each."""
     code = (
