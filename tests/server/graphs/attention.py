@@ -26,7 +26,7 @@ def _decode(
     lengths: Tensor,
     form: attention._Form,
 ) -> None:
-    rows = attention._rows(req_to_token, requests, lengths)
+    rows = attention.rows_of(req_to_token, requests, lengths)
     output.copy_(attention._queries_of_each(query, rows, k_cache, v_cache, form))
 
 
