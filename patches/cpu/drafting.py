@@ -77,6 +77,7 @@ class AttentionOfStep(BatchedTorchAttention):
     step: int
     steps: int
     topk: int
+    swa_out_cache_loc: Tensor | None  # KV slots under a sliding window, where there is one
 
     def init_forward_metadata(self, forward_batch: Any) -> None:
         super().init_forward_metadata(forward_batch)
