@@ -33,7 +33,7 @@ from led_sglang.models.bundled import bundled_model
 pytestmark = pytest.mark.served_models("tied", "trained")
 
 REQUESTS, PER_BATCH = 200, 25
-DRAWS, AT_FORK = 20_000, 0.6  # and their temperature
+DRAWS, AT_FORK = 20_000, 1.0  # and their temperature
 CONTEXT = {"tied": 4096, "trained": 2048}
 LED: list[dict[str, Any]] = [
     {"trace": True},
@@ -238,7 +238,11 @@ def test_unseeded_tokens_behind_a_drafted_one_follow_q(
 
 
 def a_fork(oracle: Oracle, tokenizer: Any) -> tuple[list[int], int, dict[int, LedReference]]:
-    """A prompt, the token that its thought begins with, and LED's step behind either of two."""
+    """A prompt, the token that its thought begins with, and LED's step behind either of two.
+
+    Behind each of the two the other is as likely as not: if noise at a node had to do with noise at
+    the one before it, it would show there.
+    """
 
     def step(ids: Sequence[int]) -> LedReference:
         logits, streams = oracle.states(ids)
@@ -248,14 +252,17 @@ def a_fork(oracle: Oracle, tokenizer: Any) -> tuple[list[int], int, dict[int, Le
         prompt = chat_ids(tokenizer, problem)
         first = int(oracle.states(prompt)[0][-1].argmax())
         root = step([*prompt, first])
-        doors = [
-            token
-            for token, share in zip(root.candidate_ids, root.behaviour_probs, strict=True)
-            if share > 0.35
-        ]
+        chances = dict(zip(root.candidate_ids, root.behaviour_probs.tolist(), strict=True))
+        doors = [token for token, chance in chances.items() if chance > 0.3]
+        if len(doors) != 2:
+            continue
         behind = {door: step([*prompt, first, door]) for door in doors}
-        shifts = [float((s.behaviour_probs - s.exploit_probs).abs().max()) for s in behind.values()]
-        if len(doors) == 2 and max(shifts) > 0.05:
+        shifts, others = [], []
+        for reference, other in zip(behind.values(), reversed(doors), strict=True):
+            q = reference.behaviour_probs
+            shifts.append(float((q - reference.exploit_probs).abs().max()))
+            others.append(dict(zip(reference.candidate_ids, q.tolist(), strict=True)).get(other, 0))
+        if max(shifts) > 0.04 and min(others) > 0.2 and max(others) < 0.8:
             return prompt, first, behind
     raise AssertionError("no problem has such a fork")
 
