@@ -101,7 +101,9 @@ def main() -> None:
         lambda: _evaluate(models["after"], "ablations", folders["ablations"], flags),
         lambda: explored.draw(models["after"], rows, level, pairs, **explored_at),
         *(
-            lambda label=label: _analyse(models[label], prompts, options.out / f"layers-{label}")
+            lambda label=label: _analyse(
+                models[label], prompts, options.out / f"layers-{label}", level.max_new_tokens
+            )
             for label in models
         ),
     ]
@@ -154,11 +156,11 @@ def _evaluate(model: Path, grid: str, run_dir: Path, flags: Sequence[str]) -> No
     _led_sglang(arguments, run_dir.with_suffix(".log"))
 
 
-def _analyse(model: Path, prompts: Path, out: Path) -> None:
+def _analyse(model: Path, prompts: Path, out: Path, max_new_tokens: int) -> None:
     """`led-sglang analyze`: entropy and coverage of every layer."""
     arguments = ["analyze", "--model-path", str(model), "--prompts", str(prompts)]
-    arguments += ["--out", str(out), "--max-new-tokens", "72", "--limit", str(_ANALYSED)]
-    arguments += ["--dtype", "float32"]
+    arguments += ["--out", str(out), "--max-new-tokens", str(max_new_tokens)]
+    arguments += ["--limit", str(_ANALYSED), "--dtype", "float32"]
     _led_sglang(arguments, out.with_suffix(".log"))
 
 
