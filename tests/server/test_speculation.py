@@ -72,7 +72,9 @@ class Drafting:
 
 def ngram(trained: bool) -> tuple[str, ...]:
     drafted = "3" if trained else "8"
-    return ("--speculative-algorithm", "NGRAM", "--speculative-num-draft-tokens", drafted)
+    algorithm = ("--speculative-algorithm", "NGRAM", "--speculative-num-draft-tokens", drafted)
+    # SGLang's own size takes 2 GB of memory, and several servers run at once.
+    return (*algorithm, "--speculative-ngram-capacity", "1000000")
 
 
 def draft_model() -> tuple[str, ...]:
