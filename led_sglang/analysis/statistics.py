@@ -115,7 +115,7 @@ class LayerSums:
             raise ValueError("no token has been analysed")
         counts, sums = (np.stack(parts) for parts in zip(*self._prompts, strict=True))
         sizes = np.array([*COVERAGE_SIZES, math.log(self._vocab)])
-        present = dict(zip(GROUPS, counts.any(axis=0), strict=True))
+        present = {name: bool(counts[:, group].any()) for group, name in enumerate(GROUPS)}
         present["answer"] &= present["think"]
         return {
             name: self._table(counts[:, group], sums[:, group] / sizes)
