@@ -123,8 +123,8 @@ def bodies(prompts: list[Sequence[int]], think_ids: tuple[int, int], trained: bo
             sampling["logit_bias"] = {end: 3.5, start: 2.5}
         if i % 20 == 7:
             sampling["regex"] = "(1 |2 |3 ){40}"
-        if i % 20 == 11:  # the one that comes first counts, whatever stands first here
-            sampling |= {"ignore_eos": i % 40 == 11, "stop": ["6 3 ", "7 ", "5 ", "z", "in"]}
+        if i % 20 in (6, 15):  # the one that comes first counts, whatever stands first here
+            sampling |= {"ignore_eos": i % 40 < 20, "stop": ["3 ", "7 ", "z", "in"]}
         made.append((prompts[i % len(prompts)], custom, sampling))
     # The last drafts reach beyond the context.
     room = CONTEXT["trained" if trained else "tied"] - 8
