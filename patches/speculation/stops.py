@@ -25,13 +25,15 @@ def _look_token_by_token(
         original(self, new_accepted_len)
         return
     tokens = self.output_ids
+    drafted = tokens[-new_accepted_len:]
+    del tokens[-new_accepted_len:]
+    before = len(tokens)
     try:
-        for length in range(len(tokens) - new_accepted_len + 1, len(tokens) + 1):
-            self.output_ids = tokens[:length]
+        for token in drafted:
+            tokens.append(token)
             original(self, 1)
-            tokens[length - 1] = self.output_ids[-1]  # an impossible id has been replaced
             if self.finished():
-                self.finished_len = self.finished_len or length
+                self.finished_len = self.finished_len or len(tokens)
                 break
     finally:
-        self.output_ids = tokens
+        tokens.extend(drafted[len(tokens) - before :])

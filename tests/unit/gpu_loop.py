@@ -7,6 +7,7 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from fake_gpu import FakeGpu, Stream
+from server_settings import SETTINGS as OF_EVERY_METHOD
 from sglang.srt.layers.logits_processor import LogitsProcessorOutput
 from sglang.srt.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
@@ -28,37 +30,16 @@ from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 from sglang.srt.utils.common import async_h2d
 from torch import Tensor, nn
 
-from led_sglang.launch_layers import latent_layers, resolve_dola_layers
-from led_sglang.methods.registry import sampler_names
 from led_sglang.methods.reporting import RequestNotes
 from led_sglang.methods.request import parse_request
 from led_sglang.methods.soft_thinking.record import SoftHistory
 from led_sglang.patches import hooks
 from led_sglang.patches.batch_state import keep_notes, notes_of
 from led_sglang.patches.sampling import LedSampler
-from led_sglang.settings import ServerSettings
 
-V, H, SLOTS, LAYERS = 1024, 64, 16, 12
-SETTINGS = ServerSettings(
-    sampler="led",
-    enabled=sampler_names(),
-    depth=4,
-    candidates=8,
-    layers="paper",
-    think_only=True,
-    architecture="Qwen3ForCausalLM",
-    num_layers=LAYERS,
-    latent_layers=latent_layers(LAYERS, 4),
-    dola_layers=resolve_dola_layers(None, LAYERS, tied=True),
-    tied_embeddings=True,
-    preset="default",
-    think_start="<think>",
-    think_end="</think>",
-    think_start_ids=(1,),
-    think_end_ids=(2, 3),
-    boundary_ids=(),
-    self_check="off",  # it reads what it computes, at launch
-)
+V, H, SLOTS = 1024, 64, 16
+# No self-check: it reads what it computes, at launch.
+SETTINGS = replace(OF_EVERY_METHOD, think_end_ids=(2, 3), self_check="off")
 # Batches by what is in them: a sampler and its group for each request.
 BATCHES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "led": [

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import re
-import signal
 import socket
-import struct
 import subprocess
 import sys
-import termios
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -25,10 +18,9 @@ from led_sglang.common.address import ServerError, server_info, server_url
 from led_sglang.common.client import ServerClient
 from led_sglang.common.flags import split_flags
 from led_sglang.common.paths import writable_file, writable_folder
-from led_sglang.common.terminal import CommandError, finish
+from led_sglang.common.terminal import CommandError
 from led_sglang.common.threads import run_all
 from led_sglang.common.user_files import check_keys, parse_yaml
-from led_sglang.common.waiting import Waiting
 
 COMMANDS = ("serve", "eval", "bench", "trace", "analyze", "doctor")
 
@@ -235,30 +227,6 @@ def test_every_command_s_bad_place_and_address_come_first(
         assert printed.err.startswith("led-sglang: ")
 
 
-def test_how_a_command_ends(capsys: pytest.CaptureFixture[str]) -> None:
-    def raising(error: BaseException) -> Callable[[], int]:
-        def command() -> int:
-            raise error
-
-        return command
-
-    assert finish(lambda: 0) == 0
-    assert finish(raising(KeyboardInterrupt())) == 130
-    assert capsys.readouterr().err == "led-sglang: interrupted\n"
-    assert finish(raising(OSError(28, "No space left on device", "/x/y"))) == 2
-    assert capsys.readouterr().err == "led-sglang: No space left on device: /x/y\n"
-    with pytest.raises(ZeroDivisionError):  # a fault of ours is no error of the user's
-        finish(raising(ZeroDivisionError()))
-
-
-def test_a_reader_that_is_gone_is_no_traceback() -> None:
-    code = "from led_sglang.common.terminal import finish\nimport sys\n"
-    code += "sys.exit(finish(lambda: [print('x' * 99) for _ in range(9999)] and 0))"
-    command = f'"{sys.executable}" -c "{code}" | head -1; exit ${{PIPESTATUS[0]}}'
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (1, "")
-
-
 def test_calls_on_threads_keep_their_order_and_their_error() -> None:
     seen: list[int] = []
 
@@ -273,52 +241,6 @@ def test_calls_on_threads_keep_their_order_and_their_error() -> None:
     with pytest.raises(ServerError, match="nine"):
         run_all(call, [1, 9, 2], 2, seen.append)
     assert run_all(call, [], 4, seen.append) == []
-
-
-def test_ctrl_c_ends_an_import_that_would_not_let_it_through() -> None:
-    """As C++ that calls Python does not: an exception there would abort the process."""
-    code = (
-        "import os, signal\n"
-        "from led_sglang.common.terminal import ended_at_once\n"
-        "before = signal.getsignal(signal.SIGINT)\n"
-        "with ended_at_once():\n"
-        "    pass\n"
-        "assert signal.getsignal(signal.SIGINT) is before\n"
-        "with ended_at_once():\n"
-        "    try:\n"
-        "        os.kill(os.getpid(), signal.SIGINT)\n"
-        "        print('went on')\n"
-        "    except BaseException:\n"
-        "        os.abort()\n"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert ran.returncode == 130
-    assert (ran.stdout, ran.stderr) == ("", "led-sglang: interrupted\n")
-
-
-def test_ctrl_c_does_not_wait_for_calls() -> None:
-    """Sixteen calls of an hour each."""
-    code = (
-        "import sys, time\n"
-        "from led_sglang.common.terminal import finish\n"
-        "from led_sglang.common.threads import run_all\n"
-        "def command():\n"
-        "    print('begun', flush=True)\n"
-        "    run_all(time.sleep, [3600] * 16, 4, lambda ended: None)\n"
-        "sys.exit(finish(command))\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
-        time.sleep(0.3)
-        os.kill(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=5)
-    finally:
-        process.kill()
-    assert (process.returncode, errors) == (130, "led-sglang: interrupted\n")
 
 
 @pytest.mark.parametrize(
@@ -370,28 +292,6 @@ def test_flags_behind_two_dashes_are_the_servers(
     argv: list[str], own: list[str], servers: list[str]
 ) -> None:
     assert split_flags(argv) == (own, servers)
-
-
-@pytest.mark.parametrize("columns", [30, 200])
-def test_a_line_that_is_written_again_fits_the_terminal(
-    columns: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ours, terminal = os.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
-    monkeypatch.delenv("TERM", raising=False)
-    with os.fdopen(terminal, "w") as stderr:
-        monkeypatch.setattr("sys.stderr", stderr)
-        with Waiting("starting a server, which logs to /some/where/server.log") as waiting:
-            waiting._last -= 9
-            waiting.show("12 tokens")
-    shown = ""
-    with os.fdopen(ours, "rb", buffering=0) as screen, suppress(OSError):  # at its end: EIO
-        while part := screen.read(9999):
-            shown += part.decode()
-    lines = [line for line in re.split(r"[\r\n]+|\x1b\[K", shown) if line]
-    assert len(lines) == 2
-    assert max(map(len, lines)) == min(columns - 1, 74)
-    assert lines[1].endswith("... 0 s, 12 tokens")
 
 
 def test_the_client_is_found_where_earlier_versions_had_it() -> None:

@@ -7,40 +7,20 @@ from typing import Any
 
 import pytest
 import torch
+from server_settings import SETTINGS
 
-from led_sglang.launch_layers import latent_layers, resolve_dola_layers
+from led_sglang.launch_layers import resolve_dola_layers
 from led_sglang.launch_options import LaunchOptions
 from led_sglang.methods.dola.params import DolaParams, bucket
 from led_sglang.methods.led.record import LedRecord
-from led_sglang.methods.registry import METHODS, sampler_names
+from led_sglang.methods.registry import METHODS
 from led_sglang.methods.request import parse_request
 from led_sglang.methods.rows import REGULAR_ROW, Layout, Row, RowTable
 from led_sglang.methods.soft_thinking import SoftThinking
 from led_sglang.methods.soft_thinking.params import SoftThinkingParams
 from led_sglang.methods.soft_thinking.record import SoftHistory, SoftRecord
 from led_sglang.methods.values import ParameterError
-from led_sglang.settings import LaunchRefused, ServerSettings
-
-LAYERS = 12
-SETTINGS = ServerSettings(
-    sampler="led",
-    enabled=sampler_names(),
-    depth=4,
-    candidates=8,
-    layers="paper",
-    think_only=True,
-    architecture="Qwen3ForCausalLM",
-    num_layers=LAYERS,
-    latent_layers=latent_layers(LAYERS, 4),
-    dola_layers=resolve_dola_layers(None, LAYERS, tied=True),
-    tied_embeddings=True,
-    preset="default",
-    think_start="<think>",
-    think_end="</think>",
-    think_start_ids=(1,),
-    think_end_ids=(2,),
-    boundary_ids=(),
-)
+from led_sglang.settings import LaunchRefused
 
 
 def parse(custom: Any, **changes: Any) -> Any:
