@@ -64,6 +64,11 @@ if __name__ == "__main__":
     params = json.loads(sys.argv[3]) | {"custom_params": {"led": {"gate": "always"}}}
     answer = engine.generate(input_ids=json.loads(sys.argv[2]), sampling_params=params)
     print("ANSWER", json.dumps([answer["output_ids"], answer["meta_info"]["led"]]))
+    params |= {"temperature": 0.8, "custom_params": {"led": {"behaviour_logprobs": True}}}
+    rollout = engine.generate(
+        input_ids=json.loads(sys.argv[2]), sampling_params=params, return_logprob=True
+    )
+    print("ROLLOUT", json.dumps(rollout["meta_info"]))
     engine.shutdown()
 """
 
@@ -71,20 +76,29 @@ if __name__ == "__main__":
 def test_engine(
     model_path: Path, prompts: list[Sequence[int]], expected: list[int], tmp_path: Path
 ) -> None:
+    """Its settings come by `LED_SGLANG`, log q in the field that trainers read among them."""
     script = tmp_path / "engine.py"
     script.write_text(ENGINE)
     arguments = [str(model_path), json.dumps(list(prompts[0])), json.dumps(SAMPLING)]
     done = subprocess.run(
         [sys.executable, str(script), *arguments],
         env=os.environ
-        | {"SGLANG_PLATFORM": "led_cpu", "OMP_NUM_THREADS": "1", "LED_SGLANG": '{"led_depth": 5}'},
+        | {"SGLANG_PLATFORM": "led_cpu", "OMP_NUM_THREADS": "1"}
+        | {"LED_SGLANG": '{"led_depth": 5, "led_logprobs": "behaviour"}'},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
-    answers = [line[7:] for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
-    assert len(answers) == 1, done.stdout[-2000:] + done.stderr[-4000:]
-    tokens, led = json.loads(answers[0])
+    words = [line.split(" ", 1) for line in done.stdout.splitlines()]
+    said = {first: rest[0] for first, *rest in words if first in ("ANSWER", "ROLLOUT")}
+    assert len(said) == 2, done.stdout[-2000:] + done.stderr[-4000:]
+    tokens, led = json.loads(said["ANSWER"])
     assert tokens == expected
     assert led["explored_tokens"] > 0
+    meta = json.loads(said["ROLLOUT"])
+    assert meta["sampler"]["settings"]["logprobs"] == "behaviour"
+    assert meta["led"]["think_tokens"] == 16
+    stated = [logprob for logprob, *_ in meta["output_token_logprobs"]]
+    assert stated == pytest.approx(meta["led_behaviour_logprobs"], abs=1e-6)
+    assert min(stated) < -0.1

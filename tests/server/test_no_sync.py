@@ -19,6 +19,7 @@ METHODS = (
     {"sampler": "led", "led": {"gate": "entropy", "gate_entropy": 1.0, "final_norm": True}},
     {"sampler": "dola"},
     {"sampler": "soft-thinking-gumbel"},
+    {"sampler": "led", "led": {"logprobs": "behaviour"}},
     {"sampler": "regular"},
 )
 
@@ -36,10 +37,11 @@ def test_no_method_reads_a_value_back(
     ) as server:
         # Lengths and starts differ, so that batches merge and shrink; seeded and not.
         bodies = [
-            (prompts[i], METHODS[i % 6], {"max_new_tokens": 6 + 5 * i, "temperature": 0.7})
-            for i in range(6)
+            (prompts[i], method, {"max_new_tokens": 6 + 5 * i, "temperature": 0.7})
+            for i, method in enumerate(METHODS)
         ]
-        bodies += [(p, m, s | {"sampling_seed": 3, "top_p": 0.9}) for p, m, s in bodies]
+        seeded = {"sampling_seed": 3, "top_p": 0.9, "return_logprob": True}
+        bodies += [(p, m, s | seeded) for p, m, s in bodies]
         server.generate_all(bodies)
     lines = log.read_text().splitlines()
     assert {line for line in lines if line.startswith("ran ")} == {
