@@ -43,6 +43,8 @@ def test_the_contracts_hold(package: Path) -> None:
         ("kernels/types.py", "import led_sglang.methods.registry", "Kernels know nothing"),
         ("methods/rows.py", "import led_sglang.patches.hooks", "Imports go one way"),
         ("bench/plan.py", "import sglang.srt.server_args", "Only patches touch SGLang"),
+        ("settings.py", "import sglang.srt.server_args", "Only patches touch SGLang"),
+        ("trace/records.py", "import led_sglang.patches.hooks", "Tools know of the patches"),
         ("common/journal.py", "import led_sglang.bench.plan", "Tools share what lies in common"),
         ("methods/values.py", "import led_sglang.methods.rows", "No room imports a room"),
     ],

@@ -68,6 +68,9 @@ def test_the_installed_wheel_works(wheel: Path, tmp_path: Path) -> None:
         "from importlib.metadata import entry_points\n"
         "assert [e.name for e in entry_points(group='sglang.srt.platforms')] == ['led_cpu']\n"
         "assert 'led' in entry_points(group='sglang.srt.plugins').names\n"
+        "for group in ('sglang.srt.platforms', 'sglang.srt.plugins', 'console_scripts'):\n"
+        "    own = [e for e in entry_points(group=group) if e.value.startswith('led_sglang')]\n"
+        "    assert len(own) == 1 and callable(own[0].load()), group\n"
         "print(led_sglang.__file__, led_sglang.kernels.__file__, len(load_presets()))\n"
     )
     done = subprocess.run(

@@ -39,8 +39,6 @@ def times(call: Callable[[], object], device: torch.device, repeats: int) -> Tim
     median = statistics.median(samples)
     if len(samples) == 1:
         return Times(median, median, median)
-    if len(samples) == 1:
-        return Times(samples[0], samples[0], samples[0])
     cuts = statistics.quantiles(samples, n=10, method="inclusive")
     return Times(cuts[0], median, cuts[8])
 
