@@ -225,10 +225,10 @@ def test_the_first_stage_tells_of_the_last(stages: Stages, asked: list[dict[str,
     assert "kernels  cpu" in log
 
 
+@pytest.mark.parametrize("stages", [1], indirect=True)
 def test_regular_requests_are_a_plain_servers(stages: Stages, plain: Regular) -> None:
-    """Tokens and log-probabilities to the bit, beside rows of LED too."""
-    if stages.regular is None:
-        return  # compared on one rank each
+    """Tokens and log-probabilities to the bit, beside rows of LED too; on one rank each."""
+    assert stages.regular is not None
     (alone, mixed), (plain_alone, plain_batches) = stages.regular, plain
     assert alone == plain_alone
     for ours, theirs in zip(mixed, plain_batches, strict=True):
