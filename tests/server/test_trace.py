@@ -189,7 +189,6 @@ def test_a_server_without_the_plugin_is_named(
 BAD_COMMANDS: list[tuple[Sequence[str], str]] = [
     (["--compare", "beam"], "beam"),
     (["--led", json.dumps({"depth": 99})], "depth"),
-    (["--temperature", "-1"], "temperature"),
 ]
 
 
