@@ -91,10 +91,10 @@ SMALLER = {
     "led-sglang analyze --model-path MODEL --tasks gsm8k --out report": "--limit 2 "
     "--max-new-tokens 64 --temperature 0.8 --device cpu -- --sleep-on-idle --dtype float32",
     "led-sglang bench --model-path MODEL --batch-sizes 1,8,64 --out bench": "--device cpu "
-    "--batch-sizes 2,3 --explore-rate 0.5,0 --context 16 --output-len 64 --repeats 1 --profile "
+    "--batch-sizes 2,3 --explore-rate 0.5 --context 16 --output-len 32 --repeats 1 --profile "
     "-- --max-total-tokens 1024",
     "led-sglang eval --base-url http://localhost:30000 --config quick "
-    "--run-dir runs/quick": "--tasks gsm8k --limit 2 --n 1",
+    "--run-dir runs/quick": "--tasks gsm8k --limit 2 --n 1 --max-tokens 64",
     "led-sglang eval --base-url URL --tasks math500,gsm8k --samplers regular,led "
     "--temperatures 0.1,0.3,0.6 --n 16 --limit 100 --run-dir runs/part": "--n 1 --limit 1 "
     "--max-tokens 64",
