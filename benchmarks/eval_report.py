@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 import resource
 import sys
@@ -25,8 +26,8 @@ N, TEMPERATURES, SAMPLERS, TASKS = 16, (0.1, 0.6), ("regular", "led"), ("math500
 
 
 def write_samples(folder: Path, samples: int, characters: int) -> int:
-    """Fill a run directory; returns the number of samples."""
-    items = max(1, samples // (N * len(TEMPERATURES) * len(SAMPLERS) * len(TASKS)))
+    """Fill a run directory; returns the number of samples, at least `samples`."""
+    items = math.ceil(samples / (N * len(TEMPERATURES) * len(SAMPLERS) * len(TASKS)))
     grid = make_grid(
         {"tasks": TASKS, "samplers": SAMPLERS, "temperatures": TEMPERATURES, "n": N}, "benchmark"
     )

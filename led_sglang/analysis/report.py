@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 from collections.abc import Mapping
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,6 @@ def _write_csv(tables: Mapping[str, LayerTable], path: Path) -> None:
                 if table.entropy_band is not None and table.coverage_band is not None:
                     entropy = table.entropy_band[:, variant, layer]
                     pairs = [entropy, *table.coverage_band[:, variant, layer].T]
-                    bands = [float(end) for pair in pairs for end in pair]
+                    bands = ["" if isnan(end) else float(end) for pair in pairs for end in pair]
                 names = (group, layer + 1, table.layers - layer, bool(variant))
                 writer.writerow([*names, *map(float, row), *bands])

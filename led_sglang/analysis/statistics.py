@@ -34,7 +34,7 @@ class LayerTable:
     entropy: [2, L], H(p^l) / log V, without and with the final norm.
     coverage: [2, L, 5], r_k for k of COVERAGE_SIZES.
     entropy_band, coverage_band: [2, ...] of the same shapes, ends of the 95% intervals over
-        prompts; None for fewer than two.
+        prompts, NaN where all prompts agree; None where they agree everywhere, and for one alone.
     """
 
     tokens: int
@@ -127,7 +127,7 @@ class LayerSums:
         """Of one group: counts [prompts], sums [prompts, 2, L, 6]."""
         used = counts > 0
         mean, low, high = ratio_bounds(sums[used], counts[used])
-        band = None if used.sum() < 2 else np.stack([low, high]).clip(0.0, 1.0)
+        band = None if np.isnan(low).all() else np.stack([low, high]).clip(0.0, 1.0)
         return LayerTable(
             tokens=int(counts.sum()),
             vocab=self._vocab,

@@ -102,14 +102,18 @@ def ratio_bounds(parts: Floats, wholes: Floats) -> tuple[Floats, Floats, Floats]
         wholes: [problems], with a sum above zero.
 
     Returns:
-        Ratio, low and high end, [...] each; the ends are the ratio for a single problem.
+        Ratio, low and high end, [...] each. A single problem does not say how far problems scatter,
+        nor do such as all have the same ratio: then the ends are NaN.
     """
     count = len(parts)
     ratio = np.asarray(parts.sum(axis=0) / wholes.sum())
     if count < 2:
-        return ratio, ratio, ratio
+        unknown = np.full_like(ratio, math.nan)
+        return ratio, unknown, unknown
     rest = parts - ratio * wholes.reshape(-1, *[1] * ratio.ndim)
     error = rest.std(axis=0, ddof=1) / math.sqrt(count) / wholes.mean()
+    # Equal ratios differ by the rounding of the division.
+    error = np.where(error > 1e-9 * ratio, error, math.nan)
     half = t_quantile((1.0 + LEVEL) / 2, count - 1) * error
     return ratio, np.maximum(0.0, ratio - half), ratio + half
 

@@ -2,64 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from made_results import results_of
 
-from led_sglang.evaluation.grid import make_grid
-from led_sglang.evaluation.report.results import Results, Sample, natural
+from led_sglang.evaluation.report.results import Results, natural
 from led_sglang.evaluation.report.summary import summarize
 from led_sglang.evaluation.report.tables import accuracy, differences
-from led_sglang.evaluation.store import Key, Stored
-
-
-def results_of(
-    verdicts: Sequence[bool | Sequence[bool]],
-    samplers: Sequence[str] = ("regular", "led"),
-    graders: Sequence[str] = ("led-sglang 1",),
-    finished: Sequence[str] = ("regular", "led"),
-) -> Results:
-    """A run with a problem for each verdict, one for each of its samples or one that all share.
-
-    Each of `graders` graded one sample of each problem, the last one the rest.
-    """
-    samples = max((len(v) for v in verdicts if isinstance(v, Sequence)), default=2)
-    cells = {}
-    for sampler in (name for name in samplers if name in finished):
-        items = {}
-        for item, verdict in enumerate(verdicts):
-            rows = []
-            for sample in range(samples):
-                correct = verdict[sample] if isinstance(verdict, Sequence) else verdict
-                key = Key("gsm8k", sampler, 0.6, str(item), sample)
-                row = Sample(
-                    stored=Stored(key, {}, "", 0, 0),
-                    correct=correct,
-                    official=None,
-                    outcome="correct" if correct else "wrong",
-                    vote="1",
-                    truncated=False,
-                    tokens=10,
-                    thinking_tokens=5,
-                    led={"think_tokens": 5, "explored_tokens": sample, "depth_histogram": {},
-                         "mean_p1": 0.5, "first_explored": sample or None}
-                    if sampler == "led" else None,
-                    digest=bytes([item, sample]),
-                    finished=3600.0 * min(sample, len(graders) - 1) + 1,
-                )  # fmt: skip
-                rows.append(row)
-            items[str(item)] = rows
-        cells["gsm8k", sampler, 0.6] = items
-    grid = make_grid({"tasks": ["gsm8k"], "samplers": list(samplers), "n": samples}, "x")
-    tasks = {"gsm8k": {"items": len(verdicts), "kind": "math"}}
-    settings = {"server": {"version": "0.5.23"}, "tasks": tasks}
-    sessions = [
-        {"started": f"1970-01-01T{hour:02}:00:00+00:00", "concurrency": 1, "grader": grader}
-        for hour, grader in enumerate(graders)
-    ]
-    return Results(grid=grid, settings=settings, cells=cells, sessions=sessions)
-
 
 MIXED = (True, False, True, False)
 
@@ -113,6 +65,37 @@ def test_differences_end_at_a_hundred_points() -> None:
     metrics = summarize(results_of([[True], [True], [True]]))
     (row,) = differences(metrics).rows
     assert row[4:8] == ["+0.0", "-100.0 .. +100.0", "> 100", "cannot tell"]
+
+
+def test_problems_that_say_nothing_of_their_scatter_get_no_interval() -> None:
+    """One alone, and such as are all alike: no interval of width zero, and no number that is none,
+    which JSON does not know."""
+    for results in (results_of([True]), results_of(MIXED)):
+        metrics = summarize(results)
+        cell = metrics["tasks"]["gsm8k"]["led"]["0.6"]
+        assert cell["pass@1[avg-of-2]"]["avg_tokens_interval"] is None
+        assert cell["led"]["explored_interval"] is None
+        json.dumps(metrics, allow_nan=False)
+    apart = summarize(results_of(MIXED, tokens=lambda item: 10 + 2 * item))
+    cell = apart["tasks"]["gsm8k"]["led"]["0.6"]
+    for value, (low, high) in (
+        (cell["pass@1[avg-of-2]"]["avg_tokens"], cell["pass@1[avg-of-2]"]["avg_tokens_interval"]),
+        (cell["led"]["explored_share"], cell["led"]["explored_interval"]),
+    ):
+        assert low < value < high
+
+
+def test_a_k_that_no_problem_has_official_verdicts_for_has_no_number() -> None:
+    results = results_of(MIXED)
+    cells = {
+        cell: {item: [replace(rows[0], official=True), *rows[1:]] for item, rows in items.items()}
+        for cell, items in results.cells.items()
+    }
+    metrics = summarize(replace(results, cells=cells))
+    cell = metrics["tasks"]["gsm8k"]["led"]["0.6"]
+    assert cell["pass@1"]["official_correct"] == 100.0
+    assert cell["pass@2"]["official_correct"] is None
+    json.dumps(metrics, allow_nan=False)
 
 
 def test_problems_stand_in_natural_order() -> None:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import beta, binomtest
+from scipy.stats import beta, binom, binomtest
 from scorio.eval import bayes
 
 from led_sglang.common.intervals import (
@@ -15,10 +15,11 @@ from led_sglang.common.intervals import (
     bayes_at_n,
     bootstrap,
     mean_of,
+    ratio_bounds,
     share_interval,
 )
 from led_sglang.evaluation.report.comparisons import verdict
-from led_sglang.evaluation.report.metrics import pass_at_k
+from led_sglang.evaluation.report.metrics import KS, pass_at_k, slope_step, slopes
 
 # Synthetic runs of each case. Nominal 95%: 93 to 97 of 100 must cover the truth.
 RUNS = 1000
@@ -45,6 +46,58 @@ def test_intervals_of_shares_cover_the_truth(
     right = generator.binomial(samples, generator.beta(*easiness, size=(RUNS, problems)))
     found = [share_interval(row, k / samples) for row in pass_at(right, samples, k)]
     assert np.mean([i.low <= truth <= i.high for i in found]) == NOMINAL
+
+
+@pytest.mark.parametrize(("problems", "least", "most"), [(30, 0.92, 0.981), (60, 0.93, 0.979)])
+def test_yes_or_no_of_few_problems_is_covered_as_the_page_says(
+    problems: int, least: float, most: float
+) -> None:
+    """Cover@tau, whose shares move in steps of a problem: exactly, by the true share."""
+    counts = np.arange(problems + 1)
+    found = [share_interval((np.arange(problems) < c).astype(float), 1.0) for c in counts]
+    low, high = (np.array([getattr(i, end) for i in found]) for end in ("low", "high"))
+    shares = np.linspace(0, 1, 2001)[:, None]
+    covered = (binom.pmf(counts, problems, shares) * (low <= shares) * (shares <= high)).sum(axis=1)
+    assert covered.min() > 0.84
+    inner = covered[100:-100]  # 5 to 95%
+    assert least < inner.min() < inner.max() < most
+    assert inner.mean() == pytest.approx(0.952, abs=0.002)
+
+
+@pytest.mark.parametrize("problems", [60, 200])
+def test_intervals_of_ratios_cover_the_truth(problems: int) -> None:
+    """Tokens by samples, and explored by think tokens: the longer a thought, the surer it is."""
+    generator = np.random.default_rng(8)
+
+    def run(count: int) -> tuple[Floats, Floats]:
+        thought = generator.lognormal(7, 0.5, size=count).round()
+        rate = 0.2 / np.sqrt(thought / 1000) * generator.uniform(0.5, 1.5, size=count)
+        explored = generator.binomial(thought.astype(int), rate.clip(0, 1))
+        return np.stack([thought, explored], axis=1), np.stack([np.ones(count), thought], axis=1)
+
+    everything = [total.sum(axis=0) for total in run(3 * 10**5)]
+    truth = everything[0] / everything[1]
+    covered = []
+    for _ in range(RUNS):
+        parts, wholes = run(problems)
+        for column in (0, 1):
+            ratio, low, high = ratio_bounds(parts[:, column], wholes[:, column])
+            assert low < ratio < high
+            covered.append(low <= truth[column] <= high)
+    assert np.mean(covered[0::2]) == NOMINAL
+    assert np.mean(covered[1::2]) == NOMINAL
+
+
+def test_a_ratio_whose_problems_do_not_scatter_has_no_interval() -> None:
+    wholes = np.array([3.0, 7.0, 9.0])
+    parts = np.stack([wholes * 0.3, wholes * 0.0, wholes * [0.2, 0.3, 0.3]], axis=1)
+    ratio, low, high = ratio_bounds(parts, wholes)
+    assert ratio[:2] == pytest.approx([0.3, 0.0])
+    assert np.isnan([low[:2], high[:2]]).all()
+    assert low[2] < ratio[2] < high[2]
+    ratio, low, high = ratio_bounds(parts[:1], wholes[:1])
+    assert ratio == pytest.approx(parts[0] / wholes[0])
+    assert np.isnan([low, high]).all()
 
 
 def test_wilsons_interval_is_scipys_where_each_problem_has_one_sample() -> None:
@@ -99,6 +152,29 @@ def test_intervals_of_differences_cover_the_truth(problems: int, samples: int, g
     drawn = differences(np.random.default_rng(4), problems, samples, gain)
     found = bootstrap([drawn], [1 / samples] * RUNS, resamples=1000)
     assert np.mean([i.low <= gain <= i.high for i in found]) == NOMINAL
+
+
+@pytest.mark.parametrize("problems", [60, 200])
+@pytest.mark.parametrize(("easiness", "loss"), [((2.0, 1.0), 0.0), ((0.5, 0.5), 0.1)])
+def test_intervals_of_alpha_cover_the_truth(
+    problems: int, easiness: tuple[float, float], loss: float
+) -> None:
+    """Three temperatures, each of which takes `loss` of the chance to be right, and 16 samples."""
+    generator, samples = np.random.default_rng(9), 16
+    kept = (1 - loss) ** np.arange(3)
+
+    def chances(count: int) -> Floats:
+        return generator.beta(*easiness, size=(count, 1)) * kept
+
+    wrong = 1 - chances(10**5)
+    truth = slopes(np.stack([1 - wrong**k for k in KS], axis=2)).mean()
+    right = generator.binomial(samples, chances(problems * RUNS))
+    tables = np.stack([pass_at(right, samples, k) for k in KS], axis=2)
+    found = bootstrap(
+        [slopes(tables).reshape(problems, RUNS)], [slope_step(3, KS, samples)] * RUNS,
+        resamples=1000,
+    )  # fmt: skip
+    assert np.mean([i.low <= truth <= i.high for i in found]) == NOMINAL
 
 
 @pytest.mark.parametrize("problems", [(30, 30), (30, 300)])

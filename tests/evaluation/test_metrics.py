@@ -82,12 +82,12 @@ def test_slopes_of_problems_average_to_the_planes_alpha() -> None:
     assert slopes(tables).mean() == pytest.approx(fit_plane(tables.mean(axis=0)).alpha)
 
 
-def test_a_slope_step_is_the_most_that_one_sample_moves() -> None:
-    """Each sample of a problem in turn, right where all others are wrong."""
+def test_a_slope_step_is_what_one_sample_moves_through_every_pass_at_k() -> None:
+    """A sample that is right where all others of its problem are wrong."""
     ks, n = [1, 2, 4], 4
     moved = []
     for temperature in range(3):
-        table = np.zeros((1, 3, len(ks)))
-        table[0, temperature] = [pass_at_k(n, 1, k) for k in ks]
-        moved.append(abs(float(slopes(table)[0])))
+        tables = np.zeros((len(ks), 3, len(ks)))  # through one k a table
+        tables[range(3), temperature, range(3)] = [pass_at_k(n, 1, k) for k in ks]
+        moved.append(math.hypot(*slopes(tables)))
     assert slope_step(3, ks, n) == pytest.approx(max(moved))

@@ -24,6 +24,7 @@ from selenium.webdriver import Chrome
 
 PLOTS = ["pass_at_n", "cover", "paired", "alpha", "length", "exploration"]
 SAMPLES = 320
+LAPTOP = 1280
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +33,18 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with running(engine()) as url:
         done = led_eval(*small_grid(url, folder))
     assert done.returncode == 0, done.stderr
+    return exported(folder)
+
+
+def exported(folder: Path) -> Path:
+    done = led_eval("--run-dir", folder, "--export")
+    assert done.returncode == 0, done.stderr
     return folder
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    with chromium(tmp_path_factory.mktemp("profile"), width=1366, height=768) as running_browser:
+    with chromium(tmp_path_factory.mktemp("profile"), width=LAPTOP, height=768) as running_browser:
         yield running_browser
 
 
@@ -60,24 +67,33 @@ def test_browser_shows_every_plot_without_a_console_line(browser: Chrome, run_di
     figures = browser.execute_script(script)
     assert [name for name, *_ in figures] == PLOTS
     for _, width, height, paths in figures:
-        assert 800 < width <= 1200
+        assert 1000 < width <= 1008  # 10.5 inches, so that one text size stays one
         assert height > 200
         assert paths > 10
     for name in PLOTS:
         assert (run_dir / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    # A laptop's window needs no sideways scrolling.
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= 1366
 
 
-def test_a_phone_scrolls_no_page_sideways(browser: Chrome, run_dir: Path) -> None:
-    pages = [run_dir / "report.html", next(run_dir.glob("pages/*/*.html"))]
-    phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+@pytest.mark.parametrize("width", [LAPTOP, 390])
+def test_no_page_scrolls_sideways(
+    browser: Chrome, run_dir: Path, attacked: Path, width: int
+) -> None:
+    pages = [
+        *run_dir.glob("*.html"),
+        *run_dir.glob("pages/gsm8k/*.html"),
+        *attacked.rglob("*.html"),
+    ]
+    assert len(pages) == 8
+    screen = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < LAPTOP}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
     try:
         for page in pages:
             browser.get(page.as_uri())
             browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = 1)")
-            assert browser.execute_script("return document.documentElement.scrollWidth") == 390
+            wide, seen = browser.execute_script(
+                "const all = document.documentElement; return [all.scrollWidth, all.clientWidth]"
+            )
+            assert wide == seen <= width
             assert browser.get_log("browser") == []
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
@@ -123,8 +139,6 @@ def test_header_says_where_the_numbers_come_from(run_dir: Path) -> None:
 
 
 def test_export_holds_the_numbers_of_the_json(run_dir: Path) -> None:
-    done = led_eval("--run-dir", run_dir, "--export")
-    assert done.returncode == 0, done.stderr
     metrics = json.loads((run_dir / "metrics.json").read_text())
     tables = {}
     for name in ("accuracy", "differences"):
@@ -146,13 +160,25 @@ def test_export_holds_the_numbers_of_the_json(run_dir: Path) -> None:
 
 
 def test_latex_tables_are_whole(run_dir: Path) -> None:
-    """Strictly parsed: every environment, group and formula is closed, every row is complete."""
-    assert led_eval("--run-dir", run_dir, "--export").returncode == 0
-    for file in (run_dir / "tables").glob("*.tex"):
-        text = file.read_text()
+    """Strictly parsed: every environment, group and formula is closed, every row is complete; and
+    the caption says of how many samples and problems the numbers are, and what their intervals."""
+    problems = ", ".join(f"5 of {task}" for task in TASKS)
+    said = {
+        "accuracy": f"4 samples of each problem ({problems})",
+        "differences": r"95\% bootstrap intervals over problems",
+    }
+    for name, sentence in said.items():
+        text = (run_dir / "tables" / f"{name}.tex").read_text()
         nodes, *_ = LatexWalker(text, tolerant_parsing=False).get_latex_nodes()
         (table,) = [node for node in nodes if isinstance(node, LatexEnvironmentNode)]
-        assert table.environmentname == "tabular"
+        inner = [node for node in table.nodelist if isinstance(node, LatexEnvironmentNode)]
+        assert [table.environmentname, *(node.environmentname for node in inner)] == [
+            *("table", "tabular")
+        ]
+        (caption,) = re.findall(r"\\caption\{(.*)\}\n", text)
+        assert sentence in caption
+        assert not re.search(r"(?<!\\)[%#_]", caption)
+        assert f"\\label{{tab:led-{name}}}" in text
         columns = re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)
         assert columns is not None
         rows = [line for line in text.splitlines() if line.endswith(r"\\")]
@@ -207,7 +233,7 @@ def test_ink_stands_out_in_light_and_dark(browser: Chrome, run_dir: Path, scheme
 
 def _clip(browser: Chrome) -> dict[str, int]:
     height = browser.execute_script("return document.documentElement.scrollHeight")
-    return {"x": 0, "y": 0, "width": 1366, "height": height, "scale": 1}
+    return {"x": 0, "y": 0, "width": LAPTOP, "height": height, "scale": 1}
 
 
 def test_report_asks_for_nothing(run_dir: Path) -> None:
@@ -250,7 +276,10 @@ def test_every_sample_is_linked(run_dir: Path) -> None:
         assert unquote(anchor) in _parsed(run_dir / unquote(path)).ids
 
 
-def test_what_models_and_files_say_is_escaped(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one problem; it and its answers are HTML."""
+    tmp_path = tmp_path_factory.mktemp("attacked")
     attack = "<script>alert(1)</script><img src=x onerror=alert(2)>'\"&\udcff"
     data = tmp_path / "items.jsonl"
     item = {"id": f"a/../{attack[:-1]}", "problem": attack[:-1], "expected_answer": "2"}
@@ -260,13 +289,27 @@ def test_what_models_and_files_say_is_escaped(tmp_path: Path) -> None:
         grid = small_grid(url, tmp_path / "run", "--data", f"aime24={data}", tasks=["aime24"])
         done = led_eval(*grid)
     assert done.returncode == 0, done.stderr
-    pages = [tmp_path / "run" / "report.html", *(tmp_path / "run" / "pages").rglob("*.html")]
+    return exported(tmp_path / "run")
+
+
+def test_what_models_and_files_say_is_escaped(attacked: Path) -> None:
+    pages = [attacked / "report.html", *(attacked / "pages").rglob("*.html")]
     assert len(pages) == 2
     for page in pages:
         html = page.read_text()
         assert "<script" not in html
         assert "<img" not in html
         assert "&lt;script&gt;" in html
+
+
+def test_nothing_says_nan(run_dir: Path, attacked: Path) -> None:
+    """A run of several problems, and one of a single problem, which says nothing of the others."""
+    for folder in (run_dir, attacked):
+        assert "NaN" not in (folder / "metrics.json").read_text()
+        for file in ("report.md", "report.html", *sorted((folder / "tables").iterdir())):
+            assert not re.search(r"\b(nan|inf)\b", (folder / file).read_text(), re.IGNORECASE)
+    entry = json.loads((attacked / "metrics.json").read_text())["tasks"]["aime24"]["led"]["0.6"]
+    assert entry["pass@1[avg-of-4]"]["avg_tokens_interval"] is None
 
 
 def test_markdown_report_has_the_same_numbers(run_dir: Path) -> None:

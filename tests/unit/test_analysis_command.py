@@ -89,7 +89,8 @@ def test_report_holds_every_number(tmp_path: Path, log: bool) -> None:
     assert all((tmp_path / name).read_bytes()[:4] == b"\x89PNG" for name in FIGURES)
 
 
-def test_figures_use_their_space_and_show_chance(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("log", "scale"), [(False, "linear"), (True, "log")])
+def test_figures_use_their_space_and_show_chance(tmp_path: Path, log: bool, scale: str) -> None:
     entropy = np.linspace(0.001, 0.02, 6)[None].repeat(2, axis=0)
     table = LayerTable(9, 64, entropy, np.full((2, 6, 5), 0.3))
     drawn = []
@@ -100,8 +101,10 @@ def test_figures_use_their_space_and_show_chance(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("matplotlib.figure.Figure.savefig", save)
         facts = {"model": "some/model", "prompts": 3, "prompt_set": "gsm8k", "temperature": 0.6}
-        draw({"all": table}, tmp_path, recommend({"all": table}, 0.05), facts, log=False)
+        draw({"all": table}, tmp_path, recommend({"all": table}, 0.05), facts, log=log)
     of_entropy, of_coverage = drawn
+    for figure in drawn:
+        assert {axes.get_yscale() for axes in figure.axes} == {scale}
     assert of_entropy.axes[0].get_ylim()[1] < 0.03
     assert of_entropy.get_suptitle() == (
         "model, 3 prompts of gsm8k, T = 0.6; shaded: recommended depth 1"

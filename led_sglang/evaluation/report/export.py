@@ -31,8 +31,8 @@ _LATEX = {
 def export(metrics: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write `accuracy` and `differences`, `.csv` and `.tex` each, into `folder`.
 
-    A `.csv` holds the numbers of `metrics.json` in full; a `.tex` is a `tabular` with the rules of
-    the package booktabs, for `\\input`.
+    A `.csv` holds the numbers of `metrics.json` in full; a `.tex` is a `table` with its caption and
+    the rules of the package booktabs, for `\\input`.
 
     Returns:
         The files; none of differences where nothing is compared.
@@ -42,23 +42,31 @@ def export(metrics: Mapping[str, Any], folder: Path) -> list[Path]:
     """
     texts = {
         "accuracy.csv": _csv(_ACCURACY, _accuracy_rows(metrics)),
-        "accuracy.tex": latex(accuracy(metrics)),
+        "accuracy.tex": latex(accuracy(metrics), "led-accuracy"),
     }
     if metrics["paired"]:
         rows = ([entry[name] for name in _DIFFERENCES] for entry in metrics["paired"])
         texts["differences.csv"] = _csv(_DIFFERENCES, rows)
-        texts["differences.tex"] = latex(differences(metrics))
+        texts["differences.tex"] = latex(differences(metrics), "led-differences")
     for name, text in texts.items():
         write_atomically(folder / name, text)
     return [folder / name for name in texts]
 
 
-def latex(table: Table) -> str:
-    """A `tabular` of a table; names stand left, numbers right."""
+def latex(table: Table, label: str) -> str:
+    """A `table` whose caption says what the numbers are; names stand left, numbers right.
+
+    Args:
+        table: any of the report's.
+        label: what `\\ref` finds it by, behind `tab:`.
+    """
     columns = "l" * table.labels + "r" * (len(table.heads) - table.labels)
     rows = [f"{' & '.join(map(_cell, row))} \\\\" for row in table.rows]
     lines = [
-        f"% {table.title}: {table.note}",
+        "\\begin{table}",
+        "\\centering",
+        f"\\caption{{{_cell(f'{table.title}. {table.note}')}}}",
+        f"\\label{{tab:{label}}}",
         f"\\begin{{tabular}}{{{columns}}}",
         "\\toprule",
         f"{' & '.join(map(_cell, table.heads))} \\\\",
@@ -66,6 +74,7 @@ def latex(table: Table) -> str:
         *rows,
         "\\bottomrule",
         "\\end{tabular}",
+        "\\end{table}",
     ]
     return "\n".join(lines) + "\n"
 

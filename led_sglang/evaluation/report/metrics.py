@@ -97,9 +97,14 @@ def slopes(tables: Floats) -> Floats:
 
 
 def slope_step(temperatures: int, ks: Sequence[int], samples: int) -> float:
-    """The largest change that one sample's verdict makes to a problem's alpha, see `slopes`."""
+    """The step of a problem's alpha (see `slopes`) for its interval (see `intervals`).
+
+    One sample's verdict moves alpha through each pass@k, at most by k / n times a weight. Only the
+    first right sample of a problem moves it so far through all of them, and their plain sum makes
+    intervals too wide: of 30 problems 98 to 99 of 100 would cover. So they add up squared.
+    """
     weights = np.abs(_solver(temperatures, len(ks))[1]).reshape(temperatures, len(ks))
-    return float((weights @ (np.array(ks) / samples)).max())
+    return float(np.linalg.norm(weights * np.array(ks) / samples, axis=1).max())
 
 
 def _solver(temperatures: int, ks: int) -> Floats:

@@ -72,8 +72,7 @@ def _themed(svg: str, name: str) -> str:
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", svg)
     # The page may make it smaller, not larger.
-    return re.sub(
-        r'(<svg[^>]*?) height="[^"]*"([^>]*?) width="([^"]*)"',
-        r'\1\2 style="max-width: \3"',
-        *(svg, 1),
-    )
+    head, body = svg.split(">", 1)
+    size = dict(re.findall(r' (width|height)="([^"]*)"', head))  # in either order, by version
+    head = re.sub(r' (?:width|height)="[^"]*"', "", head)
+    return f'{head} style="max-width: {size["width"]}">{body}'

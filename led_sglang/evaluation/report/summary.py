@@ -185,9 +185,9 @@ def _distinct(
 
 
 def _ends(sums: Sequence[Sequence[float]]) -> list[float] | None:
-    """Ends of the interval of a ratio; `sums`: [problems, 2], both of its parts."""
+    """Ends of the interval of a ratio, None without; `sums`: [problems, 2], both of its parts."""
     _, low, high = ratio_bounds(*np.array(sums, dtype=float).T)
-    return [float(low), float(high)] if len(sums) > 1 else None
+    return None if np.isnan(low) else [float(low), float(high)]
 
 
 def _exploration(items: Mapping[Any, Sequence[Sample]]) -> Metrics | None:
@@ -228,5 +228,5 @@ def _percent(count: int, total: int) -> float:
     return 100 * count / total if total else 0.0
 
 
-def _mean_percent(values: Sequence[float]) -> float:
-    return 100 * float(np.mean(values)) if len(values) else math.nan
+def _mean_percent(values: Sequence[float]) -> float | None:
+    return 100 * float(np.mean(values)) if len(values) else None

@@ -119,6 +119,10 @@ def _mean_of_all(values: Sequence[float | None]) -> float | None:
 def accuracy(metrics: Mapping[str, Any]) -> Table:
     """pass@1, Bayes@N and pass@n by task, sampler and temperature, and the means over tasks."""
     n = metrics["grid"]["n"]
+    problems = ", ".join(
+        f"{max(cell['num_entries'] for by in cells.values() for cell in by.values()):,} of {task}"
+        for task, cells in metrics["tasks"].items()
+    )
     shown = {"pass@1": f"pass@1[avg-of-{n}]", f"Bayes@{n}": f"bayes@{n}"}
     mean = any_right = ""
     if n > 1:  # of one sample they are one number
@@ -133,13 +137,17 @@ def accuracy(metrics: Mapping[str, Any]) -> Table:
     ]
     return Table(
         "Accuracy",
-        f"In percent, with 95% intervals. pass@1: {mean}Wilson's interval for the problems as a "
-        f"draw from many. Bayes@{n}: the same for exactly these problems, from a uniform prior."
-        + any_right,
+        f"In percent, with 95% intervals; {_samples(n)} of each problem ({problems}). "
+        f"pass@1: {mean}Wilson's interval for the problems as a draw from many. "
+        f"Bayes@{n}: the same for exactly these problems, from a uniform prior." + any_right,
         ["task", "sampler", "T", *shown],
         rows,
         labels=3,
     )
+
+
+def _samples(count: int) -> str:
+    return f"{count} samples" if count > 1 else "1 sample"
 
 
 def differences(metrics: Mapping[str, Any]) -> Table:
@@ -147,8 +155,8 @@ def differences(metrics: Mapping[str, Any]) -> Table:
     return difference_table(
         metrics["paired"],
         "Paired differences",
-        "Nothing is corrected for the number of comparisons: of twenty true zeros, one is expected "
-        "to look different.",
+        f"Of each sampler {_samples(metrics['grid']['n'])} a problem. Nothing is corrected for the "
+        "number of comparisons: of twenty true zeros, one is expected to look different.",
     )
 
 
