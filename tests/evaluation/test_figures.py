@@ -133,6 +133,7 @@ def test_every_bar_and_point_has_its_interval() -> None:
     assert paired is not None
     drawn = {tuple(line.get_xdata()) for axis in paired.axes for line in axis.lines}
     assert drawn >= set(differences)
+    assert max(end for ends in drawn for end in ends if ends[0] == -ends[-1]) <= 100
 
 
 def ends_of(figure: Any) -> list[tuple[float, float]]:

@@ -47,7 +47,8 @@ def paired(metrics: Mapping[str, Any]) -> Figure | None:
         line_of = other if faceted else other * len(steps) + step
         place = tasks.index(entry["task"]) - 0.4 + (line_of + 0.5) * 0.8 / lines
         ink = colour(metrics, entry["sampler"])
-        blind = [-entry["detectable"], entry["detectable"]]
+        missed = min(entry["detectable"], 100.0)  # shares are no further apart
+        blind = [-missed, missed]
         axis.plot(blind, [place] * 2, color=ink, linewidth=6, alpha=0.16, solid_capstyle="butt")
         axis.plot([entry["low"], entry["high"]], [place] * 2, color=ink)
         axis.plot(entry["difference"], place, marker(0 if faceted else step), color=ink)
