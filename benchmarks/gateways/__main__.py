@@ -4,9 +4,10 @@
         --sglang-router PATH/bin/python --litellm PATH/bin/litellm --nginx /usr/sbin/nginx
 
 Starts two servers with the bundled model, or asks those that --workers names, puts each gateway in
-front of them and sends every request once, streamed and not. Gateways are installed in environments
-of their own: some of them pin what SGLang needs in other versions. Only those that a flag names are
-tried; `direct`, the first server itself, always is.
+front of them and sends every request once, streamed and not, for `regular` and for `led`.
+`--server-flags "--sampler regular --enable-samplers led"` sets the servers' default. Gateways are
+installed in environments of their own: some of them pin what SGLang needs in other versions. Only
+those that a flag names are tried; `direct`, the first server itself, always is.
 """
 
 from __future__ import annotations
@@ -18,13 +19,18 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 
-from benchmarks.gateways.ask import ENDPOINTS, WAYS, Answer, ask
+import requests
+
+from benchmarks.gateways.ask import CHOICES, ENDPOINTS, Answer, ask
 from benchmarks.gateways.launch import GATEWAYS, running
+from led_sglang.common.address import first_state
 from led_sglang.common.server_process import running_server
 
 NAME = "model"
+SAMPLERS = ("regular", "led")
 _FLAGS = (
     "--device",
     "cpu",
@@ -50,26 +56,28 @@ def two_servers(folder: Path, flags: Sequence[str]) -> Iterator[list[str]]:
 
 
 def sweep(gateway: str, url: str, workers: Sequence[str]) -> Iterator[Answer]:
-    """Every request once; what is chosen is always `regular`, on servers that default to LED."""
-    for endpoint in ENDPOINTS:
-        for stream in (False, True):
-            for way in WAYS:
-                yield ask(gateway, url, workers, endpoint, NAME, way, "regular", stream=stream)
+    """Every request once, each sampler in each way, and one that chooses nothing."""
+    info = requests.get(f"{workers[0]}/server_info", timeout=60).json()
+    default = first_state(info)["led"]["settings"]["sampler"]
+    asked = [("nothing", default), *product(CHOICES, SAMPLERS)]
+    for endpoint, stream, (way, sampler) in product(ENDPOINTS, (False, True), asked):
+        yield ask(gateway, url, workers, endpoint, NAME, way, sampler, stream=stream)
 
 
 def table(answers: Sequence[Answer]) -> str:
-    """Rows of Markdown: what came of `regular`, by gateway and endpoint, for each way."""
-    lines = ["| gateway | endpoint | `custom_params` | model name | seen by the client |"]
-    lines.append("|---|---|---|---|---|")
-    for gateway in dict.fromkeys(a.gateway for a in answers):
-        for endpoint in ENDPOINTS:
-            found = [a for a in answers if (a.gateway, a.endpoint) == (gateway, endpoint)]
-            cells = [
-                _together([_outcome(a) for a in found if a.way == way])
-                for way in ("custom_params", "model name")
-            ]
-            seen = _seen([a for a in found if a.truth is not None])
-            lines.append(f"| {gateway} | `{endpoint}` | {' | '.join(cells)} | {seen} |")
+    """Rows of Markdown: who answered, by gateway and endpoint, for each sampler and way."""
+    columns = list(product(SAMPLERS, CHOICES))
+    names = [f"`{sampler}` by {way}" for sampler, way in columns]
+    lines = [f"| gateway | endpoint | {' | '.join(names)} | seen by the client |"]
+    lines.append("|---" * (len(columns) + 3) + "|")
+    for gateway, endpoint in product(dict.fromkeys(a.gateway for a in answers), ENDPOINTS):
+        found = [a for a in answers if (a.gateway, a.endpoint) == (gateway, endpoint)]
+        cells = [
+            _together([_outcome(a) for a in found if (a.asked, a.way) == column])
+            for column in columns
+        ]
+        seen = _seen([a for a in found if a.truth is not None])
+        lines.append(f"| {gateway} | `{endpoint}` | {' | '.join(cells)} | {seen} |")
     return "\n".join(lines)
 
 

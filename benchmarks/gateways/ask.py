@@ -14,7 +14,8 @@ from led_sglang.common.answers import ANSWERED_BY, SAMPLER_HEADER
 PROMPT = "Visit every room once. Doors: 1-3 3-6 3-5 2-6 1-7 2-4 4-6 1-6 4-5 Start: 6"
 _TOKENS = 12
 _TIMEOUT_S = 60
-WAYS = ("nothing", "custom_params", "model name")
+# Ways to choose; `nothing` is one more.
+CHOICES = ("custom_params", "model name")
 ENDPOINTS = (
     "/generate",
     "/v1/completions",
@@ -52,7 +53,7 @@ class Answer:
 
 
 def body_for(endpoint: str, name: str, way: str, sampler: str, *, stream: bool) -> dict[str, Any]:
-    """A request that chooses a sampler in one of `WAYS`."""
+    """A request that chooses a sampler in one of `CHOICES`, or not at all."""
     turns = f"<|im_start|>user\n{PROMPT}<|im_end|>\n<|im_start|>assistant\n<think>\n"
     messages = [{"role": "user", "content": PROMPT}]
     model = f"{name}:{sampler}" if way == "model name" else name
@@ -100,7 +101,7 @@ def ask(
         gateway, url: what is asked.
         workers: the servers behind it.
         name: of the model.
-        way, sampler: see `body_for`; with the way `nothing` the server's default is meant.
+        way, sampler: see `body_for`; with the way `nothing` it is the servers' default.
     """
     before = think_tokens(workers)
     try:
@@ -124,7 +125,7 @@ def ask(
         endpoint,
         stream,
         way,
-        sampler if way != "nothing" else "led",
+        sampler,
         status,
         ("led" if grew else "regular") if answered else None,
         header,

@@ -43,8 +43,6 @@ class Answerer:
         end = (self.model or "").rpartition(":")[2]
         made = reported.get("name") or self.header or (end if end in known else None)
         if made is None:
-            if self.meta_info is not None:  # of an earlier version
-                return None
             return (
                 "does not say which sampler made its answer, neither in meta_info nor in the "
                 f"header {SAMPLER_HEADER} nor in its model: a gateway in between is likely to "
@@ -56,7 +54,13 @@ class Answerer:
                 f"between is likely to have dropped custom_params; {_WAY_OUT}, or by the model's "
                 f"name, NAME:{sampler}"
             )
-        used = reported.get("settings") or {}
+        used = reported.get("settings")
+        if params and used is None:
+            return (
+                f"was asked for {sampler} with {', '.join(params)}, and does not say with which "
+                "settings it answered: a gateway in between is likely to strip meta_info, and may "
+                f"have dropped custom_params; {_WAY_OUT}"
+            )
         for key, value in params.items():
             # A list may have been asked for by a name.
             if key in used and not isinstance(used[key], list) and used[key] != value:

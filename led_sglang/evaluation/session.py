@@ -170,11 +170,12 @@ async def _generate_at(
     tokenizer = ServerTokenizer(endpoint, model.name)
     delimiters = await tokenizer.delimiters(server)
     grid = await fitting(tokenizer, model.context, grid, tasks, adapt=options.adapt)
+    sglang = plugin or is_sglang(server)
     plan = SamplePlan(
         *(grid, tasks, model, delimiters),
         plugin=plugin,
-        sglang=plugin or is_sglang(server),
-        special_tokens=await tokenizer.hides(delimiters),
+        sglang=sglang,
+        special_tokens=sglang and await tokenizer.hides(delimiters),
     )
     store.open(_settings(plan, server), resume=options.resume)
     # The run was started (again), with what may change between starts.

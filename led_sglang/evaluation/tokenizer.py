@@ -37,9 +37,9 @@ class ServerTokenizer:
         return Delimiters(start, end, opened)
 
     async def hides(self, delimiters: Delimiters) -> bool:
-        """Whether completions lack a delimiter, as they lack special tokens unless asked."""
+        """Whether completions may lack a delimiter, as they lack special tokens unless asked."""
         if not self._offered:
-            return False
+            return True
         for text in (delimiters.start, delimiters.end):
             tokens = (await self._tokenized(prompt=text))["tokens"]
             if tokens and text not in await self._text(tokens, special=False):

@@ -135,7 +135,7 @@ def check_answerer(
         ServerError: it was another sampler than the one that was asked, or had other settings.
     """
     sampler = custom_params["sampler"]
-    made_by = Answerer(answer.get("meta_info") or {})
+    made_by = Answerer(answer.get("meta_info"))
     wrong = made_by.complaint(sampler, custom_params.get(sampler) or {}, sampler_names())
     if wrong is not None:
         raise ServerError(f"{client.base_url} {wrong}")

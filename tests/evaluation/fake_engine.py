@@ -13,7 +13,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,8 +28,6 @@ LED_SETTINGS = {
     "think_only": True,
     "captured_layers": [11, 10, 9],
     "preset": "qwen3",
-    "think_start": "<think>",
-    "think_end": "</think>",
 }
 
 
@@ -53,7 +51,10 @@ class FakeEngine:
         says: this, whatever is asked.
         enabled: samplers shown in /server_info.
         down_after: close the connection of every completion after so many.
-        special: the think delimiters are special tokens, which texts lack unless asked for.
+        special: texts that are special tokens, which answers lack unless asked for.
+        think_start, think_end: delimiters, as /server_info shows them.
+        answer_start: what the model writes behind think_end, before its answer.
+        opened: the chat template has opened the thought.
         context: tokens (here words) of prompt and completion together, shown in /v1/models.
         sure: the text does not depend on the seed, LED's draws do.
         reasoning_parser: shown in /server_info.
@@ -76,7 +77,11 @@ class FakeEngine:
     dtype: str = "float32"
     says: str | None = None
     down_after: int | None = None
-    special: bool = False
+    special: tuple[str, ...] = ()
+    think_start: str = "<think>"
+    think_end: str = "</think>"
+    answer_start: str = ""
+    opened: bool = True
     context: int | None = None
     sure: bool = False
     reasoning_parser: str | None = None
@@ -116,7 +121,11 @@ class FakeEngine:
         return web.json_response({"model_type": self.model_type, "model_path": MODEL})
 
     async def _info(self, request: web.Request) -> web.Response:
-        settings = LED_SETTINGS | {"enabled": list(self.enabled)}
+        settings = LED_SETTINGS | {
+            "enabled": list(self.enabled),
+            "think_start": self.think_start,
+            "think_end": self.think_end,
+        }
         state = {"led": {"settings": settings, "totals": {}}} if self.plugin else {}
         return web.json_response(
             {"version": "0.5.23", "model_path": MODEL, "dtype": self.dtype, "tp_size": 1}
@@ -127,7 +136,7 @@ class FakeEngine:
     async def _tokenize(self, request: web.Request) -> web.Response:
         body = await request.json()
         if "messages" in body:
-            tokens = self._tokens(_templated(body["messages"]))
+            tokens = self._tokens(self._templated(body["messages"]))
             return web.json_response({"tokens": tokens, "count": len(tokens)})
         if isinstance(body["prompt"], list):
             lists = [self._tokens(text) for text in body["prompt"]]
@@ -141,10 +150,11 @@ class FakeEngine:
         return web.json_response({"text": self._shown(text, body)})
 
     def _tokens(self, text: str) -> list[int]:
-        """A token a word, and one a delimiter."""
+        """A token a word, and one a delimiter or special token."""
+        apart = self.special or (self.think_start, self.think_end)
         words = [
             word
-            for part in re.split("(</?think>)", text)
+            for part in re.split(f"({_any_of(apart)})", text)
             for word in re.findall(r"\s*\S+|\s+", part)
         ]
         self.vocabulary += [word for word in dict.fromkeys(words) if word not in self.vocabulary]
@@ -152,7 +162,11 @@ class FakeEngine:
 
     def _shown(self, text: str, body: Mapping[str, Any]) -> str:
         hidden = self.special and body.get("skip_special_tokens", True)
-        return re.sub("</?think>", "", text) if hidden else text
+        return re.sub(_any_of(self.special), "", text) if hidden else text
+
+    def _templated(self, messages: Any) -> str:
+        prompt = f"<|im_start|>user\n{messages[0]['content']}<|im_end|>\n<|im_start|>assistant\n"
+        return f"{prompt}{self.think_start}\n" if self.opened else prompt
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -174,7 +188,7 @@ class FakeEngine:
                 request.transport.abort()
             if self.openai and not self.names and not set(body) <= OPENAI_KEYS:
                 return web.json_response({"error": {"message": "unknown keys"}}, status=400)
-            tokens = len(self._tokens(_templated(body["messages"]))) + body["max_tokens"]
+            tokens = len(self._tokens(self._templated(body["messages"]))) + body["max_tokens"]
             if self.context is not None and tokens > self.context:
                 return web.json_response({"message": f"{tokens} tokens"}, status=400)
             return web.json_response(self._answer(body))
@@ -200,14 +214,15 @@ class FakeEngine:
         right = (draw >> 8) % 10_000 < 10_000 * chance
         length = 20 + draw % 200
         thought = f"Draw {draw}. " + "let me think about it " * (length // 5)
-        finish, content = "stop", ""
+        thought = thought if self.opened else self.think_start + thought
+        finish, content = "stop", f"{thought}{self.think_end}{self.answer_start}\n\n"
         if self.never_closes or draw % 23 == 0:
             content, finish = thought, "length"
         elif draw % 19 == 0:
-            content = f"{thought}</think>\n\nI cannot say."
+            content += "I cannot say."
         else:
             wrong = str(1_000_003 + draw % 5)
-            content = f"{thought}</think>\n\nSo it is $\\boxed{{{gold if right else wrong}}}$."
+            content += f"So it is $\\boxed{{{gold if right else wrong}}}$."
         if self.says is not None:
             content, finish = self.says, "stop"
         led = None
@@ -240,8 +255,8 @@ class FakeEngine:
         }
 
 
-def _templated(messages: Any) -> str:
-    return f"<|im_start|>user\n{messages[0]['content']}<|im_end|>\n<|im_start|>assistant\n<think>\n"
+def _any_of(texts: Sequence[str]) -> str:
+    return "|".join(map(re.escape, texts))
 
 
 if __name__ == "__main__":

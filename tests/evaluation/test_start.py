@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from eval_harness import engine, eval_command, records, running
@@ -20,6 +21,7 @@ from eval_harness import engine, eval_command, records, running
 from led_sglang.common.server_process import free_port
 from led_sglang.evaluation.command import evaluate
 from led_sglang.evaluation.tasks import load_task
+from led_sglang.presets import load_presets
 
 
 def grid(url: str, run_dir: Path, *more: object) -> list[str]:
@@ -47,6 +49,8 @@ def test_a_max_tokens_nobody_asked_for_is_lowered_to_the_context(
         assert evaluate(grid(url, tmp_path, "--config", "quick")) == 0
     (limit,) = {body["max_tokens"] for body in fake.requests}
     assert limit == 2048 - LONGEST
+    # Nor what only hidden delimiters need.
+    assert not any("skip_special_tokens" in body for body in fake.requests)
     error = capsys.readouterr().err
     assert f"max_tokens is {limit:,} and not 8,192" in error
     assert "context holds 2,048 tokens and the longest prompt (aime24, problem" in error
@@ -84,15 +88,34 @@ def test_a_prompt_longer_than_the_context_is_named(
     assert fake.requests == []
 
 
-def test_special_delimiters_are_asked_for(tmp_path: Path) -> None:
-    """Without them in the text, the thought would be graded with the answer."""
-    fake = engine(special=True)
+PRESETS = {preset.name: preset for preset in load_presets()}
+HARMONY = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>")
+
+
+@pytest.mark.parametrize(
+    ("name", "tokenizes"),
+    [("qwen3", False), ("magistral", True), ("gpt_oss", True)],
+)
+def test_special_delimiters_are_asked_for(name: str, tokenizes: bool, tmp_path: Path) -> None:
+    """Without them in the text, the thought would be graded with the answer.
+
+    A server that cannot be asked whether they are special is asked for them all the same.
+    """
+    start, end = PRESETS[name].think_start, PRESETS[name].think_end
+    style: dict[str, Any] = {"special": (start, end)}
+    if name == "gpt_oss":  # delimiters of several tokens, and of text between them
+        final = "<|start|>assistant<|channel|>final<|message|>"
+        style = {"special": HARMONY, "answer_start": final}
+    style |= {"think_start": start, "think_end": end, "opened": name == "qwen3"}
+    fake = engine(**style, tokenizes=tokenizes)
     with running(fake) as url:
         assert evaluate(grid(url, tmp_path)) == 0
     assert all(body["skip_special_tokens"] is False for body in fake.requests)
     found = records(tmp_path)
     assert not any("let me think" in record["generation"] for record in found)
     assert all("let me think" in record["reasoning_content"] for record in found)
+    answers = {record["generation"] for record in found}
+    assert any(answer.strip().startswith("So it is") for answer in answers)
 
 
 def test_a_plain_servers_delimiters_are_those_of_its_family(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ _REAL = (
 )
 _PAIR = "two servers that need each other: test_pair.py starts them"
 _DRAFTS = "test_speculation.py serves so"
+_LOAD = "features/test_model_names.py runs it with both names, the page says when these ran"
 # What does not run here, and why.
 EXCUSED = {
     "led-sglang serve --pp-size 2": _STAGES,
@@ -71,6 +72,8 @@ EXCUSED = {
     "--enable-samplers dola": _HUB,
     **{s.key: _HARNESS for s in FOUND if s.key.startswith(("sgl/bin/", "scope/bin/", "lm/bin/"))},
     **{s.key: _GATEWAYS for s in FOUND if s.key.startswith("python -m benchmarks.gateways")},
+    **{s.key: _GATEWAYS for s in FOUND if "http://localhost:8080" in s.key},
+    **{s.key: _LOAD for s in FOUND if s.key.startswith("python -m sglang.bench_serving")},
     **{s.key: _NODES for s in FOUND if "--nnodes 2" in s.key},
     **{s.key: _IMAGES for s in FOUND if s.key.startswith("docker ")},
     "led-sglang doctor --device cuda": "needs a GPU: unit/test_doctor_device.py reads what it says "

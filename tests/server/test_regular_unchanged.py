@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,37 +66,51 @@ def in_batches(server: Server, work: list[list[Body]]) -> list[Answers]:
     return [tokens_and_logprobs(server.generate_batch(b, return_logprob=True)) for b in work]
 
 
+def kinds_of_lines(server: Server) -> set[str]:
+    """How the lines begin that a server has logged, without the numbers in them."""
+    logged = re.findall(r"^\[[-0-9: ]+\] (.*)", server.log.read_text(), re.MULTILINE)
+    return {" ".join(re.sub(r"[\d.]+", "", line).split()[:4]) for line in logged}
+
+
+@dataclass(frozen=True)
+class Plain:
+    """What a server without the plugin answers, alone and in batches, and what it logs."""
+
+    alone: Answers
+    batched: list[Answers]
+    logged: set[str]
+
+
 @pytest.fixture(scope="module")
-def plain(model_path: Path, prompts: list[Sequence[int]]) -> tuple[Answers, list[Answers]]:
-    """What a server without the plugin answers: alone, then in batches."""
+def plain(model_path: Path, prompts: list[Sequence[int]]) -> Plain:
     with serve(model_path, command=PLAIN_COMMAND, env=PLAIN_ENVIRONMENT) as server:
         assert "led" not in server.get("/server_info").json()["internal_states"][0]
-        return (
-            one_at_a_time(server, prompts, None),
-            in_batches(server, batches(prompts, None, [None])),
-        )
+        alone = one_at_a_time(server, prompts, None)
+        batched = in_batches(server, batches(prompts, None, [None]))
+        return Plain(alone, batched, kinds_of_lines(server))
 
 
-def test_led_server_leaves_regular_requests_alone(
-    model_path: Path, prompts: list[Sequence[int]], plain: tuple[Answers, list[Answers]]
+def test_led_server_leaves_regular_requests_and_the_log_alone(
+    model_path: Path, prompts: list[Sequence[int]], plain: Plain
 ) -> None:
-    alone, batched = plain
-    with serve(model_path) as server:
-        assert one_at_a_time(server, prompts, REGULAR) == alone
+    """`--log-level info` is SGLang's own default, and shows all that SGLang says at it."""
+    with serve(model_path, "--log-level", "info") as server:
+        assert one_at_a_time(server, prompts, REGULAR) == plain.alone
         # Odd rows are LED's: their presence changes nothing in the even ones.
         mixed = in_batches(server, batches(prompts, REGULAR, LED_ROWS))
-    for ours, theirs in zip(mixed, batched, strict=True):
+        assert plain.logged - kinds_of_lines(server) == set()
+    assert len(plain.logged) > 20
+    for ours, theirs in zip(mixed, plain.batched, strict=True):
         assert ours[0::2] == theirs[0::2]
-    changed = [o[1::2] != t[1::2] for o, t in zip(mixed, batched, strict=True)]
+    changed = [o[1::2] != t[1::2] for o, t in zip(mixed, plain.batched, strict=True)]
     assert all(changed), "LED rows were sampled plainly"
 
 
 def test_server_with_regular_as_its_default(
-    model_path: Path, prompts: list[Sequence[int]], plain: tuple[Answers, list[Answers]]
+    model_path: Path, prompts: list[Sequence[int]], plain: Plain
 ) -> None:
-    alone, batched = plain
     with serve(model_path, "--sampler", "regular", "--enable-samplers", "led") as server:
-        assert one_at_a_time(server, prompts, None) == alone
-        assert in_batches(server, batches(prompts, None, [REGULAR])) == batched
+        assert one_at_a_time(server, prompts, None) == plain.alone
+        assert in_batches(server, batches(prompts, None, [REGULAR])) == plain.batched
         answer = server.generate(prompts[0], {"sampler": "led"}, **COMMON)
         assert answer["meta_info"]["led"]["think_tokens"] > 0

@@ -269,6 +269,29 @@ def test_metrics_have_the_labels_of_sglang_s_own(
     assert named == ours
 
 
+MEANINGS = {
+    "steps_total": ("counter", "steps with a LED request in the batch"),
+    "think_tokens_total": ("counter", "tokens that LED sampled in the think phase"),
+    "explored_tokens_total": ("counter", "sampled from a mix with latent layers"),
+    "depth_tokens_total": ("counter", "explored tokens by chosen depth"),
+    "p1_sum_total": ("counter", "divided by sglang:led_think_tokens_total it is the mean p1"),
+    "projected_rows_total": ("counter", "latent rows that LED sent through the LM head"),
+    "fell_back": ("gauge", "in plain torch in place of the kernels of this device (1) or not (0)"),
+    "self_check": ("gauge", "found LED's steps right (1) or not (0)"),
+}
+
+
+def test_metrics_say_what_they_are(server: Server) -> None:
+    """In `# HELP` and `# TYPE`, which Prometheus and Grafana show beside the name."""
+    text = server.get("/metrics").text
+    shown = {name for name, *_ in server.metrics() if name.startswith("sglang:led_")}
+    assert shown == {f"sglang:led_{name}" for name in MEANINGS}
+    for name, (kind, meaning) in MEANINGS.items():
+        (explained,) = re.findall(rf"^# HELP sglang:led_{name} (.*)$", text, re.MULTILINE)
+        assert meaning in explained
+        assert f"\n# TYPE sglang:led_{name} {kind}\n" in text
+
+
 def test_every_expression_of_the_dashboard_finds_its_metrics(
     server: Server, prompts: list[Sequence[int]]
 ) -> None:

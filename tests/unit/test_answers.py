@@ -42,12 +42,20 @@ def test_settings_count_too() -> None:
 
 
 def test_an_answer_that_says_nothing_is_no_answer_of_the_right_one() -> None:
-    for model in (None, "m", "m:v1", "openai/m"):
-        wrong = Answerer(None, None, model).complaint("regular", {}, KNOWN)
+    for meta_info in (None, {}, {"sampler": None}):
+        for model in (None, "m", "m:v1", "openai/m"):
+            wrong = Answerer(meta_info, None, model).complaint("regular", {}, KNOWN)
+            assert wrong is not None
+            assert "does not say which sampler" in wrong
+
+
+def test_settings_that_no_answer_states_are_not_taken_for_those_asked_for() -> None:
+    """A gateway that strips meta_info is likely to have dropped custom_params as well."""
+    for answerer in (Answerer(None, "led"), Answerer({"sampler": {"name": "led"}}, "led")):
+        assert answerer.complaint("led", {}, KNOWN) is None
+        wrong = answerer.complaint("led", {"depth": 4, "gate": "always"}, KNOWN)
         assert wrong is not None
-        assert "does not say which sampler" in wrong
-    # Servers of an earlier version have meta_info and say nothing in it.
-    assert Answerer({}).complaint("regular", {}, KNOWN) is None
+        assert "asked for led with depth, gate, and does not say with which settings" in wrong
 
 
 class _Client:

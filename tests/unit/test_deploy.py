@@ -120,6 +120,71 @@ def test_compose_builds_targets_of_the_dockerfile(file: Path) -> None:
         )
 
 
+def services(name: str) -> dict[str, dict[str, Any]]:
+    """Of a compose file, variables replaced: MODEL is given, the others have their defaults."""
+
+    def value(match: re.Match[str]) -> str:
+        variable, default, needed = match.groups()
+        assert (variable == "MODEL") == (needed is not None)
+        return "m" if needed else str(default)
+
+    text = re.sub(r"\$\{(\w+)(?::-([^}]*)|:\?([^}]+))\}", value, (DEPLOY / name).read_text())
+    assert "${" not in text
+    found: dict[str, dict[str, Any]] = yaml.safe_load(text)["services"]
+    return found
+
+
+def entry_points() -> dict[str, list[str]]:
+    """Of the Dockerfile's images, by target."""
+    found, target = {}, ""
+    for line in (DEPLOY / "Dockerfile").read_text().splitlines():
+        if line.startswith("FROM "):
+            target = line.split()[3]
+        if line.startswith("ENTRYPOINT "):
+            found[target] = json.loads(line.removeprefix("ENTRYPOINT "))
+    return found
+
+
+@pytest.mark.parametrize("file", COMPOSE, ids=lambda file: file.name)
+def test_compose_s_services_find_each_other(file: Path) -> None:
+    """Each address names a service and its image's port; gateways wait for healthy servers."""
+    there = services(file.name)
+    for service in there.values():
+        for host, port in re.findall(r"http://([^:/]+):(\d+)", " ".join(service["command"])):
+            target = there[host]["build"]["target"]
+            entry_point = entry_points()[target]
+            assert port == entry_point[entry_point.index("--port") + 1]
+            if service["build"]["target"] == "gateway" and "entrypoint" not in service:
+                assert service["depends_on"][host] == {"condition": "service_healthy"}
+
+
+def test_the_servers_of_a_pair_differ_in_their_role_alone() -> None:
+    """And in their GPU; the gateway learns where the first one meets the other."""
+    there = services("compose.pair.yaml")
+    prefill, decode = (
+        vars(_sglang_flags().parse_args([*entry_points()["gpu"][2:], *there[name]["command"]]))
+        for name in ("prefill", "decode")
+    )
+    assert {key for key in prefill if prefill[key] != decode[key]} == {"disaggregation_mode"}
+    assert (prefill["disaggregation_mode"], decode["disaggregation_mode"]) == ("prefill", "decode")
+    assert prefill["model_path"] == "m"
+    assert there["gateway"]["command"] == [
+        *("--pd-disaggregation", "--prefill", f"http://prefill:{prefill['port']}"),
+        *(str(prefill["disaggregation_bootstrap_port"]), "--decode"),
+        f"http://decode:{decode['port']}",
+    ]
+    gpus = [
+        there[name]["deploy"]["resources"]["reservations"]["devices"][0].pop("device_ids")
+        for name in ("prefill", "decode")
+    ]
+    assert gpus == [["0"], ["1"]]
+    alike = [
+        {key: value for key, value in there[name].items() if key != "command"}
+        for name in ("prefill", "decode")
+    ]
+    assert alike[0] == alike[1]
+
+
 def test_the_manifests_follow_the_schemas() -> None:
     kinds = []
     for manifest in manifests():
@@ -164,7 +229,7 @@ def _sglang_flags() -> argparse.ArgumentParser:
 def server_arguments(name: str) -> Iterator[list[str]]:
     """What each server of a file is started with, behind the entry point of its image."""
     if name.startswith("compose"):
-        for service in yaml.safe_load((DEPLOY / name).read_text())["services"].values():
+        for service in services(name).values():
             if service["build"]["target"] != "gateway":
                 yield service["command"]
     else:
@@ -174,20 +239,15 @@ def server_arguments(name: str) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("name", ["leaderworkerset.yaml", *(file.name for file in COMPOSE)])
 def test_servers_are_started_with_flags_that_exist(name: str) -> None:
-    """Numbers stand for what Compose and Kubernetes fill in."""
-    entry_points = [
-        json.loads(line.removeprefix("ENTRYPOINT "))
-        for line in (DEPLOY / "Dockerfile").read_text().splitlines()
-        if line.startswith('ENTRYPOINT ["led-sglang"')
-    ]
-    assert entry_points == [entry_points[0]] * 2
-    _, command, *own = entry_points[0]
+    """Numbers stand for what Kubernetes fills in."""
+    _, command, *own = entry_points()["gpu"]
     assert command == "serve"
+    assert entry_points()["cpu"] == entry_points()["gpu"]
     started = list(server_arguments(name))
     assert started
     for arguments in started:
         filled = [re.sub(r"\$\(LWS_\w+(SIZE|INDEX)\)", "2", argument) for argument in arguments]
-        _, unknown = _sglang_flags().parse_known_args([*own, *filled, "--model-path", "m"])
+        _, unknown = _sglang_flags().parse_known_args(["--model-path", "m", *own, *filled])
         assert unknown == []
 
 
@@ -207,6 +267,25 @@ def test_probes_are_commands_of_ours(capsys: pytest.CaptureFixture[str]) -> None
         status = main([argument.replace(":30000", ":1") for argument in arguments])
         assert status == 2
         assert "no answer from http://127.0.0.1:1" in capsys.readouterr().err
+
+
+def test_the_dashboard_says_none_where_no_server_serves_metrics() -> None:
+    """`/metrics` is HTTP 404 then, and Prometheus has nothing of the kind."""
+    dashboard = json.loads((DEPLOY / "grafana" / "led.json").read_text())
+    panel = next(panel for panel in dashboard["panels"] if panel["type"] == "stat")
+    (target,) = panel["targets"]
+    # Grafana maps the value that a query has where nothing is found; an empty result has none.
+    shown = re.fullmatch(r"count\((sglang:led_\w+)\{.*\}\) or vector\((\d+)\)", target["expr"])
+    assert shown is not None
+    assert target["instant"]
+    (mapping,) = panel["fieldConfig"]["defaults"]["mappings"]
+    text = mapping["options"][shown[2]]["text"]
+    assert (mapping["type"], text) == ("value", "none: start with --enable-metrics")
+    assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"][0]["color"] == "red"
+    # Variables without a value to choose must not stand in the way of the panel's own query.
+    queries = [v for v in dashboard["templating"]["list"] if v["type"] == "query"]
+    assert {(v["allValue"], v["current"]["value"]) for v in queries} == {(".*", "$__all")}
+    assert text in " ".join((ROOT / "docs" / "deployment.md").read_text().split())
 
 
 class _Gateway(BaseHTTPRequestHandler):

@@ -49,8 +49,10 @@ class Slow(BaseHTTPRequestHandler):
         if self.path != "/generate":
             answer = ANSWERS[self.path]
         elif asked["sampling_params"]["max_new_tokens"] == 1:
-            name = asked["sampling_params"]["custom_params"]["sampler"]
-            answer = {"text": "a", "meta_info": {"sampler": {"name": name}}}
+            custom = asked["sampling_params"]["custom_params"]
+            name = custom["sampler"]
+            made_by = {"name": name, "settings": custom.get(name, {})}
+            answer = {"text": "a", "meta_info": {"sampler": made_by}}
         else:
             self.server.asked.set()  # type: ignore[attr-defined]
             time.sleep(600)

@@ -124,15 +124,22 @@ def test_a_hub_that_has_the_model(
     launched: list[list[str]] = []
     monkeypatch.setattr("led_sglang.serving.command._has_accelerator", lambda: True)
     monkeypatch.setattr("led_sglang.serving.command._launch", launched.append)
-    monkeypatch.setattr("led_sglang.patches.quiet.ask_for_quiet", lambda without_gpu: None)
+    quiet: list[bool] = []
+    monkeypatch.setattr(
+        "led_sglang.patches.quiet.ask_for_quiet", lambda without_gpu: quiet.append(without_gpu)
+    )
     monkeypatch.setattr("led_sglang.serving.ready.announce_when_ready", lambda *_: None)
     port = str(free_port())
     assert main(["serve", name, "--port", port, "--led-depth", "4"]) == 0
     assert launched == [
         ["--model-path", name, "--port", port, "--led-depth", "4", "--log-level", "warning"]
     ]
-    assert main(["serve", name, "--port", port, "--log-level", "info"]) == 0
-    assert launched[1][-2:] == ["--log-level", "info"]
+    assert quiet == [{"without_gpu": False}]
+    # A level that is given leaves all to SGLang.
+    for level in ("info", "warning"):
+        assert main(["serve", name, "--port", port, "--log-level", level]) == 0
+        assert launched[-1][-2:] == ["--log-level", level]
+    assert len(quiet) == 1
 
 
 def test_a_hub_that_cannot_be_reached(  # type: ignore[no-untyped-def]

@@ -153,22 +153,26 @@ def test_curl_chooses(server: Server, served: str) -> None:
 def test_bench_serving_chooses(
     server: Server, served: str, model_path: Path, tmp_path: Path
 ) -> None:
-    """By its flag --model; the default sampler would answer otherwise."""
+    """By its flag --model, each of two samplers."""
     prompts = tmp_path / "prompts.jsonl"
     turns = [{"content": MESSAGES[0]["content"]}, {"content": "Once upon a time."}]
     prompts.write_text(json.dumps({"conversations": turns}) + "\n")
     flags = ["--backend", "sglang-oai-chat", "--base-url", server.url, "--tokenizer", model_path]
     flags += ["--dataset-name", "custom", "--dataset-path", prompts, "--num-prompts", "1"]
     flags += ["--sharegpt-output-len", "24", "--warmup-requests", "0", "--output-details"]
-    found = []
-    for model, own in ((f"{served}:regular", {}), (served, {"custom_params": REGULAR})):
-        out, log = tmp_path / f"{len(found)}.jsonl", tmp_path / f"{len(found)}.log"
-        more = ["--model", model, "--extra-request-body", json.dumps(own), "--output-file", out]
-        arguments = [str(flag) for flag in (*flags, *more)]
-        run = Forked(run_module, "sglang.benchmark.serving", arguments, log, dict(os.environ))
-        assert run.wait(120) == 0, log.read_text()[-2000:]
-        found += json.loads(out.read_text().splitlines()[-1])["generated_texts"]
-    assert found[0] == found[1] != ""
+    found: dict[str, list[str]] = {}
+    for label, custom in (("regular", REGULAR), ("led", {"sampler": "led"})):
+        for model, own in ((f"{served}:{label}", {}), (served, {"custom_params": custom})):
+            out, log = (tmp_path / f"{label}-{len(own)}.{end}" for end in ("jsonl", "log"))
+            more = ["--model", model, "--extra-request-body", json.dumps(own), "--output-file", out]
+            arguments = [str(flag) for flag in (*flags, *more)]
+            run = Forked(run_module, "sglang.benchmark.serving", arguments, log, dict(os.environ))
+            assert run.wait(120) == 0, log.read_text()[-2000:]
+            (text,) = json.loads(out.read_text().splitlines()[-1])["generated_texts"]
+            found.setdefault(label, []).append(text)
+    for by_name, by_params in found.values():
+        assert by_name == by_params != ""
+    assert found["regular"] != found["led"]
 
 
 def test_grpc_clients_choose_too(served: str, server: Server, grpc_port: int) -> None:
