@@ -321,6 +321,7 @@ def test_any_openai_endpoint_is_measured_as_regular(
     assert len(records(tmp_path)) == 4
     report = (tmp_path / "report.md").read_text()
     assert "does not describe itself as SGLang does" in report
+    assert "sampling: {skip_special_tokens: false}" in report
     assert "cannot count tokens" in report
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -201,10 +202,13 @@ def test_refusals_and_help_import_neither_torch_nor_sglang() -> None:
     )
     commands = ["--help", "serve --help", "doctor --help", "serve --led-depth abc"]
     commands += ["serve --port 70000", "serve ./none", f"serve {bundled_model()} --led-depth 99"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = subprocess.run(
         [sys.executable, "-c", code, *commands], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+    # Seconds of a processor, all of them together: a refusal is to be there within three.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 3
     for flag in ("--sampler", "--led-depth", "--dola-layers", "--log-level", "--help-sglang"):
         assert flag in done.stdout
 
