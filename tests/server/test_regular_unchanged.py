@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+from gateway import dropping_gateway
 from harness import PLAIN_COMMAND, PLAIN_ENVIRONMENT, Body, Server, serve
 
 pytestmark = pytest.mark.served_models("tied", "trained")
@@ -114,3 +116,18 @@ def test_server_with_regular_as_its_default(
         assert in_batches(server, batches(prompts, None, [REGULAR])) == plain.batched
         answer = server.generate(prompts[0], {"sampler": "led"}, **COMMON)
         assert answer["meta_info"]["led"]["think_tokens"] > 0
+        with dropping_gateway(server.url) as gateway:
+            name = server.get("/v1/models").json()["data"][0]["id"]
+            asked: list[dict[str, Any]] = [
+                {"model": name, "custom_params": REGULAR},
+                {"model": name, "custom_params": {"sampler": "led"}},
+                {"model": f"{name}:led"},
+            ]
+            made_by = [
+                requests.post(
+                    f"{gateway}/v1/completions", json={"prompt": "x", "max_tokens": 4, **body}
+                ).json()["model"]
+                for body in asked
+            ]
+    # A choice that is lost on its way is plain decoding there, never LED.
+    assert made_by == [f"{name}:regular", f"{name}:regular", f"{name}:led"]

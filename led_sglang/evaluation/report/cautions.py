@@ -27,9 +27,10 @@ def cautions(results: Results, tasks: Mapping[str, Any]) -> list[str]:
             "The endpoint does not describe itself as SGLang does (/server_info). Missing are its "
             "version, precision, flags and hardware, LED's settings if it has any, and a check on "
             "--resume that it is the same server. Whether it obeys seeds is not known. The think "
-            "delimiters are taken from the model's name. Where they are special tokens, which engines "
-            "leave out of their texts, thoughts are graded with the answers unless the engine parses "
-            "them or a sampler of the grid asks for them: sampling: {skip_special_tokens: false}."
+            "delimiters are taken from the model's name. Where they are special tokens, which "
+            "engines leave out of their texts, thoughts are graded with the answers unless the "
+            "engine parses them or a sampler of the grid asks for them: "
+            "sampling: {skip_special_tokens: false}."
         )
     found += _about_comparisons(results)
     cells = [
