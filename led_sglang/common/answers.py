@@ -54,8 +54,8 @@ class Answerer:
                 f"between is likely to have dropped custom_params; {_WAY_OUT}, or by the model's "
                 f"name, NAME:{sampler}"
             )
-        used = reported.get("settings")
-        if params and used is None:
+        used: Mapping[str, Any] = reported.get("settings") or {}
+        if params and "settings" not in reported:
             return (
                 f"was asked for {sampler} with {', '.join(params)}, and does not say with which "
                 "settings it answered: a gateway in between is likely to strip meta_info, and may "

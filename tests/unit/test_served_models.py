@@ -124,9 +124,9 @@ def test_a_hub_that_has_the_model(
     launched: list[list[str]] = []
     monkeypatch.setattr("led_sglang.serving.command._has_accelerator", lambda: True)
     monkeypatch.setattr("led_sglang.serving.command._launch", launched.append)
-    quiet: list[bool] = []
+    quiet: list[dict[str, bool]] = []
     monkeypatch.setattr(
-        "led_sglang.patches.quiet.ask_for_quiet", lambda without_gpu: quiet.append(without_gpu)
+        "led_sglang.patches.quiet.ask_for_quiet", lambda **given: quiet.append(given)
     )
     monkeypatch.setattr("led_sglang.serving.ready.announce_when_ready", lambda *_: None)
     port = str(free_port())
