@@ -304,6 +304,15 @@ def test_what_one_rank_cannot_check_none_has_checked(caplog: pytest.LogCaptureFi
     assert "LED's captured layers are not checked: on rank 1" in caplog.text
 
 
+def test_switched_off_nothing_is_examined() -> None:
+    settings: Any = SimpleNamespace(architecture="Qwen2ForCausalLM", truncation_check="off")
+    with mock.patch.object(proven_capture, "examine") as examined:
+        report = proven_capture.prove(mock.Mock(), settings, mock.Mock())
+    examined.assert_not_called()
+    assert report == Report("off", "eagle3")
+    assert report.shown()["layers"] is None
+
+
 class Installed:
     """A capture that says when it is taken out of the model."""
 

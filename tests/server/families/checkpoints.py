@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -71,10 +72,16 @@ def ernie(source: Path, target: Path) -> None:
     _edit(target, architectures=["Ernie4_5_ForCausalLM"])
 
 
-def kimi_k2(source: Path, target: Path) -> None:
-    """Kimi K2: DeepSeek-V3's layers under a model type of its own."""
-    shutil.copytree(source, target)
-    _rename(target, "KimiK2Config", "DeepseekV3Config", "kimi_k2", "DeepseekV3ForCausalLM")
+def under_the_name(
+    name: str, base: str, model_type: str, architecture: str
+) -> Callable[[Path, Path], None]:
+    """Known layers under a model type of their own; the arguments are `_rename`'s."""
+
+    def served(source: Path, target: Path) -> None:
+        shutil.copytree(source, target)
+        _rename(target, name, base, model_type, architecture)
+
+    return served
 
 
 def with_keys(without: tuple[str, ...] = (), **keys: Any) -> Callable[[Path, Path], None]:
@@ -106,6 +113,79 @@ def nemotron_h(source: Path, target: Path) -> None:
         config.pop(key, None)
     (target / "config.json").write_text(json.dumps(config))
     _edit(target, hybrid_override_pattern="M*-M", mamba_n_groups=config["n_groups"])
+
+
+def step3p5(source: Path, target: Path) -> None:
+    """Step-3.5-Flash: the text model of Step-3.7, with the keys that were published for it."""
+    shutil.copytree(source, target)
+    config = json.loads((source / "config.json").read_text())["text_config"]
+    kinds, layers = config["layer_types"], range(config["num_hidden_layers"])
+    ropes = [config["rope_parameters"][kind] for kind in kinds]
+    sparse = [i for i in layers if config["mlp_layer_types"][i] == "sparse"]
+    for key in ("rope_parameters", "per_layer_config", "mlp_layer_types"):
+        del config[key]
+    config |= {
+        "num_attention_groups": config["num_key_value_heads"],
+        "attention_other_setting": {
+            "num_attention_heads": config["num_sliding_attention_heads"],
+            "num_attention_groups": config["num_key_value_heads"],
+        },
+        "rope_theta": [rope["rope_theta"] for rope in ropes],
+        "partial_rotary_factors": [rope["partial_rotary_factor"] for rope in ropes],
+        "moe_layers_enum": ",".join(map(str, sparse)),
+        "moe_num_experts": config["n_routed_experts"],
+        "moe_top_k": config["num_experts_per_tok"],
+        "share_expert_dims": config["share_expert_dim"],
+        "use_moe_router_bias": True,
+        "need_fp32_gate": True,
+        "use_head_wise_attn_gate": True,
+        "swiglu_limits": [0.0 for _ in layers],
+        "swiglu_limits_shared": [0.0 for _ in layers],
+    }
+    (target / "config.json").write_text(json.dumps(config))
+    _rename(target, "Step3p5Config", "PretrainedConfig", "step3p5", "Step3p5ForCausalLM")
+    file = target / "model.safetensors"
+    tensors = {name: t for name, t in load_file(file).items() if not name.startswith("vi")}
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def bailing_moe_v2(source: Path, target: Path) -> None:
+    """Ling and Ring 2: GLM-4.5's layers under other names, without norms of queries and keys."""
+    shutil.copytree(source, target)
+    _rename(
+        target, "BailingMoeV2Config", "Glm4MoeConfig", "bailing_moe_v2", "BailingMoeV2ForCausalLM"
+    )
+    config = json.loads((target / "config.json").read_text())
+    _edit(
+        target,
+        num_experts=config["n_routed_experts"],
+        num_shared_experts=config["n_shared_experts"],
+        moe_router_enable_expert_bias=True,
+        score_function="sigmoid",
+        use_bias=False,
+        use_qkv_bias=True,
+        rotary_dim=config["head_dim"] // 2,
+        embedding_dropout=0.0,
+    )
+    file = target / "model.safetensors"
+    tensors = load_file(file)
+    for name in [name for name in tensors if ".q_proj." in name]:
+        parts = [tensors.pop(name.replace(".q_proj.", f".{part}_proj.")) for part in "qkv"]
+        tensors[name.replace(".q_proj.", ".query_key_value.")] = torch.cat(parts)
+    names = {
+        "model.embed_tokens.": "model.word_embeddings.",
+        ".self_attn.o_proj.": ".attention.dense.",
+        ".self_attn.q_norm.": ".attention.query_layernorm.",
+        ".self_attn.k_norm.": ".attention.key_layernorm.",
+        ".self_attn.": ".attention.",
+        ".gate.e_score_correction_bias": ".gate.expert_bias",
+    }
+    renamed = {}
+    for name, tensor in tensors.items():
+        for theirs, ours in names.items():
+            name = name.replace(theirs, ours)
+        renamed[name] = tensor
+    save_file(renamed, file, metadata={"format": "pt"})
 
 
 def qwen3_vl_moe(source: Path, target: Path) -> None:

@@ -26,6 +26,12 @@ _SCALED_YARN = {
 
 DENSE = {
     "llama": Family("llama"),
+    "internlm3": Family(
+        "llama",
+        served=checkpoints.under_the_name(
+            "InternLM3Config", "LlamaConfig", "internlm3", "InternLM3ForCausalLM"
+        ),
+    ),
     "mistral": Family("mistral", {"sliding_window": None}),
     "phi3": Family("phi3", without=("head_dim",)),
     "qwen2": Family("qwen2", {"tie_word_embeddings": True}, without=("head_dim",), tried="eagle3"),

@@ -131,6 +131,21 @@ SPARSE = {
         },
         served=checkpoints.with_drafting_layer,
     ),
+    "ling": Family(
+        "glm4_moe",
+        {
+            **EXPERTS,
+            "n_routed_experts": 8,
+            "n_shared_experts": 1,
+            "first_k_dense_replace": 1,
+            "partial_rotary_factor": 0.5,
+            "use_qk_norm": False,
+            "attention_bias": True,
+            "n_group": 2,
+            "topk_group": 1,
+        },
+        served=checkpoints.bailing_moe_v2,
+    ),
     "deepseek_v3": Family(
         "deepseek_v3",
         {**EXPERTS, **_MLA, **_NOAUX, "n_group": 2, "topk_group": 1},
@@ -151,7 +166,9 @@ SPARSE = {
     "kimi_k2": Family(
         "deepseek_v3",
         {**EXPERTS, **_MLA, **_NOAUX, "n_group": 1, "topk_group": 1},
-        served=checkpoints.kimi_k2,
+        served=checkpoints.under_the_name(
+            "KimiK2Config", "DeepseekV3Config", "kimi_k2", "DeepseekV3ForCausalLM"
+        ),
     ),
     "glm4_moe_lite": Family(
         "glm4_moe_lite", {**EXPERTS, **_MLA, **_NOAUX, "n_group": 1, "topk_group": 1}
@@ -227,6 +244,43 @@ SPARSE = {
             sliding_window_pattern="LG", is_moe_layer=[False, True, True, True]
         ),
         flags=("--attention-backend", "triton"),
+    ),
+    "step3p5": Family(
+        "step3p7",
+        {
+            **EXPERTS,
+            **WINDOWS,
+            "sliding_window": 400,  # holds every prompt
+            "num_sliding_attention_heads": 2,
+            "n_routed_experts": 8,
+            "share_expert_dim": 32,
+            "moe_router_scaling_factor": 1.5,
+            "mlp_layer_types": _DENSE_FIRST,
+            "rope_parameters": {
+                "full_attention": {
+                    "rope_type": "default",
+                    "rope_theta": 10000.0,
+                    "partial_rotary_factor": 0.5,
+                },
+                "sliding_attention": {
+                    "rope_type": "default",
+                    "rope_theta": 500.0,
+                    "partial_rotary_factor": 1.0,
+                },
+            },
+        },
+        served=checkpoints.step3p5,
+        vision={
+            "vision_config": {
+                "width": 32,
+                "layers": 1,
+                "heads": 2,
+                "image_size": 28,
+                "patch_size": 14,
+                "mlp_ratio": 2.0,
+            },
+            "image_token_id": 297,
+        },
     ),
     "gemma4_moe": Family(
         "gemma4_text",

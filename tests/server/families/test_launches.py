@@ -15,21 +15,17 @@ from families.tiny_models import Family, write
 from led_sglang.models.random_qwen3 import write_random_qwen3
 from led_sglang.patches.families import CAPTURES
 
-# SGLang asks for the card's properties before LED is asked; test_capture_contract.py has their
-# sentences.
-NEED_A_CARD = ("HYV4ForCausalLM",)
 # SGLang's configuration of it reads keys of its own first.
 NEEDS_KEYS = "InklingForConditionalGeneration"
+# One architecture for each reason; test_capture_contract.py has the sentences of all.
 REFUSED = {
-    name: row.note
-    for name, row in CAPTURES.items()
-    if row.method == "refused" and name not in (*NEED_A_CARD, NEEDS_KEYS)
+    row.note: name
+    for name, row in reversed(CAPTURES.items())
+    if row.method == "refused" and name != NEEDS_KEYS
 }
 UNKNOWN = "LED does not know how its layers are built"
-# A model LED was never read for, and the drafting models of speculative decoding.
-OTHERS = dict.fromkeys(
-    ("OPTForCausalLM", "LlamaForCausalLMEagle3", "DeepseekV3ForCausalLMNextN", "MiMoMTP"), UNKNOWN
-)
+# A model LED was never read for, and a drafting model of speculative decoding.
+OTHERS = [(UNKNOWN, "OPTForCausalLM"), (UNKNOWN, "LlamaForCausalLMEagle3")]
 
 STARCODER = Family("starcoder2", {"tie_word_embeddings": True}, without=("head_dim",))
 PHIMOE = Family("phimoe", {"num_local_experts": 4, "num_experts_per_tok": 2}, without=("head_dim",))
@@ -65,9 +61,9 @@ def refused_configuration(model: Path, folder: Path, changes: dict[str, Any]) ->
     return output.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize(("architecture", "reason"), [*REFUSED.items(), *OTHERS.items()])
+@pytest.mark.parametrize(("reason", "architecture"), [*REFUSED.items(), *OTHERS])
 def test_refused_architecture(
-    model: Path, tmp_path: Path, architecture: str, reason: str | None
+    model: Path, tmp_path: Path, reason: str | None, architecture: str
 ) -> None:
     """The configuration alone: a launch must end before it looks for weights."""
     changes = KEYS | {"architectures": [architecture]}
