@@ -93,7 +93,7 @@ def loop(monkeypatch: pytest.MonkeyPatch, context: Any, ranks: int) -> Iterator[
 
 @pytest.mark.parametrize(
     ("batch", "ranks"),
-    [("led", 1), ("led", 2), ("dola", 2), ("soft", 1), ("regular", 1), ("all", 1)],
+    [("led", 1), ("led", 2), ("dola", 2), ("soft", 1), ("regular", 1), ("all", 1), ("all", 2)],
     indirect=["ranks"],
 )
 def test_no_step_waits_and_no_stream_races(loop: Loop, batch: str, ranks: int) -> None:

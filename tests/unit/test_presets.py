@@ -67,6 +67,9 @@ notes: Where it is from.
         ("cohere2", "CohereLabs/command-a-reasoning-08-2025", "cohere2"),
         ("laguna", "poolside/Laguna-XS.2", "laguna"),
         ("bailing_moe_v2", "inclusionAI/Ring-1T", "ling"),
+        ("olmo3", "allenai/Olmo-3-32B-Think", "olmo3"),
+        ("lfm2", "LiquidAI/LFM2.5-1.2B-Thinking", "lfm2"),
+        ("lfm2_moe", "LiquidAI/LFM2.5-8B-A1B", "lfm2"),
         # The name alone or the type alone is not enough for these families.
         ("qwen2", "Qwen/Qwen2.5-7B-Instruct", "default"),
         ("llama", "meta-llama/Llama-3.1-8B", "default"),
@@ -93,7 +96,7 @@ def test_delimiters_of_the_families() -> None:
         "seed_oss": ("<seed:think>", "</seed:think>"),
     }
     assert {name: pair for name, pair in delimiters.items() if pair != think} == others
-    assert len(delimiters) == 34
+    assert len(delimiters) == 36
 
 
 # SGLang's reasoning parser of each family; it has none for the families left out.
@@ -103,6 +106,7 @@ PARSERS = {
     "deepseek_v32": "deepseek-v3",
     "cohere2": "cohere_command4",
     "default": "granite_thinking_parser",
+    "exaone_moe": "qwen3",
     "gemma4": "gemma4",
     "glm": "glm45",
     "gpt_oss": "gpt-oss",
@@ -110,6 +114,7 @@ PARSERS = {
     "hy_v3": "hunyuan",
     "kimi_k2": "kimi_k2",
     "laguna": "poolside_v1",
+    "lfm2": "qwen3",
     "ling": "ling3",
     "magistral": "mistral",
     "mimo": "mimo",

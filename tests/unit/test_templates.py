@@ -1,7 +1,8 @@
 """The phase in which an answer begins, on prompts as the models' own chat templates render them.
 
-Prompts of one turn, written by hand: after the templates themselves where a source is named (what
-they render, none of their text), else after what SGLang's reasoning parser says of the template.
+Prompts of one turn, written by hand: after the templates themselves, or what others' tests expect
+of them, where a source is named (what they render, none of their text), else after what SGLang's
+reasoning parser says of the template.
 """
 
 from __future__ import annotations
@@ -88,20 +89,25 @@ PROMPTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], dict[str, Phase]]] = 
             "[|user|]\nHi[|endofturn|]\n[|assistant|]\n<think>\n\n</think>\n\n": RESPONSE,
         },
     ),
-    # The system prompt shows the model its delimiters; the model opens the thought.
+    # Source: SYSTEM_PROMPT.txt of Ministral-3-8B-Reasoning-2512, as a collection of vendors' advice
+    # quotes it: it shows the model its delimiters, and the model opens the thought.
     "ministral": (
         ("[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[INST]", "[/INST]", "[THINK]", "[/THINK]"),
         (),
         {"[SYSTEM_PROMPT][THINK]Draft here.[/THINK]Answer.[/SYSTEM_PROMPT][INST]Hi[/INST]": BEFORE},
     ),
+    # Source: what the tests of Ollama's renderer expect of the templates of Laguna-XS.2 and its
+    # successor.
     "laguna": (
-        ("<user>", "</user>", "<assistant>"),
+        ("〈|EOS|〉", "<user>", "</user>", "<assistant>"),
         THINKS,
         {
-            "<user>\nHi\n</user>\n<assistant>\n<think>\n": THINK,
-            "<user>\nHi\n</user>\n<assistant>\n": BEFORE,
+            "〈|EOS|〉<user>\nHi\n</user>\n<assistant>\n<think>": THINK,
+            "〈|EOS|〉<user>\nHi\n</user>\n<assistant>\n</think>": RESPONSE,
+            "〈|EOS|〉<user>Hi</user>\n<assistant></think>": RESPONSE,
         },
     ),
+    # Source: how prompts of Command R7B and of Cohere 2 MoE end in the server tests of llama.cpp.
     "cohere2": (
         COHERE,
         (),
@@ -110,24 +116,36 @@ PROMPTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], dict[str, Phase]]] = 
             "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_THINKING|>": THINK,
             "<|START_OF_TURN_TOKEN|><|USER_TOKEN|>Hi<|END_OF_TURN_TOKEN|>"
             "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_THINKING|><|END_THINKING|>": RESPONSE,
+            "<|START_OF_TURN_TOKEN|><|USER_TOKEN|>Hi<|END_OF_TURN_TOKEN|>"
+            "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>": BEFORE,
         },
     ),
+    # Source: how prompts end in tests of two projects that render or read MiniMax-M3's template.
     "minimax_m3": (
         ("]~!b[", "]~b]", "[e~["),
         ("<mm:think>", "</mm:think>"),
         {
-            "]~!b[]~b]user\nHi[e~[\n]~b]ai\n<mm:think>\n": THINK,
+            "]~!b[]~b]user\nHi[e~[\n]~b]ai\n<mm:think>": THINK,
             "]~!b[]~b]user\nHi[e~[\n]~b]ai\n": BEFORE,
             "]~!b[]~b]user\nHi[e~[\n]~b]ai\n</mm:think>": RESPONSE,
         },
     ),
+    # Source: what the tests of Ollama's renderer expect of Ling 3's template; the last prompt, of
+    # Ling 2, from SpecForge's registry of templates.
     "ling": (
         ("<role>", "</role>", "<|role_end|>"),
         THINKS,
         {
             "<role>HUMAN</role>Hi<|role_end|><role>ASSISTANT</role>\n<think>": THINK,
+            "<role>HUMAN</role>Hi<|role_end|><role>ASSISTANT</role>\n<think></think>": RESPONSE,
             "<role>HUMAN</role>Hi<|role_end|><role>ASSISTANT</role>": BEFORE,
         },
+    ),
+    # Source: models/templates/LFM2.5-8B-A1B.jinja of github.com/ggml-org/llama.cpp.
+    "lfm2": (
+        CHATML,
+        THINKS,
+        {"<|startoftext|><|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n": BEFORE},
     ),
 }
 CASES = [(name, prompt) for name, (_, _, prompts) in PROMPTS.items() for prompt in prompts]
