@@ -41,6 +41,20 @@ def test_smoke_run_saves_a_table_that_is_right(tmp_path: Path) -> None:
     assert "| smoke | 72 | 300 | 7 |" in table
 
 
+def test_the_predicted_table_is_the_one_on_the_page() -> None:
+    run = benchmark("predict", interpret=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+    rows = [line for line in run.stdout.splitlines() if line.startswith("| ")][1:]
+    cells = [row.strip("| ").split(" | ") for row in rows]
+    batches = {(card, model, batch) for card, model, batch, *_ in cells}
+    assert len(batches) == len(rows) == 4 * 3 * 4
+    assert all(int(floor) <= int(lse) + 1 < int(step) for *_, floor, lse, step in cells)
+    page = (ROOT / "benchmarks" / "RESULTS.md").read_text().splitlines()
+    assert [row for row in rows if "| Qwen3-4B |" in row] == [
+        line for line in page if "| Qwen3-4B |" in line
+    ]
+
+
 def test_without_a_device_it_refuses_to_measure(tmp_path: Path) -> None:
     run = benchmark("--out", str(tmp_path), interpret=False)
     assert run.returncode == 2
