@@ -21,11 +21,14 @@ class ServerRollouts:
         model: the trained model; its weights are sent before the first rollout of a step.
         sampling: sampling parameters of every request, `custom_params` included.
         seed: of the run; request i of step s draws with a seed made of all three.
+
+    Attributes:
+        step: of the trainer, which sets it; a run that goes on from a checkpoint draws anew.
     """
 
     def __init__(self, url: str, model: Any, sampling: Mapping[str, Any], seed: int) -> None:
         self._url, self._model, self._sampling = url, model, dict(sampling)
-        self._seed, self._steps = seed, 0
+        self._seed, self.step = seed, 0
         self._session = requests.Session()
 
     def sync_weights(self) -> None:
@@ -40,8 +43,7 @@ class ServerRollouts:
         self, prompts: Sequence[Sequence[int]], **_: Any
     ) -> tuple[Any, list[list[int]], list[list[list[float]]], None]:
         """One completion a prompt, as TRL's generator answers: `(_, ids, log-probabilities, _)`."""
-        self._steps += 1
-        first = (self._seed * 1_000_003 + self._steps) * len(prompts)
+        first = (self._seed * 1_000_003 + self.step + 1) * len(prompts)
         samplings = [
             self._sampling | {"sampling_seed": first + index} for index in range(len(prompts))
         ]

@@ -50,6 +50,7 @@ class RolloutTrainer(GRPOTrainer):
         self.vllm_generation = rollouts
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
+        self.vllm_generation.step = self.state.global_step
         output = super()._generate_and_score_completions(inputs)
         mask = output["completion_mask"].bool()
         difference = (output["old_per_token_logps"] - output["sampling_per_token_logps"])[mask]
