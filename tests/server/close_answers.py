@@ -38,3 +38,15 @@ def assert_close(
         assert ours == pytest.approx(theirs, rel=relative, abs=absolute), path
     else:
         assert ours == theirs, path
+
+
+def sampling_sets(answer: dict[str, Any]) -> list[dict[int, float]]:
+    """The sets that tokens were drawn from, as `support` tells them; of two that tie either may
+    come first. Empty where nobody asked."""
+    meta = answer["meta_info"]
+    pairs = zip(
+        meta.get("output_token_sampling_mask") or (),
+        meta.get("output_token_sampling_logprobs") or (),
+        strict=True,
+    )
+    return [dict(zip(ids, logs, strict=True)) for ids, logs in pairs]

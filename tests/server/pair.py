@@ -22,6 +22,7 @@ TRANSFER = ("--disaggregation-transfer-backend", "mooncake_tcp")
 ENVIRONMENT = {
     "SGLANG_HOST_IP": "127.0.0.1",
     "SGLANG_LOCAL_IP_NIC": "lo",
+    "SGLANG_ENABLE_DISAGG_SAMPLING_MASK": "1",
     # Seconds until a request ends whose other half does not come.
     "SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT": "30",
     "SGLANG_DISAGGREGATION_WAITING_TIMEOUT": "30",

@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import failing_transfer_plugin
 import pytest
-from close_answers import assert_close
+from close_answers import assert_close, sampling_sets
+from extra_plugin import plugin_environment
 from harness import Body, Server, kill, recorded_tokens, serve
 from pair import Pair, serve_pair
 
@@ -34,11 +36,27 @@ SAMPLED: list[dict[str, Any]] = [
     {"temperature": 0},
 ]
 LISTS = ("led_trace", "led_behaviour_logprobs")
+# Seconds: that a decode server waits for an aborted request's cache; and after a transfer that
+# failed, that it keeps the memory, and until the prefill server asks whether it is alive.
+SOON = {
+    "SGLANG_DISAGGREGATION_WAITING_TIMEOUT": "12",
+    "SGLANG_DISAGGREGATION_DEFERRED_DECODE_KV_RELEASE_TIMEOUT": "2",
+    "SGLANG_FAILED_SESSION_PROBE_INTERVAL_S": "2",
+}
 
 
 @pytest.fixture(scope="module")
-def pair(model_path: Path, prompts: list[Sequence[int]]) -> Iterator[Pair]:
-    with serve_pair(model_path, *FLAGS) as running:
+def failing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that, once made, has the prefill server's next transfer fail."""
+    return tmp_path_factory.mktemp("failing") / "next"
+
+
+@pytest.fixture(scope="module")
+def pair(model_path: Path, prompts: list[Sequence[int]], failing: Path) -> Iterator[Pair]:
+    plugin = Path(failing_transfer_plugin.__file__)
+    fails = plugin_environment(failing.parent, plugin)
+    fails[failing_transfer_plugin.FLAG] = str(failing)
+    with serve_pair(model_path, *FLAGS, env=[fails | SOON, SOON]) as running:
         running.first_answers = regular_tokens(running, prompts)  # type: ignore[attr-defined]
         yield running
 
@@ -64,20 +82,34 @@ def mixed(prompts: list[Sequence[int]], think_ids: tuple[int, int]) -> list[Body
         elif index % 4:
             # Not of all: an answer that does not change its phase shows a wrong one best.
             sampling["logit_bias"] = {end: 3.5, start: 2.5}
+        if index % 6 in (0, 4):
+            sampling["top_k"] = 12  # `ask` wants their sampling masks
         prompt = prompts[index % len(prompts)][-80:]
         # In a slot that a thinking request has left there may come one that does not think.
         bodies.append((prompt if index % 5 else prompt[:-3], custom, sampling))
     return bodies
 
 
+def ask(server: Server, bodies: Sequence[Body]) -> list[dict[str, Any]]:
+    """With log-probabilities, and with the sampling masks of those with a `top_k`."""
+    with_mask = ["top_k" in sampling for _, _, sampling in bodies]
+    return server.generate_batch(
+        bodies,
+        return_logprob=True,
+        return_sampling_mask=with_mask,
+        sampling_logprobs_mode=["support" if asked else None for asked in with_mask],
+    )
+
+
 @pytest.fixture(scope="module")
 def expected(model_path: Path, mixed: list[Body]) -> list[dict[str, Any]]:
     with serve(model_path, *FLAGS) as server:
-        return server.generate_batch(mixed, return_logprob=True)
+        return ask(server, mixed)
 
 
 def assert_same(answers: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
-    """Tokens, statistics, lists and log-probabilities; float32 rounds by the shapes of batches."""
+    """Tokens, statistics, lists, log-probabilities, sampling masks; float32 rounds by the shapes of
+    batches."""
     for index, (ours, theirs) in enumerate(zip(answers, expected, strict=True)):
         assert ours["output_ids"] == theirs["output_ids"], f"request {index}"
         mine, other = ours["meta_info"], theirs["meta_info"]
@@ -86,6 +118,7 @@ def assert_same(answers: list[dict[str, Any]], expected: list[dict[str, Any]]) -
         for key in ("led", *LISTS):
             assert (key in mine) == (key in other), f"request {index}: {key}"
             assert_close(mine.get(key), other.get(key), absolute=1e-5)
+        assert_close(sampling_sets(ours), sampling_sets(theirs), absolute=1e-5)
         for key in LISTS:
             assert len(mine.get(key, ours["output_ids"])) == len(ours["output_ids"])
 
@@ -94,7 +127,7 @@ def test_mixed_requests_are_answered_as_by_a_single_server(
     pair: Pair, mixed: list[Body], expected: list[dict[str, Any]]
 ) -> None:
     before = counted(pair)
-    answers = pair.generate_batch(mixed, return_logprob=True)
+    answers = ask(pair, mixed)
     assert_same(answers, expected)
     # Kinds of requests that must be among them for this to say anything.
     phases = [[e["phase"] for e in a["meta_info"].get("led_trace", ())] for a in answers]
@@ -103,6 +136,7 @@ def test_mixed_requests_are_answered_as_by_a_single_server(
     assert any(p[0] != "think" for p in phases if p)
     firsts = [a["meta_info"]["led"]["first_explored"] for a in answers if "led" in a["meta_info"]]
     assert 0 in firsts
+    assert all(sampling_sets(answer) for answer in answers[0::6])
     # Each token is counted once: the first one where it was sampled, the others where they were.
     sums = [now - then for now, then in zip(counted(pair), before, strict=True)]
     reported = [a["meta_info"]["led"]["think_tokens"] for a in answers if "led" in a["meta_info"]]
@@ -124,10 +158,9 @@ def test_after_the_decode_server_asks_for_the_cache_again(
     pair: Pair, mixed: list[Body], expected: list[dict[str, Any]]
 ) -> None:
     """All its requests go back to the prefill server, four times, while they decode."""
-    bodies = [(ids, custom, sampling) for ids, custom, sampling in mixed[:24]]
     before = counted(pair)
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(pair.generate_batch, bodies, return_logprob=True)
+        running = pool.submit(ask, pair, mixed[:24])
         for _ in range(4):
             time.sleep(0.4)
             paused = pair.decode.post("/pause_generation", {"mode": "retract"})
@@ -198,7 +231,7 @@ def test_aborts_at_either_server_spare_the_others(
     long = {"max_new_tokens": 400, "ignore_eos": True, "custom_params": {"led": {}}}
     body = {"input_ids": list(mixed[0][0]), "sampling_params": long}
     with ThreadPoolExecutor(8) as pool:
-        others = pool.submit(pair.generate_batch, mixed[3:11], return_logprob=True)
+        others = pool.submit(ask, pair, mixed[3:11])
         doomed = []
         # The prefill server has a request for a moment, the decode server for long.
         for role, delay in (("prefill", 0.0), ("prefill", 0.03), ("decode", 1.0)):
@@ -216,6 +249,35 @@ def test_aborts_at_either_server_spare_the_others(
             ended = answer.json().get("meta_info", {}).get("finish_reason", {}).get("type")
             assert answer.status_code in (400, 499, 500, 503) or ended in ("abort", "length")
             assert role == "prefill" or ended != "length"
+    assert_idle(pair.prefill, pair.decode)
+
+
+def test_a_transfer_that_fails_half_way_spares_the_others(
+    pair: Pair, mixed: list[Body], expected: list[dict[str, Any]], failing: Path
+) -> None:
+    """Its client is told, and so are others until the prefill server knows better of its partner; a
+    request that decodes goes on."""
+
+    def body(index: int) -> dict[str, Any]:
+        ids, custom, sampling = mixed[index]
+        return {"input_ids": list(ids), "sampling_params": sampling | {"custom_params": custom}}
+
+    with pair.post("/generate", body(2) | {"stream": True}, stream=True) as other:
+        lines = (line.removeprefix(b"data: ") for line in other.iter_lines() if line)
+        next(lines)  # it decodes
+        failing.touch()
+        failed = pair.post("/generate", body(0))
+        assert not failing.exists()
+        assert failed.status_code == 500, failed.text
+        assert "transfer" in failed.text.lower(), failed.text
+        last = json.loads([*lines][-2])
+    assert last["output_ids"] == expected[2]["output_ids"]
+    deadline = time.monotonic() + 60
+    while (answer := pair.post("/generate", body(0))).status_code != 200:
+        assert answer.status_code == 500, answer.text
+        assert time.monotonic() < deadline, answer.text
+        time.sleep(0.5)
+    assert_same(ask(pair, mixed[:12]), expected[:12])
     assert_idle(pair.prefill, pair.decode)
 
 
@@ -248,5 +310,4 @@ def test_a_decode_server_that_restarts(
             assert "--led-depth (8 on the prefill server, 4 on the decode server)" in refused.text
     assert_idle(pair.prefill)
     with pair.another_decode_server(model_path, *FLAGS) as successor:
-        answers = successor.generate_batch(mixed[3:11], return_logprob=True)
-        assert_same(answers, expected[3:11])
+        assert_same(ask(successor, mixed[3:11]), expected[3:11])

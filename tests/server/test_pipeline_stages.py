@@ -10,9 +10,16 @@ from typing import Any
 
 import pytest
 import requests
-from close_answers import assert_close
+from close_answers import assert_close, sampling_sets
 from harness import PLAIN_COMMAND, PLAIN_ENVIRONMENT, Server, serve
-from test_regular_unchanged import LED_ROWS, REGULAR, batches, in_batches, one_at_a_time
+from test_regular_unchanged import (
+    LED_ROWS,
+    REGULAR,
+    Answers,
+    batches,
+    in_batches,
+    one_at_a_time,
+)
 from test_same_tokens_any_server import think_tokens
 
 from led_sglang.models.random_qwen3 import write_random_qwen3
@@ -84,23 +91,12 @@ def hang_up(server: Server, body: dict[str, Any]) -> None:
     assert lines[0].startswith(b"data: {")
 
 
-def masks(answer: dict[str, Any]) -> list[dict[int, float]]:
-    """The set that each token was drawn from; of two that tie either may come first."""
-    meta = answer["meta_info"]
-    pairs = zip(
-        meta.get("output_token_sampling_mask") or (),
-        meta.get("output_token_sampling_logprobs") or (),
-        strict=True,
-    )
-    return [dict(zip(ids, logs, strict=True)) for ids, logs in pairs]
-
-
 def assert_same(answers: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
     for index, (ours, theirs) in enumerate(zip(answers, expected, strict=True)):
         assert ours["output_ids"] == theirs["output_ids"], f"request {index}"
         for key in COMPARED:
             assert_close(ours["meta_info"].get(key), theirs["meta_info"].get(key))
-        assert_close(masks(ours), masks(theirs))
+        assert_close(sampling_sets(ours), sampling_sets(theirs))
 
 
 def update(server: Server, model: Path) -> None:
@@ -110,7 +106,7 @@ def update(server: Server, model: Path) -> None:
 
 @pytest.fixture(scope="module")
 def asked(prompts: list[Sequence[int]], think_ids: tuple[int, int]) -> list[dict[str, Any]]:
-    return bodies(prompts, think_ids, 60)
+    return bodies(prompts, think_ids, 70)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +130,7 @@ def expected(model_path: Path, asked: list[dict[str, Any]], other_model: Path) -
         return Expected(answers, ask_all(server, asked[:7]))
 
 
-Regular = tuple[Any, Any]
+Regular = tuple[Answers, list[Answers]]
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +155,7 @@ class Stages:
 
     server: Server
     ranks: int
-    regular: Regular | None
+    regular: Regular
 
 
 @pytest.fixture(scope="module", params=[1, 2])
@@ -168,17 +164,17 @@ def stages(
 ) -> Iterator[Stages]:
     ranks = request.param
     with serve(model_path, *STAGES, *LED_FLAGS, "--tp", str(ranks), env=PARTITION) as server:
-        regular = None
-        if ranks == 1:
-            alone = one_at_a_time(server, prompts, REGULAR)
-            regular = alone, in_batches(server, batches(prompts, REGULAR, LED_ROWS))
-        yield Stages(server, ranks, regular)
+        alone = one_at_a_time(server, prompts, REGULAR)
+        mixed = in_batches(server, batches(prompts, REGULAR, LED_ROWS))
+        yield Stages(server, ranks, (alone, mixed))
 
 
-def test_sixty_seeded_requests(
+def test_sixty_seeded_and_ten_regular_requests(
     stages: Stages, asked: list[dict[str, Any]], expected: Expected
 ) -> None:
     """While other clients come and hang up."""
+    seeded = [b for b in asked if b["sampling_params"]["custom_params"] != REGULAR]
+    assert (len(seeded), len(asked)) == (60, 70)
     before = think_tokens(stages.server.metrics())
     with ThreadPoolExecutor(4) as pool:
         leaving = [pool.submit(hang_up, stages.server, asked[i]) for i in (0, 1, 2, 4)]
@@ -189,7 +185,7 @@ def test_sixty_seeded_requests(
     traces = [a["meta_info"].get("led_trace", []) for a in answers]
     assert sum(bool(entry.get("explored")) for trace in traces for entry in trace) > 100
     assert {entry["phase"] for trace in traces for entry in trace} == {"think", "response"}
-    assert sum(len(masks(answer)) for answer in answers) > 300
+    assert sum(len(sampling_sets(answer)) for answer in answers) > 300
     metrics = stages.server.metrics()
     counted = sum(a["meta_info"].get("led", {}).get("think_tokens", 0) for a in answers)
     assert think_tokens(metrics) - before >= counted > 0
@@ -225,15 +221,23 @@ def test_the_first_stage_tells_of_the_last(stages: Stages, asked: list[dict[str,
     assert "kernels  cpu" in log
 
 
-@pytest.mark.parametrize("stages", [1], indirect=True)
 def test_regular_requests_are_a_plain_servers(stages: Stages, plain: Regular) -> None:
-    """Tokens and log-probabilities to the bit, beside rows of LED too; on one rank each."""
-    assert stages.regular is not None
+    """Beside rows of LED too: tokens, and log-probabilities to the bit. Two ranks add up their
+    halves in another order than the plain server's one rank, so there these are close."""
     (alone, mixed), (plain_alone, plain_batches) = stages.regular, plain
-    assert alone == plain_alone
+    assert_regular(stages.ranks, alone, plain_alone)
     for ours, theirs in zip(mixed, plain_batches, strict=True):
-        assert ours[0::2] == theirs[0::2]
+        assert_regular(stages.ranks, ours[0::2], theirs[0::2])
         assert ours[1::2] != theirs[1::2], "LED rows were sampled plainly"
+
+
+def assert_regular(ranks: int, ours: Answers, theirs: Answers) -> None:
+    if ranks == 1:
+        assert ours == theirs
+        return
+    for (tokens, logprobs), (plain_tokens, plain_logprobs) in zip(ours, theirs, strict=True):
+        assert tokens == plain_tokens
+        assert_close(logprobs, plain_logprobs)
 
 
 def test_weights_replaced(
