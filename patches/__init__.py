@@ -9,7 +9,7 @@ step needs of the loaded model, its ranks and stages (`binding`, `lm_head`, `ker
 (`methods_at_work`, `batch_step`, `sampling`), the verification of drafts (`speculation`), requests
 (`http_bodies`, `model_names`, `requests`, `guards`, `grammars`, `stop_regex`), what an answer says
 of itself (`answers`), statistics (`statistics`, `metrics`), prefill/decode pairs (`pair_settings`,
-`first_token`).
+`first_token`), and weights that come while a server runs (`weight_updates`, `adapters`).
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ def enable() -> None:
     check_symbols()
     # importing a module declares its hooks
     from led_sglang.patches import (  # noqa: F401
+        adapters,
         answers,
         batch_state,
         capture,

@@ -191,8 +191,15 @@ sglang.srt.speculative.eagle_utils
 sglang.srt.model_executor.model_runner_components.weight_updater.WeightUpdater
   update_weights_from_tensor(self, named_tensors, load_format): tensors that fit no parameter
   update_weights_from_disk(self, model_path, load_format, weight_name_filter,
-      recapture_cuda_graph): LED still reads the model's head
-  end_weight_update(self, run_post_load): the same
+      recapture_cuda_graph): the same, and that LED still reads the model's head
+  end_weight_update(self, run_post_load): LED still reads the model's head
+sglang.srt.lora.lora_manager.LoRAManager
+  load_lora_weights(self, lora_ref): an adapter that does not fit is refused
+  load_lora_weights_from_tensors(self, lora_ref, tensors): the same
+  init_memory_pool(self): the same, of those that the launch names
+sglang.srt.lora.mem_pool.LoRAMemoryPool
+  load_lora_weight_to_buffer(self, uid, buffer_id, lora_adapter, lora_modules,
+      lora_embed_tokens_module, lora_lm_head_module): tried over buffers without memory
 sglang.srt.model_executor.model_runner.ModelRunner
   init_torch_distributed(self): compares the settings of all nodes, before the model is loaded
   load_model(self): what a checkpoint lacks, and models that cannot be divided into pipeline stages,

@@ -13,20 +13,24 @@ from led_sglang.patches.stages import samples_here
 _UPDATER = "model_executor.model_runner_components.weight_updater.WeightUpdater."
 
 
+@hook(_UPDATER + "update_weights_from_disk", "AROUND")
 @hook(_UPDATER + "update_weights_from_tensor", "AROUND")
 def _refuse_what_does_not_fit(
-    original: Any, self: Any, named_tensors: Any, load_format: str | None = None
+    original: Any, self: Any, *args: Any, **kwargs: Any
 ) -> tuple[bool, str]:
-    """SGLang answers a tensor that no parameter takes by ending its scheduler."""
+    """SGLang answers a tensor that no parameter takes by ending its scheduler; where it came from
+    disk, by loading it once more when it means to go back."""
     if settings_or_none() is None:
-        return original(self, named_tensors=named_tensors, load_format=load_format)
+        return original(self, *args, **kwargs)
+    model_path = self.model_config.model_path
     try:
-        return original(self, named_tensors=named_tensors, load_format=load_format)
+        return original(self, *args, **kwargs)
     except Exception as error:
+        self.model_config.model_path = model_path  # SGLang has changed it already
         cause = " ".join(str(error).split()) or type(error).__name__
         return False, (
-            f"the weights do not fit the model ({cause}); those before it in the message are "
-            "replaced already: send all of them again"
+            f"the weights do not fit the model ({cause}); those before it are replaced already: "
+            "update all of them again"
         )
 
 

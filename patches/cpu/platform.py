@@ -46,12 +46,16 @@ def _platform_class() -> type:
 
         def init_backend(self) -> None:
             # Called where the model runs.
+            import torch
+
             from led_sglang.patches.cpu import attention, operations, pairs, recurrences
 
             attention.install()
             operations.install()
             pairs.install()
             recurrences.install_layers()
+            # To release memory SGLang waits for the device that torch was built for, a GPU.
+            operations.replace(torch.cuda, "synchronize", lambda device=None: None)
 
         def post_load_model(self, model: Any) -> None:
             from led_sglang.patches.cpu import recurrences

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import pytest
+import released_memory_plugin
 import requests
 import torch
 import unpinned_plugin
 from features.checks import ALWAYS, GREEDY, compare_led_tokens, think_flags
 from graphs.control import EAGER, GRAPHS
 from graphs.served import GraphServer, graph_flags, serve_graphs
-from harness import Server, free_port
+from harness import Server
 from oracle import Oracle
 from safetensors.torch import load_file, save_file
+from weight_updates import WAYS, from_disk, released
 
 from led_sglang.models.random_qwen3 import write_random_qwen3
 
@@ -86,7 +88,7 @@ def graph_server(
     flags = ["--dtype", "float32", "--enable-lora", "--lora-paths", f"tuned={adapter}"]
     flags += ["--max-lora-rank", str(RANK)]
     flags += ["--served-model-name", SERVED, *graph_flags(decode=(2, 12), prefill=(512,))]
-    plugins = (Path(unpinned_plugin.__file__),)
+    plugins = (Path(unpinned_plugin.__file__), Path(released_memory_plugin.__file__))
     folder = tmp_path_factory.mktemp("graphs")
     with serve_graphs(model_path, folder, *flags, plugins=plugins) as running:
         yield running
@@ -180,73 +182,6 @@ def test_names_of_adapters_and_samplers(server: Server, adapter: Path) -> None:
     assert "load the adapter under another name" in response.text
 
 
-def weights_of(model: Path) -> dict[str, torch.Tensor]:
-    tensors = load_file(model / "model.safetensors")
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
-
-
-def from_disk(server: Server, model: Path) -> None:
-    body = {"model_path": str(model)}
-    assert server.post("/update_weights_from_disk", body).json()["success"]
-
-
-def in_session(server: Server, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """One update, between the calls that SGLang wants around it."""
-    assert server.post("/begin_weight_update", {}).json()["success"]
-    try:
-        answer: dict[str, Any] = server.post(path, body).json()
-    finally:
-        assert server.post("/end_weight_update", {}).json()["success"]
-    return answer
-
-
-def serialized(tensors: list[tuple[str, torch.Tensor]]) -> dict[str, Any]:
-    """As a trainer on the same machine hands them over."""
-    from sglang.srt.utils import MultiprocessingSerializer
-
-    # Processes that are not related share memory by name.
-    before = torch.multiprocessing.get_sharing_strategy()
-    torch.multiprocessing.set_sharing_strategy("file_system")
-    try:
-        text = MultiprocessingSerializer.serialize(tensors, output_str=True)
-    finally:
-        torch.multiprocessing.set_sharing_strategy(before)
-    return {"serialized_named_tensors": [text]}
-
-
-def from_tensors(server: Server, model: Path) -> None:
-    tensors = list(weights_of(model).items())
-    answer = in_session(server, "/update_weights_from_tensor", serialized(tensors))
-    assert answer["success"], answer
-
-
-def from_distributed(server: Server, model: Path) -> None:
-    """Broadcast by a trainer that is rank 0 of a gloo group."""
-    trainer = Path(__file__).with_name("broadcasting_trainer.py")
-    port, tensors = free_port(), weights_of(model)
-    group = {"group_name": "rollouts", "backend": "gloo"}
-    process = subprocess.Popen([sys.executable, trainer, str(port), str(model)])
-    try:
-        joined = group | {"master_address": "127.0.0.1", "master_port": port}
-        joined |= {"rank_offset": 1, "world_size": 2}
-        assert server.post("/init_weights_update_group", joined).json()["success"]
-        body = {
-            "group_name": "rollouts",
-            "names": list(tensors),
-            "dtypes": [str(t.dtype).removeprefix("torch.") for t in tensors.values()],
-            "shapes": [list(t.shape) for t in tensors.values()],
-        }
-        answer = in_session(server, "/update_weights_from_distributed", body)
-        assert answer["success"], answer
-        assert process.wait(timeout=60) == 0
-        server.post("/destroy_weights_update_group", {"group_name": "rollouts"})
-    finally:
-        process.kill()
-
-
-WAYS = {"disk": from_disk, "tensors": from_tensors, "distributed": from_distributed}
-
-
 def assert_led_of(server: Server, model: Path, prompts: Sequence[Sequence[int]]) -> None:
     """LED reads this model's layers, head and norm."""
     oracle = Oracle(model)
@@ -271,8 +206,19 @@ def test_weights_replaced(
     """Nothing of the old weights is left in LED, the LM head included, nor in a graph."""
     graph_server.use(GRAPHS if way == "tensors" else EAGER)  # all ways write the same parameters
     for model in (other_model, model_path):
-        WAYS[way](graph_server.served, model)
+        assert WAYS[way](graph_server.served, model)["success"]
         assert_led_of(graph_server.served, model, prompts[:4])
+    graph_server.use(EAGER)
+
+
+def test_weights_replaced_in_memory_released(
+    graph_server: GraphServer, model_path: Path, prompts: list[Sequence[int]]
+) -> None:
+    """LED needs nothing that a GPU then loses, in its graphs neither."""
+    graph_server.use(GRAPHS)
+    server = graph_server.served
+    assert released(server, lambda: from_disk(server, model_path))["success"]
+    assert_led_of(server, model_path, prompts[:2])
     graph_server.use(EAGER)
 
 
@@ -287,31 +233,60 @@ def test_an_adapter_loaded_while_serving(
     assert sum(map(partial(compare_led_tokens, oracle), prompts, answers)) > 0
 
 
+def test_an_adapter_that_does_not_fit(
+    server: Server, adapter: Path, tmp_path: Path, prompts: list[Sequence[int]]
+) -> None:
+    """SGLang alone would take it, and end its scheduler at the first request."""
+    wider = shutil.copytree(adapter, tmp_path / "wider")
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    for name, tensor in tensors.items():
+        if "o_proj.lora_B" in name:  # the hidden size of another model
+            tensors[name] = torch.cat((tensor, tensor[:8]))
+    save_file(tensors, wider / "adapter_model.safetensors")
+    body = {"lora_name": "wider", "lora_path": str(wider)}
+    answer = server.post("/load_lora_adapter", body)
+    assert not answer.json()["success"], answer.text
+    assert "the adapter wider does not fit the model" in answer.json()["error_message"]
+    body = {"text": "a", "lora_path": "wider", "sampling_params": {"max_new_tokens": 1}}
+    assert server.post("/generate", body).status_code == 400
+    assert greedy(server, prompts[:1], [None])
+
+
 @pytest.mark.parametrize("mode", ["in_place", "retract"])
 def test_weights_replaced_in_mid_rollout(
     server: Server, model_path: Path, other_model: Path, prompts: list[Sequence[int]], mode: str
 ) -> None:
     """A paused thought goes on with the new weights; as the engine has it, over the KV of the old
-    ones (`in_place`), or over its ids read again (`retract`)."""
-    sampling = GREEDY | {"max_new_tokens": 400, "stream_interval": 1}
-    body = {"input_ids": list(prompts[1]), "stream": True}
-    body["sampling_params"] = sampling | {"custom_params": {"led": ALWAYS | {"trace": True}}}
+    ones (`in_place`), or over its ids read again (`retract`), whose memory may have been released.
+    A thought with its gate shut goes on as the `regular` answer beside it."""
+    sampling = GREEDY | {"max_new_tokens": 200, "stream_interval": 1}
+    rows: list[tuple[Sequence[int], Any]] = [(prompts[1], {"led": ALWAYS | {"trace": True}})]
+    rows += [(prompts[2], {"sampler": "regular"}), (prompts[2], {"led": {"gate": "never"}})]
+    body: dict[str, Any] = {"input_ids": [list(prompt) for prompt, _ in rows], "stream": True}
+    body["sampling_params"] = [sampling | {"custom_params": custom} for _, custom in rows]
+
+    update = partial(from_disk, server, other_model, flush_cache=mode == "retract")
+    answers: dict[int, dict[str, Any]] = {}
     with server.post("/generate", body, stream=True) as stream:
-        lines = (line for line in stream.iter_lines() if line)
-        for _ in range(6):
-            next(lines)
+        lines = (line.decode().removeprefix("data: ") for line in stream.iter_lines() if line)
+        events = map(json.loads, takewhile(lambda line: line != "[DONE]", lines))
+        for event in events:
+            answers[event["index"]] = event
+            if event["index"] == 0 and len(event["output_ids"]) > 5:
+                break
         assert server.post("/pause_generation", {"mode": mode}).status_code == 200
-        flush = mode == "retract"
-        update = {"model_path": str(other_model), "flush_cache": flush}
-        assert server.post("/update_weights_from_disk", update).json()["success"]
+        assert (update() if mode == "in_place" else released(server, update))["success"]
         assert server.post("/continue_generation", {}).status_code == 200
-        events = [line.decode().removeprefix("data: ") for line in lines]
-    last = json.loads(events[-2])
+        answers |= {event["index"]: event for event in events}
+    last, regular, shut = (answers[index] for index in range(3))
+    assert len(shut["output_ids"]) == 200
+    assert shut["output_ids"] == regular["output_ids"]
+    assert shut["meta_info"]["led"]["think_tokens"] > 0
     tokens, traced = last["output_ids"], last["meta_info"]["led_trace"]
-    assert len(tokens) == 400
+    assert len(tokens) == 200
     assert [entry["token_id"] for entry in traced] == tokens
     assert last["meta_info"]["led"]["think_tokens"] > 0
-    if flush:
+    if mode == "retract":
         # What comes after the pause is the new model's; where that was, its tokens tell.
         old, new = Oracle(model_path), Oracle(other_model)
         flags = think_flags(prompts[1], tokens)
@@ -324,7 +299,7 @@ def test_weights_replaced_in_mid_rollout(
         ]
         assert at[0][:3] == [True] * 3
         assert at[1][3:] == [True] * 3
-    from_disk(server, model_path)
+    assert from_disk(server, model_path)["success"]
     assert_led_of(server, model_path, prompts[:2])
 
 
@@ -339,13 +314,32 @@ def verdict_at(
     return not verdict.differences
 
 
+@pytest.fixture(scope="module")
+def wider_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "wider"
+    return write_random_qwen3(path, seed=9, hidden=160, dtype="float32")
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        ("disk", "the weights do not fit the model"),
+        ("tensors", "the weights do not fit the model"),
+        ("distributed", "Failed to update parameter online"),
+    ],
+)
 def test_weights_that_do_not_fit(
-    server: Server, model_path: Path, prompts: list[Sequence[int]]
+    server: Server,
+    model_path: Path,
+    wider_model: Path,
+    prompts: list[Sequence[int]],
+    way: str,
+    said: str,
 ) -> None:
-    """One sentence; SGLang alone would end its scheduler over tensors of another shape."""
-    name, head = next((n, t) for n, t in weights_of(model_path).items() if "embed" in n)
-    wrong = [(name, torch.zeros(head.shape[0], head.shape[1] + 1))]
-    answer = in_session(server, "/update_weights_from_tensor", serialized(wrong))
+    """The server says so and lives; but for `distributed` SGLang alone would end its scheduler."""
+    answer = WAYS[way](server, wider_model)
     assert not answer["success"]
-    assert "the weights do not fit" in answer["message"]
+    assert said in answer["message"]
+    assert "\n" not in answer["message"]
+    assert from_disk(server, model_path)["success"]  # what came before the misfit is replaced
     assert_led_of(server, model_path, prompts[:2])
