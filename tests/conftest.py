@@ -62,11 +62,21 @@ def unit_of(nodeid: str) -> str:
     return next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
 
 
+def served_model_of(item: pytest.Item) -> str:
+    """The model that `served_models` (server/conftest.py) runs a test on, if it names any.
+
+    Its tests run one behind the other: pytest tells parameters apart by their place in each test's
+    own list, and would start a file's servers again for a test on some of the models alone.
+    """
+    callspec = getattr(item, "callspec", None)
+    return str(callspec.params.get("model_path", "")) if callspec else ""
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     units = dict.fromkeys([*LONGEST, *(unit_of(item.nodeid) for item in items)])
     ranks = {unit: rank for rank, unit in enumerate(units)}
-    items.sort(key=lambda item: ranks[unit_of(item.nodeid)])
+    items.sort(key=lambda item: (ranks[unit_of(item.nodeid)], served_model_of(item)))
 
 
 @pytest.hookimpl(optionalhook=True)
